@@ -1,0 +1,25 @@
+"""The paper's networks, nothing but torch: no files, no SimpleITK, no Slicer.
+
+Every network takes and gives axial grids: k inferior to superior, j anterior to posterior, i right to left.
+"""
+
+from .classifier import NetVLAD, SpatialPyramidPooling, VolumeClassifier
+from .cvae import CVAE, CVAEOutput
+from .deepmedic import DeepMedic
+from .encoder import GatedEncoder, convolution_branch
+from .unet2d import UNet2D
+from .unet3d import LESION_CLASSES, UNet3D
+
+__all__ = [
+    "CVAE",
+    "LESION_CLASSES",
+    "CVAEOutput",
+    "DeepMedic",
+    "GatedEncoder",
+    "NetVLAD",
+    "SpatialPyramidPooling",
+    "UNet2D",
+    "UNet3D",
+    "VolumeClassifier",
+    "convolution_branch",
+]

@@ -1,0 +1,83 @@
+"""Lung segmentation network after DeepMedic (paper section 4.1; Kamnitsas et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Pathway(nn.Module):
+    """Eight 3 x 3 x 3 convolutions on the input averaged over cubes of ``factor`` voxels.
+
+    Shapes: (B, 1, K, J, I) to (B, widths[-1], K, J, I); any K, J, I.
+    """
+
+    def __init__(self, factor: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.factor = factor
+        channels = [1, *widths]
+        self.layers = nn.Sequential(
+            *(_convolution(i, o, 3) for i, o in zip(channels[:-1], channels[1:], strict=True))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        if self.factor == 1:
+            return self.layers(x)
+        size = x.shape[2:]
+        padding = [(-n) % self.factor for n in size]
+        padded = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]), mode="replicate")
+        low = self.layers(F.avg_pool3d(padded, self.factor))
+        high = F.interpolate(low, size=padded.shape[2:], mode="trilinear", align_corners=False)
+        return high[:, :, : size[0], : size[1], : size[2]]
+
+
+class DeepMedic(nn.Module):
+    """Parallel pathways at several resolutions, joined by two 1 x 1 x 1 convolutions and a classifier.
+
+    As in DeepMedic, each pathway has eight 3 x 3 x 3 convolutions and sees the same place at its own
+    resolution; here all pathways are computed densely on large segments with padding (a border of
+    ``receptive_field // 2`` voxels may be cut by the caller), and the low-resolution pathways are the wide
+    ones: they cost 1/27 and 1/125 per voxel, which keeps the paper's 2.12 M parameters at a price two CPU
+    cores can pay. Batch normalisation stands where DeepMedic has it; ReLU instead of PReLU.
+
+    Args:
+        pathways: (downsampling factor, width of each convolution) of every pathway; the first is the finest.
+        joint: width of the two 1 x 1 x 1 convolutions.
+
+    Shapes: input (B, 1, K, J, I), HU clipped to [-1100, 100] and scaled to [0, 1]; output (B, 1, K, J, I),
+    the logit of lung. Any K, J, I.
+    """
+
+    def __init__(
+        self,
+        pathways: Sequence[tuple[int, Sequence[int]]] = ((1, (16,) * 8), (3, (56,) * 8), (5, (88,) * 8)),
+        joint: int = 64,
+    ) -> None:
+        super().__init__()
+        self.pathways = nn.ModuleList(Pathway(factor, widths) for factor, widths in pathways)
+        joined = sum(widths[-1] for _, widths in pathways)
+        self.joint = nn.Sequential(_convolution(joined, joint, 1), _convolution(joint, joint, 1))
+        self.classify = nn.Conv3d(joint, 1, 1)
+
+    @property
+    def receptive_field(self) -> int:
+        """Voxels per axis of the input that one output voxel of the finest pathway sees."""
+        finest = self.pathways[0]
+        assert isinstance(finest, Pathway)
+        return 1 + 2 * len(finest.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.classify(self.joint(torch.cat([pathway(x) for pathway in self.pathways], dim=1)))
