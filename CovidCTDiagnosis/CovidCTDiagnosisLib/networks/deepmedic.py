@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers import Convolution3d, pad_to_multiple, window_of
+
 
 def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        Convolution3d(inputs, outputs, kernel, bias=False),
         nn.BatchNorm3d(outputs),
         nn.ReLU(inplace=True),
     )
@@ -36,9 +38,8 @@ class Pathway(nn.Module):
         if self.factor == 1:
             return self.layers(x)
         size = x.shape[2:]
-        padding = [(-n) % self.factor for n in size]
-        padded = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]), mode="replicate")
-        low = self.layers(F.avg_pool3d(padded, self.factor))
+        padded = pad_to_multiple(x, self.factor)
+        low = self.layers(F.avg_pool3d(padded, window_of(x, self.factor)))
         high = F.interpolate(low, size=padded.shape[2:], mode="trilinear", align_corners=False)
         return high[:, :, : size[0], : size[1], : size[2]]
 
@@ -57,7 +58,7 @@ class DeepMedic(nn.Module):
         joint: width of the two 1 x 1 x 1 convolutions.
 
     Shapes: input (B, 1, K, J, I), HU clipped to [-1100, 100] and scaled to [0, 1]; output (B, 1, K, J, I),
-    the logit of lung. Any K, J, I.
+    the logit of lung. Any K, J, I; K = 1 is a slice repeated without end.
     """
 
     def __init__(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers import Convolution3d, pad_to_multiple, window_of
+
 LESION_CLASSES = (
     "background",
     "ground-glass opacity",
@@ -21,7 +23,7 @@ def _level(inputs: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [
-            nn.Conv3d(channels, outputs, 3, padding=1, bias=False),
+            Convolution3d(channels, outputs, 3, bias=False),
             nn.InstanceNorm3d(outputs, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         ]
@@ -37,7 +39,7 @@ class UNet3D(nn.Module):
 
     Shapes: input (B, 1, K, J, I), HU clipped to [-1000, 400] and scaled to [0, 1]; output
     (B, 5, K, J, I), one logit per entry of ``LESION_CLASSES``. K, J, I need not be multiples of 8: the input
-    is padded by its edge and the output cut.
+    is padded by its edge and the output cut; K = 1 is a slice repeated without end.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), classes: int = len(LESION_CLASSES)) -> None:
@@ -50,15 +52,14 @@ class UNet3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         size = x.shape[2:]
-        multiple = 2 ** (len(self.down) - 1)
-        padding = [(-n) % multiple for n in size]
-        x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]), mode="replicate")
+        window = window_of(x, 2)
+        x = pad_to_multiple(x, 2 ** (len(self.down) - 1))
         skips: list[Tensor] = []
         for level, down in enumerate(self.down):
-            x = down(F.max_pool3d(x, 2) if level else x)
+            x = down(F.max_pool3d(x, window) if level else x)
             skips.append(x)
         skips.pop()
         for up in reversed(self.up):
-            x = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+            x = F.interpolate(x, scale_factor=window, mode="trilinear", align_corners=False)
             x = up(torch.cat([skips.pop(), x], dim=1))
         return self.classify(x)[:, :, : size[0], : size[1], : size[2]]

@@ -1,0 +1,28 @@
+"""HU windows of the paper, scaled to [0, 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Window = tuple[float, float]
+
+LUNG_SEGMENTATION: Window = (-1100.0, 100.0)
+"""HU, paper section 4.1."""
+
+CLASSIFIER: Window = (-1000.0, 400.0)
+"""HU, paper section 4.1; also the lesion networks', and what 8-bit lung-window slices are read as."""
+
+
+def scale(hu: np.ndarray, window: Window) -> np.ndarray:
+    """Clip HU to the window and scale to [0, 1], float32, same shape."""
+    low, high = window
+    scaled = np.clip(hu, low, high).astype(np.float32, copy=False)
+    scaled -= np.float32(low)
+    scaled /= np.float32(high - low)
+    return scaled
+
+
+def unscale(values: np.ndarray, window: Window) -> np.ndarray:
+    """[0, 1] back to HU, float32, same shape."""
+    low, high = window
+    return values.astype(np.float32) * np.float32(high - low) + np.float32(low)

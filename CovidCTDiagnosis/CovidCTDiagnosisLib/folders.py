@@ -1,0 +1,93 @@
+"""Folders that appear on disk whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from CovidCTDiagnosisLib.errors import ResourceError, UsageError
+
+
+def check_target(folder: Path, marker: str, kind: str) -> None:
+    """Make sure that writing to `folder` destroys nothing but an older folder of the same kind.
+
+    Args:
+        folder: absent, empty, or of the same kind.
+        marker: the file, relative to the folder, by which its kind is known.
+        kind: what to call it in messages, for example "study".
+
+    Raises:
+        UsageError: `folder` is a file or holds something else, or its parent does not exist.
+    """
+    if not folder.resolve().parent.is_dir():
+        raise UsageError(f"The folder {folder.parent} does not exist.", "Create it or choose another.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a folder.", f"Choose another folder for the {kind}.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+        raise UsageError(
+            f"The folder {folder} is not empty and is not a {kind}.", f"Choose another folder for the {kind}."
+        )
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Fill a new folder that takes the place of `folder` when the block ends well.
+
+    The block gets an empty folder beside the target, `.<name>.partial-<pid>`. If the block raises, also by
+    KeyboardInterrupt, that folder is removed and the target stays as it was.
+
+    Raises:
+        ResourceError: the disk is full.
+        UsageError: the folder cannot be written for another reason, such as missing permission.
+    """
+    target = folder.resolve()
+    partial = target.with_name(f"{_partial_prefix(target)}{os.getpid()}")
+    try:
+        _remove_leftovers(target)
+        partial.mkdir()
+        yield partial
+        _exchange(partial, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"The disk is full: {folder} was not written.", "Free some space.") from error
+        reason = error.strerror or str(error)
+        raise UsageError(f"{folder} cannot be written ({reason}).", "Choose another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left beside `target`: a killed process cannot clean up after itself."""
+    import psutil
+
+    prefix = _partial_prefix(target)
+    for path in target.parent.iterdir():
+        pid = path.name.removeprefix(prefix)
+        if not path.name.startswith(prefix) or not pid.isdecimal():
+            continue
+        # Process numbers come back (in containers always the same few): our own is a leftover, too.
+        if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _partial_prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`, which is kept until then: no system replaces a full folder."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""The training loop: Lightning runs it; it resumes after a kill and keeps an average of the weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+Draw = Callable[[np.random.Generator], Any]
+
+STEPS_PER_EPOCH = 50
+
+
+class DrawnBatches(Dataset):
+    """Random batches that depend on (seed, epoch, index) alone: a resumed run draws what it would have drawn."""
+
+    def __init__(self, draw: Draw, seed: int, epoch: int) -> None:
+        self.draw, self.key = draw, (seed, epoch)
+
+    def __len__(self) -> int:
+        return STEPS_PER_EPOCH
+
+    def __getitem__(self, index: int) -> Any:
+        return self.draw(np.random.default_rng([*self.key, index]))
+
+
+class Recipe(lightning.LightningModule):
+    """A network, where its batches come from, and its loss.
+
+    Args:
+        network: to be trained.
+        draw: one random batch of tensors.
+        loss: of the network and one batch.
+        steps: optimiser steps in all.
+        learning_rate, weight_decay: of AdamW; one-cycle schedule.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        draw: Draw,
+        loss: Callable[[nn.Module, Any], Tensor],
+        *,
+        steps: int,
+        learning_rate: float,
+        weight_decay: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network, self.draw, self.loss = network, draw, loss
+        self.steps, self.seed = steps, seed
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+
+    def train_dataloader(self) -> DataLoader:
+        """A new epoch of batches."""
+        return DataLoader(DrawnBatches(self.draw, self.seed, self.current_epoch), batch_size=None)
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        """One step; logs the loss."""
+        loss = self.loss(self.network, batch)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle learning rate."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(recipe: Recipe, run: Path) -> nn.Module:
+    """Train, checkpointing to ``run`` after every epoch of 50 steps; a second call goes on from there.
+
+    Returns:
+        The network with the averaged weights, in evaluation mode, on the CPU.
+    """
+    warnings.filterwarnings("ignore", module="lightning")
+    lightning.seed_everything(recipe.seed, verbose=False)
+    run.mkdir(parents=True, exist_ok=True)
+    trainer = lightning.Trainer(
+        max_steps=recipe.steps,
+        max_epochs=-1,
+        accelerator="auto",
+        devices=1,
+        default_root_dir=run,
+        logger=CSVLogger(run, name="log", version=0),
+        callbacks=[
+            ModelCheckpoint(run, save_last=True, save_top_k=0, every_n_epochs=1),
+            EMAWeightAveraging(decay=0.99),
+            RichProgressBar(),
+        ],
+        gradient_clip_val=1.0,
+        reload_dataloaders_every_n_epochs=1,
+        enable_model_summary=False,
+    )
+    last = run / "last.ckpt"
+    # Only this machine's own checkpoint is read here, never a bundle.
+    trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=False)
+    return recipe.network.cpu().eval()

@@ -1,0 +1,113 @@
+"""Classical lung labels to learn from: thresholding, the airway left out, holes filled.
+
+They fail where lung is consolidated; training plants consolidation on top of them (``planting``), and adds
+the known lesion masks to the labels of diseased slices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from skimage import measure, morphology
+
+AIR_HU = -400
+
+
+def label_lungs(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Lungs of a whole-chest CT without large consolidations.
+
+    Args:
+        hu: (K, J, I), axial, k inferior to superior.
+        spacing: mm along (k, j, i).
+
+    Returns:
+        bool array of the same shape: both lungs with their vessels, without trachea and main bronchi.
+    """
+    air = (ndimage.uniform_filter(hu.astype(np.float32), (1, 3, 3)) < AIR_HU) & ~_outside(hu)
+    air &= ~_airway(air, hu, spacing)
+    components = measure.label(air)
+    sizes = np.bincount(components.ravel()) * np.prod(spacing) / 1000
+    sizes[0] = 0
+    lungs = np.isin(components, np.flatnonzero(sizes > 300))
+    radius = max(round(6 / spacing[1]), 1)
+    return np.stack([_smooth(s, radius) for s in lungs])
+
+
+def label_lung_slice(hu: np.ndarray, lesions: np.ndarray | None = None) -> np.ndarray:
+    """Lungs of one slice cropped around the lungs, known lesions added.
+
+    Args:
+        hu: (J, I).
+        lesions: bool (J, I) or None.
+
+    Returns:
+        bool (J, I).
+    """
+    air = ndimage.gaussian_filter(hu.astype(np.float32), 1) < AIR_HU
+    air = morphology.opening(air, morphology.disk(2))
+    if lesions is not None:
+        air |= lesions
+    keep = np.zeros_like(air)
+    for region in measure.regionprops(measure.label(air)):
+        top, left, bottom, right = region.bbox
+        rows, columns = region.coords.T
+        on_border = np.sum((rows == 0) | (rows == hu.shape[0] - 1))
+        on_border += np.sum((columns == 0) | (columns == hu.shape[1] - 1))
+        outside = on_border > 0.7 * np.sqrt(region.area)
+        small = region.area < 0.004 * hu.size
+        central = abs((left + right) / 2 - hu.shape[1] / 2) < 0.12 * hu.shape[1]
+        round_ = region.area > 0.6 * (bottom - top) * (right - left)
+        airway = central and round_ and region.area < 0.02 * hu.size
+        if not (outside or small or airway):
+            keep[rows, columns] = True
+    if lesions is not None:
+        keep |= lesions
+    return _smooth(keep, max(round(0.02 * max(hu.shape)), 2))
+
+
+def _smooth(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Close gaps up to the radius (pixels) without growing, and fill what is no larger than a hilar vessel."""
+    padded = np.pad(mask, radius)
+    closed = morphology.closing(padded, morphology.disk(radius))[radius:-radius, radius:-radius]
+    holes = measure.label(ndimage.binary_fill_holes(closed) & ~closed)
+    small = np.bincount(holes.ravel()) < 20 * radius**2
+    small[0] = False
+    return closed | small[holes]
+
+
+def _outside(hu: np.ndarray) -> np.ndarray:
+    """Air that reaches the border of its axial slice."""
+    outside = np.zeros(hu.shape, bool)
+    for k, s in enumerate(hu):
+        labels = measure.label(s < AIR_HU)
+        border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+        outside[k] = np.isin(labels, border[border > 0])
+    return outside
+
+
+def _airway(air: np.ndarray, hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Trachea and main bronchi: followed downwards from a small round hole near the middle of the top slices."""
+    airway = np.zeros(air.shape, bool)
+    pixel_cm2 = spacing[1] * spacing[2] / 100
+    tissue = np.argwhere((hu > -300).any(0))
+    middle = tissue.mean(0)
+    previous: np.ndarray | None = None
+    for k in range(air.shape[0] - 1, -1, -1):
+        # The very dark core parts the airway from the lung beside it.
+        core = air[k] & (hu[k] < -880) if previous is not None else air[k]
+        here = np.zeros_like(core)
+        for region in measure.regionprops(measure.label(core)):
+            area = region.area * pixel_cm2
+            if previous is None:
+                near = np.hypot(*((np.array(region.centroid) - middle) * spacing[1:])) < 50
+                fits = near and 0.8 < area < 6 and region.solidity > 0.85
+            else:
+                fits = area < 6 and previous[region.coords[:, 0], region.coords[:, 1]].any()
+            if fits:
+                here[region.coords[:, 0], region.coords[:, 1]] = True
+        if here.any():
+            airway[k] = ndimage.binary_dilation(here, iterations=max(round(1.5 / spacing[1]), 1))
+            previous = here
+        elif previous is not None:
+            break
+    return airway

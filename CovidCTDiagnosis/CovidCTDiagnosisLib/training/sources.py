@@ -1,0 +1,165 @@
+"""The training data folder: slices, slice series and small volumes, as cases in HU on axial grids.
+
+``read_*`` take the data folder (``--data``); its form is that of the data README: ``series`` with
+``series.csv``, ``lesion_slices``, ``covid_volumes`` and ``lungs``. 8-bit slices have neither HU nor pixel
+size: grey 0..255 is read as a window of HU, the pixel size as a nominal one.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from ..ct.orientation import to_axial
+from ..ct.read import read_scan
+from ..ct.windows import CLASSIFIER, Window, unscale
+from ..errors import InputError
+
+UNKNOWN_LESION = 255
+"""Label of a lesion voxel whose class nobody named."""
+
+NOMINAL_PIXEL_MM = 0.7
+NOMINAL_SLICE_MM = 3.0
+
+# The coronacases volumes are shown with a wider window than the rest (air near 16, soft tissue near 100 of
+# 255) and lie the other way up.
+CORONACASES_WINDOW: Window = (-1070.0, 1750.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image to learn from.
+
+    Attributes:
+        name: where it comes from, also the unit that folds keep together.
+        hu: (K, J, I) int16, axial: k inferior to superior, j anterior to posterior, i right to left.
+        spacing: mm along (k, j, i); nominal for 8-bit slices.
+        labels: (K, J, I) uint8 or None; what the numbers mean is the source's matter.
+    """
+
+    name: str
+    hu: np.ndarray
+    spacing: tuple[float, float, float]
+    labels: np.ndarray | None = None
+
+
+def require_data(folder: Path, *parts: str) -> Path:
+    """The data folder's part, or an InputError that says what is missing."""
+    path = folder.joinpath(*parts)
+    if not path.exists():
+        raise InputError(
+            f"The training data folder {folder.name or folder} has no {'/'.join(parts)}.",
+            "Give the folder that holds series, lesion_slices, covid_volumes and lungs with --data.",
+        )
+    return path
+
+
+def read_grey(path: Path, window: Window = CLASSIFIER) -> np.ndarray:
+    """An 8-bit slice as (1, J, I) int16 HU: grey 0..255 spans the window."""
+    with Image.open(path) as image:
+        grey = np.asarray(image.convert("L"), np.float32) / 255.0
+    return np.rint(unscale(grey, window)).astype(np.int16)[None]
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)[None]
+
+
+def _slice_number(path: Path) -> int:
+    return int(path.stem)
+
+
+def read_lesion_slices(data: Path) -> list[Case]:
+    """Expert slices in order of number; labels 0 background, 1 ground-glass, 2 consolidation.
+
+    ``infection`` without a class is ``UNKNOWN_LESION``. The files are transposed: rows and columns change places here.
+    """
+    folder = require_data(data, "lesion_slices")
+    spacing = (NOMINAL_SLICE_MM, NOMINAL_PIXEL_MM, NOMINAL_PIXEL_MM)
+    cases = []
+    for path in sorted((folder / "images").iterdir(), key=_slice_number):
+        classes = _read_mask(next((folder / "classes").glob(f"{path.stem}.*")))
+        infection = _read_mask(next((folder / "infection").glob(f"{path.stem}.*"))) > 127
+        labels = np.where(infection & (classes == 0), UNKNOWN_LESION, classes).astype(np.uint8)
+        cases.append(
+            Case(
+                f"lesion_slices/{path.stem}",
+                _upright(read_grey(path)),
+                spacing,
+                _upright(labels),
+            )
+        )
+    return cases
+
+
+def read_covid_slices(data: Path) -> list[Case]:
+    """Slices of the COVID-19 volumes with machine-made binary masks (``UNKNOWN_LESION``).
+
+    The slices of a volume are cropped one by one, so they do not stack: each is a case of its own.
+    """
+    folder = require_data(data, "covid_volumes")
+    spacing = (NOMINAL_SLICE_MM, NOMINAL_PIXEL_MM, NOMINAL_PIXEL_MM)
+    cases = []
+    for path in sorted(folder.glob("*/*.jpg")):
+        wide = path.parent.name.startswith("coronacases")
+        mask = _read_mask(path.with_name(f"{path.stem}_machine_mask.png")) > 127
+        hu, labels = read_grey(path, CORONACASES_WINDOW if wide else CLASSIFIER), mask.astype(np.uint8) * UNKNOWN_LESION
+        hu, labels = _upright(hu), _upright(labels)
+        if wide:
+            hu, labels = hu[:, ::-1], labels[:, ::-1]
+        cases.append(Case(f"covid_volumes/{path.parent.name}", hu, spacing, labels))
+    return cases
+
+
+def _upright(voxels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(voxels.transpose(0, 2, 1))
+
+
+@dataclass(frozen=True)
+class Series:
+    """One slice series: its slices in scan order, each (1, J, I) int16 HU, and whether it is COVID-19."""
+
+    name: str
+    slices: list[np.ndarray]
+    covid: int
+
+
+def read_series(data: Path) -> list[Series]:
+    """All series of ``series.csv`` in its order (neighbouring names may be one patient)."""
+    folder = require_data(data, "series")
+    with require_data(data, "series.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    return [
+        Series(
+            row["series"],
+            [read_grey(p) for p in sorted((folder / row["series"]).glob("*.png"))],
+            int(row["covid"]),
+        )
+        for row in rows
+    ]
+
+
+def read_lung_volumes(data: Path) -> list[Case]:
+    """The small HU volumes; ``ct-64`` has expert lung labels (1), the other none."""
+    folder = require_data(data, "lungs")
+    cases = []
+    for name, mask in (("ct-64", "wholeLung-64"), ("TestInput", None)):
+        volume = to_axial(read_scan(folder / f"{name}.nrrd"))
+        labels = None
+        if mask is not None:
+            image = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{mask}.nrrd")))
+            labels = to_axial(read_scan(folder / f"{name}.nrrd").with_voxels(image)).voxels.astype(np.uint8)
+        cases.append(Case(f"lungs/{name}", volume.voxels.astype(np.int16), volume.spacing[::-1], labels))
+    return cases
+
+
+def read_ct(path: Path, name: str) -> Case:
+    """A whole CT in HU, without labels."""
+    volume = to_axial(read_scan(path))
+    return Case(name, volume.voxels.astype(np.int16), volume.spacing[::-1])
