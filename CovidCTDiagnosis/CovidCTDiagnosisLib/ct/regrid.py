@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Triple = tuple[float, float, float]
+Region = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class WorkingGrid:
         count = np.maximum(np.ceil(extent / np.asarray(step) - 1e-6), 1).astype(int)
         first = np.asarray(start) - (count * step - extent) / 2
         return cls(_floats(first), _floats(step), (int(count[0]), int(count[1]), int(count[2])))
+
+    @property
+    def stop(self) -> Triple:
+        """mm from the volume's outer edge to the box's far outer edge, (k, j, i)."""
+        return _floats(np.asarray(self.start) + np.multiply(self.step, self.count))
 
     @classmethod
     def of_volume(cls, shape: tuple[int, int, int], spacing: Triple) -> WorkingGrid:
@@ -100,6 +106,17 @@ def _needed(matrix: np.ndarray) -> slice:
     return slice(int(used[0]), int(used[-1]) + 1)
 
 
+def bounding_region(mask: np.ndarray, margin: tuple[int, int, int] = (0, 0, 0)) -> Region:
+    """The smallest box of voxels around a mask that is not empty, widened by a margin within the array."""
+    slices = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        first = max(int(used[0]) - margin[axis], 0)
+        last = min(int(used[-1]) + 1 + margin[axis], mask.shape[axis])
+        slices.append(slice(first, last))
+    return slices[0], slices[1], slices[2]
+
+
 def to_grid(voxels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
     """Sample a volume on a working grid: mean of what a coarser voxel covers, linear where finer.
 
@@ -118,36 +135,41 @@ def to_grid(voxels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarra
 
 
 def from_grid(
-    values: np.ndarray, grid: WorkingGrid, shape: tuple[int, int, int], spacing: Triple, fill: float = 0.0
+    values: np.ndarray, grid: WorkingGrid, spacing: Triple, region: Region, fill: float = 0.0
 ) -> np.ndarray:
-    """Bring values on a working grid back to the volume's grid, linearly; ``fill`` outside the box.
+    """Bring values on a working grid back to (a region of) the volume's grid, linearly.
 
     Args:
         values: ``grid.count`` array.
         grid: where the values lie.
-        shape: (K, J, I) of the volume.
         spacing: the volume's, mm along (k, j, i).
+        region: voxels of the volume that are wanted, along (k, j, i).
         fill: for voxels whose centre lies outside the grid's box.
 
     Returns:
-        float32 array of ``shape``.
+        float32 array of the region's shape.
     """
-    own = WorkingGrid.of_volume(shape, spacing)
+    own = region_grid(region, spacing)
     inside = _inside(own, grid)
-    result = np.full(shape, fill, np.float32)
+    result = np.full(own.count, fill, np.float32)
     if all(s.stop > s.start for s in inside):
-        matrices = [_interpolation(own, grid, axis)[inside[axis]] for axis in range(3)]
-        result[inside] = _apply(values, matrices)
+        result[inside] = _apply(values, [_interpolation(own, grid, axis)[inside[axis]] for axis in range(3)])
     return result
 
 
-def _inside(own: WorkingGrid, grid: WorkingGrid) -> tuple[slice, slice, slice]:
+def region_grid(region: Region, spacing: Triple) -> WorkingGrid:
+    """A region of a volume's own grid."""
+    start = [s.start * step for s, step in zip(region, spacing, strict=True)]
+    count = [s.stop - s.start for s in region]
+    return WorkingGrid((start[0], start[1], start[2]), _floats(spacing), (count[0], count[1], count[2]))
+
+
+def _inside(own: WorkingGrid, grid: WorkingGrid) -> Region:
     """The volume's voxels whose centres lie in the grid's box."""
     slices = []
     for axis in range(3):
-        centres = own.step[axis] * (np.arange(own.count[axis]) + 0.5)
-        stop = grid.start[axis] + grid.step[axis] * grid.count[axis]
-        first, last = np.searchsorted(centres, [grid.start[axis], stop])
+        centres = own.start[axis] + own.step[axis] * (np.arange(own.count[axis]) + 0.5)
+        first, last = np.searchsorted(centres, [grid.start[axis], grid.stop[axis]])
         slices.append(slice(int(first), int(last)))
     return slices[0], slices[1], slices[2]
 

@@ -1,0 +1,75 @@
+"""What reading DICOM and reading image files have in common."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+COPY_AGAIN = "Copy it again from its source, or export it anew."
+
+
+def head_of(path: Path, length: int = 1024) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be opened.", "Check that you may read it.") from error
+
+
+def rows(matrix: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+    """A 3 x 3 matrix as `Volume.direction` holds it."""
+    return tuple((float(row[0]), float(row[1]), float(row[2])) for row in matrix)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what ITK, GDCM and MetaIO print on standard error off the user's screen.
+
+    They write to the file descriptor itself, and not all of them have a switch. The whole process is quiet
+    meanwhile, other threads too.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def is_spacing(step: float) -> bool:
+    """Whether a header's number can be a distance between voxels."""
+    return math.isfinite(step) and step > 0
+
+
+def no_spacing(name: str) -> InputError:
+    """The error for an image without usable spacing."""
+    return InputError(
+        f"{name} does not say how far apart its voxels are (spacing missing, zero or negative).",
+        "Convert the scan again from the original DICOM series.",
+    )
+
+
+def compact(voxels: np.ndarray) -> np.ndarray:
+    """int16 where whole numbers fit into it, otherwise float32."""
+    if voxels.dtype.kind in "iu":
+        limits = np.iinfo(np.int16)
+        if limits.min <= voxels.min() and voxels.max() <= limits.max:
+            return voxels.astype(np.int16, copy=False)
+    return voxels.astype(np.float32, copy=False)

@@ -1,0 +1,173 @@
+"""The main job: a chest CT in, findings on its own grid out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..bundle import Bundle
+from ..ct import Volume, check_chest_ct, digest, from_axial, to_axial
+from ..errors import ResourceError
+from .compute import choose_device, describe_device, peak_memory_mb
+from .diagnosis import Diagnosis, classifier_input, diagnose
+from .explanation import describe_relevance, explain_diagnosis
+from .lesions import LesionSource, segment_lesions
+from .lungs import segment_lungs
+from .measurements import measure
+from .models import Models
+from .monitor import Monitor
+
+SCHEMA_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything found in one CT.
+
+    Attributes:
+        images: ``lungs``, ``lesions`` (uint8), ``relevance_ct``, ``relevance_lesions`` (float32), each on the
+            CT's own grid.
+        document: the content of analysis.json (without the time that writing takes).
+    """
+
+    images: dict[str, Volume]
+    document: dict[str, Any]
+
+
+def analyze(
+    ct: Volume,
+    bundle: Bundle,
+    *,
+    name: str,
+    device: str = "auto",
+    lesion_source: LesionSource = "both",
+    monitor: Monitor | None = None,
+) -> Analysis:
+    """Lungs, lesions, diagnosis, relevance and measurements of a chest CT.
+
+    Args:
+        ct: HU, on any grid.
+        bundle: the weights.
+        name: what the study calls the CT: a file or folder name without the folders above it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        lesion_source: which network draws the lesion mask: ``both``, ``lesions`` or ``involvement``.
+        monitor: gets progress and warnings, may cancel.
+
+    Raises:
+        InputError: this is no chest CT that can be analysed.
+        BundleError: the bundle lacks a network.
+        ResourceError: out of memory.
+        Cancelled: the monitor was asked to stop.
+    """
+    monitor = monitor or Monitor()
+    models = Models(bundle, choose_device(device))
+    try:
+        return _analyze(ct, models, name, lesion_source, monitor)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        if "alloc" in str(error).lower() and "memory" in str(error).lower():
+            raise _out_of_memory() from error
+        raise
+
+
+def _out_of_memory() -> ResourceError:
+    return ResourceError(
+        "There is not enough memory to analyze this CT.", "Close other programs or use a larger machine."
+    )
+
+
+def _analyze(
+    ct: Volume, models: Models, name: str, lesion_source: LesionSource, monitor: Monitor
+) -> Analysis:
+    for warning in check_chest_ct(ct):
+        monitor.warn(warning)
+    axial = to_axial(ct)
+    with monitor.stage("lungs", "Segmenting the lungs"):
+        lungs = segment_lungs(axial, models, monitor.report)
+    with monitor.stage("lesions", "Segmenting lesions"):
+        lesions = segment_lesions(axial, lungs, models, monitor.report, lesion_source)
+    with monitor.stage("diagnosis", "Computing the COVID-19 probability"):
+        settings = models.preprocessing("classifier")
+        inputs = classifier_input(
+            axial,
+            lungs,
+            lesions,
+            slice_mm=settings["slice_mm"],
+            longest_side=settings["longest_side"],
+        )
+        diagnosis = diagnose(inputs, models, monitor.report)
+    with monitor.stage("relevance", "Explaining the probability"):
+        relevance = explain_diagnosis(inputs, axial, lungs, models, monitor.report)
+
+    def own(voxels: np.ndarray) -> Volume:
+        return ct.with_voxels(np.ascontiguousarray(from_axial(voxels, ct)))
+
+    images = {
+        "lungs": own(lungs),
+        "lesions": own(lesions),
+        "relevance_ct": own(relevance.ct),
+        "relevance_lesions": own(relevance.lesions),
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "input": _describe_input(ct, name),
+        "bundle": {
+            "name": models.bundle.name,
+            "version": models.bundle.version,
+            "files": models.bundle.sha256,
+        },
+        "device": describe_device(models.device),
+        "versions": _versions(),
+        "timings_s": dict(monitor.timings_s),
+        "peak_memory_mb": peak_memory_mb(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "diagnosis": _describe_diagnosis(diagnosis),
+        "relevance": describe_relevance(relevance, ct, images),
+        "measurements": measure(axial.voxels, lungs, lesions, ct.voxel_ml),
+        "settings": {
+            "lesion_source": lesion_source,
+            **{f"{n}_preprocessing": models.preprocessing(n) for n in models.bundle.networks},
+        },
+        "warnings": list(monitor.warnings),
+    }
+    return Analysis(images, document)
+
+
+def _describe_input(ct: Volume, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "size": list(ct.shape[::-1]),
+        "spacing_mm": [float(s) for s in ct.spacing],
+        "origin_mm": [float(o) for o in ct.origin],
+        "direction": [float(d) for row in ct.direction for d in row],
+        "sha256": digest(ct),
+    }
+
+
+def _describe_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "probability": diagnosis.probability,
+        "threshold": diagnosis.threshold,
+        "label": diagnosis.label,
+        "score": diagnosis.scores[1],
+        "scores": list(diagnosis.scores),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "covid-ct-diagnosis": __version__}
+    for package in ("torch", "numpy", "SimpleITK", "scikit-image", "scipy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,130 @@
+"""COVID-19 score and probability from masked slices and lesion masks (paper sections 4.1 and 4.2.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..ct.regrid import Triple, WorkingGrid, bounding_region, region_grid, to_grid
+from ..ct.volume import Volume
+from ..ct.windows import CLASSIFIER, scale
+from .models import Models
+
+SLICES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class ClassifierInput:
+    """What the classifier sees.
+
+    Attributes:
+        ct: (S, 1, H, W) float32, scaled, zero outside the lungs.
+        lesions: (S, 1, H, W) float32, share of each pixel that is lesion.
+        inside: (S, 1, H, W) bool, pixels that hold any lung.
+        grid: where the slices lie in the axial volume.
+    """
+
+    ct: torch.Tensor
+    lesions: torch.Tensor
+    inside: torch.Tensor
+    grid: WorkingGrid
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The classifier's answer.
+
+    Attributes:
+        scores: before softmax: not COVID-19, COVID-19.
+        probability: calibrated, of COVID-19.
+        threshold: the label is COVID-19 from this probability on.
+    """
+
+    scores: tuple[float, float]
+    probability: float
+    threshold: float
+
+    @property
+    def label(self) -> str:
+        """``COVID-19`` or ``not COVID-19``."""
+        return "COVID-19" if self.probability >= self.threshold else "not COVID-19"
+
+
+def classifier_input(
+    axial: Volume, lungs: np.ndarray, lesions: np.ndarray, *, slice_mm: float, longest_side: int
+) -> ClassifierInput:
+    """Masked lungs in their in-plane bounding box, 3 mm slices, one working size, aspect kept.
+
+    Args:
+        axial: HU, (K, J, I), k inferior to superior.
+        lungs: uint8 (K, J, I), not 0 in the lungs.
+        lesions: uint8 (K, J, I), not 0 in lesions.
+        slice_mm: slice increment.
+        longest_side: pixels along the longer side of the box.
+    """
+    spacing = axial.spacing[::-1]
+    region = bounding_region(lungs > 0)
+    box = region_grid(region, spacing)
+    pixel = max(box.count[1] * box.step[1], box.count[2] * box.step[2]) / longest_side
+    step: Triple = (slice_mm, pixel, pixel)
+    grid = _fit(box, step)
+    inner = _relative(grid, box)
+    mask = lungs[region] > 0
+    masked = scale(axial.voxels[region], CLASSIFIER) * mask
+    ct = to_grid(masked, spacing, inner)
+    inside = to_grid(mask, spacing, inner) > 1e-3
+    lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
+    ct, lesion = ct * inside, lesion * inside
+    tensors = [torch.from_numpy(np.ascontiguousarray(a)).unsqueeze(1) for a in (ct, lesion, inside)]
+    return ClassifierInput(*tensors, grid)
+
+
+def _fit(box: WorkingGrid, step: Triple) -> WorkingGrid:
+    """A grid over the box with about this step: whole voxels, so that none reaches beyond the box."""
+    extent = np.multiply(box.step, box.count)
+    count = np.maximum(np.rint(extent / np.asarray(step)), 1).astype(int)
+    fitted = extent / count
+    return WorkingGrid(
+        box.start,
+        (float(fitted[0]), float(fitted[1]), float(fitted[2])),
+        (int(count[0]), int(count[1]), int(count[2])),
+    )
+
+
+def _relative(grid: WorkingGrid, box: WorkingGrid) -> WorkingGrid:
+    """The grid as seen from the box's own corner."""
+    start = np.subtract(grid.start, box.start)
+    return WorkingGrid((float(start[0]), float(start[1]), float(start[2])), grid.step, grid.count)
+
+
+def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], None]) -> Diagnosis:
+    """Score the volume and calibrate.
+
+    Args:
+        inputs: see there.
+        models: gives the network ``classifier`` and the bundle's calibration.
+        report: gets the fraction of the work done.
+    """
+    network = models.network("classifier").to(memory_format=torch.channels_last)
+    features = []
+    with torch.inference_mode():
+        for first in range(0, len(inputs.ct), SLICES_AT_ONCE):
+            pair = (
+                x[first : first + SLICES_AT_ONCE].to(models.device, memory_format=torch.channels_last)
+                for x in (inputs.ct, inputs.lesions)
+            )
+            features.append(network.slice_features(*pair))
+            report(min((first + SLICES_AT_ONCE) / len(inputs.ct), 1.0))
+        negative, positive = network.scores(torch.cat(features)).tolist()
+    return calibrated((negative, positive), models.bundle.settings["diagnosis"])
+
+
+def calibrated(scores: tuple[float, float], settings: dict[str, float]) -> Diagnosis:
+    """Platt scaling of the difference of the scores: p = 1 / (1 + exp(-(slope * difference + offset)))."""
+    logit = settings["slope"] * (scores[1] - scores[0]) + settings["offset"]
+    probability = 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+    return Diagnosis(scores, probability, settings["threshold"])

@@ -1,0 +1,101 @@
+"""Relevance of the COVID-19 score, back on the CT's grid with its mass kept (paper section 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ct.regrid import share_back
+from ..ct.volume import Volume
+from ..relevance import explain
+from .diagnosis import SLICES_AT_ONCE, ClassifierInput
+from .models import Models
+
+TARGET, GATE, ALPHA, BETA = "covid", "gradient-times-input", 2.0, -1.0
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Signed relevance per input branch, float32 (K, J, I) on the axial grid, and what the study says of it."""
+
+    ct: np.ndarray
+    lesions: np.ndarray
+    score: float
+    ledger: list[dict[str, Any]]
+
+
+def explain_diagnosis(
+    inputs: ClassifierInput,
+    axial: Volume,
+    lungs: np.ndarray,
+    models: Models,
+    report: Callable[[float], None],
+) -> Relevance:
+    """Propagate the COVID-19 score to both inputs and share it over the CT's voxels inside the lungs.
+
+    Args:
+        inputs: what the classifier saw.
+        axial: the CT.
+        lungs: uint8 (K, J, I) on its grid.
+        models: gives the network ``classifier``.
+        report: gets the fraction of the work done.
+    """
+    ct, lesions, inside = (x.to(models.device) for x in (inputs.ct, inputs.lesions, inputs.inside))
+    explanation = explain(
+        models.network("classifier"),
+        ct,
+        lesions,
+        inside,
+        target=TARGET,
+        gate=GATE,
+        alpha=ALPHA,
+        beta=BETA,
+        chunk=SLICES_AT_ONCE,
+        progress=lambda done, planned: report(0.8 * done / planned),
+    )
+    maps = [
+        share_back(m[:, 0].cpu().numpy(), inputs.grid, axial.shape, axial.spacing[::-1], lungs > 0)
+        for m in (explanation.ct, explanation.lesions)
+    ]
+    return Relevance(*maps, explanation.score, [_entry(asdict(e)) for e in explanation.ledger])
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"layer": entry.pop("layer"), "in": entry.pop("incoming"), "out": entry.pop("outgoing"), **entry}
+
+
+def describe_relevance(relevance: Relevance, ct: Volume, images: dict[str, Volume]) -> dict[str, Any]:
+    """The study's account: totals, parameters, ledger, and the CT's slices in order of positive relevance.
+
+    Slices are counted along the axis of the CT's own grid that runs nearest to the patient's long axis.
+    """
+    names = ("relevance_ct", "relevance_lesions")
+    axis = int(np.argmax([abs(ct.direction[2][2 - a]) for a in range(3)]))
+    across = tuple(a for a in range(3) if a != axis)
+    positive = [np.maximum(images[name].voxels, 0).sum(axis=across, dtype=np.float64) for name in names]
+    order = np.argsort(-(positive[0] + positive[1]), kind="stable")
+    return {
+        "target": TARGET,
+        "total_ct": float(relevance.ct.sum(dtype=np.float64)),
+        "total_lesions": float(relevance.lesions.sum(dtype=np.float64)),
+        "score": relevance.score,
+        "rule": {
+            "name": "composite: LRP-0, alpha-beta, winner-take-all, zB",
+            "alpha": ALPHA,
+            "beta": BETA,
+            "gate": GATE,
+        },
+        "slices": [
+            {
+                "index": int(k),
+                "relevance_ct": float(positive[0][k]),
+                "relevance_lesions": float(positive[1][k]),
+            }
+            for k in order
+            if positive[0][k] + positive[1][k] > 0
+        ],
+        "ledger": relevance.ledger,
+    }

@@ -1,0 +1,168 @@
+"""Lungs: found at low resolution, segmented at the fine one, cleaned, told apart (paper section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.segmentation import expand_labels, watershed
+
+from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid, to_grid
+from ..ct.volume import Volume
+from ..ct.windows import LUNG_SEGMENTATION, scale
+from ..errors import InputError
+from .models import Models
+from .tiles import run_network
+
+RIGHT, LEFT = 1, 2
+MARGIN_MM = 15.0
+SMALLEST_LUNGS_ML = 300.0
+ISLAND_ML = 10.0
+SLAB_VOXELS = 3_000_000
+
+
+def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]) -> np.ndarray:
+    """Segment the lungs of an axial CT.
+
+    Args:
+        axial: HU, k inferior to superior, j anterior to posterior, i right to left.
+        models: gives the network ``lungs`` and its grids.
+        report: gets the fraction of the work done.
+
+    Returns:
+        uint8 (K, J, I): 1 right lung, 2 left lung.
+
+    Raises:
+        InputError: no lungs are found.
+    """
+    network = models.network("lungs")
+    settings = models.preprocessing("lungs")
+    spacing = axial.spacing[::-1]
+    extent = np.multiply(axial.shape, spacing)
+
+    def logits(grid: WorkingGrid, first: float, last: float) -> np.ndarray:
+        ct = scale(to_grid(axial.voxels, spacing, grid), LUNG_SEGMENTATION)
+        return run_network(
+            network,
+            ct,
+            models.device,
+            lambda x: x,
+            lambda f: report(first + (last - first) * f),
+            SLAB_VOXELS,
+            overlap=24,
+        )[0]
+
+    whole = WorkingGrid.covering((0, 0, 0), tuple(extent), _step(settings["coarse_mm"], spacing))
+    found = _keep_large(logits(whole, 0.0, 0.2) > 0, whole.step, SMALLEST_LUNGS_ML / 4)
+    if found.sum() * np.prod(whole.step) / 1000 < SMALLEST_LUNGS_ML:
+        raise InputError(
+            "No lungs were found in this image.",
+            "Give a CT of the chest in Hounsfield units that shows both lungs.",
+        )
+    box = _box_mm(bounding_region(found), whole, extent)
+    fine = WorkingGrid.covering(*box, _step(settings["fine_mm"], spacing))
+    values = logits(fine, 0.2, 0.9)
+    lungs = clean_lungs(values, fine.step)
+    if not lungs.any():
+        raise InputError("No lungs were found in this image.", "Give a CT that shows the whole chest.")
+    report(0.92)
+    return _to_volume(values, lungs, fine, axial.shape, spacing)
+
+
+def _step(mm: float, spacing: Triple) -> Triple:
+    """Isotropic working grid; slices thicker than it are not cut finer than half of them."""
+    return (max(mm, spacing[0] / 2), mm, mm)
+
+
+def _box_mm(region: Region, grid: WorkingGrid, extent: np.ndarray) -> tuple[Triple, Triple]:
+    """The region with its margin, mm, within the volume."""
+    start = [max(grid.start[a] + region[a].start * grid.step[a] - MARGIN_MM, 0.0) for a in range(3)]
+    stop = [min(grid.start[a] + region[a].stop * grid.step[a] + MARGIN_MM, extent[a]) for a in range(3)]
+    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+
+
+def _keep_large(mask: np.ndarray, step: Triple, smallest_ml: float) -> np.ndarray:
+    labels, _ = ndimage.label(mask)
+    large = np.bincount(labels.ravel()) * np.prod(step) / 1000 >= smallest_ml
+    large[0] = False
+    return large[labels]
+
+
+def clean_lungs(logits: np.ndarray, step: Triple) -> np.ndarray:
+    """Sided lungs from logits: holes filled, islands dropped, right and left told apart.
+
+    Args:
+        logits: (K, J, I), lung where positive.
+        step: mm along (k, j, i).
+
+    Returns:
+        uint8 (K, J, I): 1 right, 2 left.
+    """
+    mask = _keep_large(logits > 0, step, ISLAND_ML)
+    mask = ndimage.binary_fill_holes(mask)
+    return tell_sides(mask, step)
+
+
+def tell_sides(mask: np.ndarray, step: Triple) -> np.ndarray:
+    """Right (1) and left (2) of a lung mask, also where the two touch.
+
+    The mask is eroded until it falls apart into two large cores, which are grown back through it.
+    """
+    depth = ndimage.distance_transform_edt(mask, sampling=step)
+    whole = mask.sum()
+    middle = mask.shape[2] / 2
+    for radius in np.arange(0.0, 30.0, 1.5):
+        labels, _ = ndimage.label(depth > radius)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        cores = np.flatnonzero(sizes > 0.1 * whole)
+        if len(cores) >= 2:
+            first, second = sorted(cores, key=lambda c: -sizes[c])[:2]
+            positions = {c: np.nonzero(labels == c)[2].mean() for c in (first, second)}
+            right, left = sorted(positions, key=lambda c: positions[c])
+            markers = np.where(labels == right, RIGHT, np.where(labels == left, LEFT, 0))
+            return _grow(markers, mask, depth)
+    columns = np.nonzero(mask)[2]
+    if columns.size == 0:
+        return np.zeros(mask.shape, np.uint8)
+    # One lung, or two that cannot be parted: by the midline of the box, which the two lungs span.
+    return np.where(mask, np.where(np.arange(mask.shape[2]) < middle, RIGHT, LEFT), 0).astype(np.uint8)
+
+
+def _grow(markers: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    grown = watershed(-depth, markers.astype(np.int32), mask=mask)
+    # Islands that touch neither core belong to the nearer one.
+    nearest = ndimage.distance_transform_edt(grown == 0, return_distances=False, return_indices=True)
+    return np.where(mask, grown[tuple(nearest)], 0).astype(np.uint8)
+
+
+def _to_volume(
+    logits: np.ndarray, lungs: np.ndarray, grid: WorkingGrid, shape: tuple[int, int, int], spacing: Triple
+) -> np.ndarray:
+    """The boundary by linear interpolation of the logits, the side by the nearest working voxel."""
+    certain = 4.0
+    values = np.clip(logits, -certain, certain)
+    values[(lungs == 0) & (values > 0)] = -certain
+    values[(lungs > 0) & (values <= 0)] = certain
+    region = _region_of(grid, shape, spacing)
+    inside = from_grid(values, grid, spacing, region, fill=-certain) > 0
+    sides = expand_labels(lungs, distance=4)
+    nearest = [
+        np.clip(
+            np.floor(((np.arange(s.start, s.stop) + 0.5) * spacing[a] - grid.start[a]) / grid.step[a]).astype(int),
+            0,
+            grid.count[a] - 1,
+        )
+        for a, s in enumerate(region)
+    ]
+    result = np.zeros(shape, np.uint8)
+    result[region] = np.where(inside, sides[np.ix_(*nearest)], 0)
+    return result
+
+
+def _region_of(grid: WorkingGrid, shape: tuple[int, int, int], spacing: Triple) -> Region:
+    first = [max(int(np.floor(grid.start[a] / spacing[a])), 0) for a in range(3)]
+    last = [min(int(np.ceil(grid.stop[a] / spacing[a])), shape[a]) for a in range(3)]
+    return slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2])

@@ -1,0 +1,55 @@
+"""The bundle's networks, built and ready to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..bundle import Bundle
+from ..errors import BundleError
+from ..networks import DeepMedic, UNet2D, UNet3D, VolumeClassifier
+from .compute import fuse_batch_norm
+
+_CLASSES: dict[str, type[nn.Module]] = {
+    "lungs": DeepMedic,
+    "lesions": UNet3D,
+    "involvement": UNet2D,
+    "classifier": VolumeClassifier,
+}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of a bundle on one device, and what the bundle says about their use.
+
+    Attributes:
+        bundle: where they come from.
+        device: where they are.
+    """
+
+    bundle: Bundle
+    device: torch.device
+
+    def network(self, name: str) -> Any:
+        """``lungs``, ``lesions``, ``involvement`` (2DS) or ``classifier``, in evaluation mode.
+
+        Raises:
+            BundleError: the bundle lacks it, or its weights do not fit its architecture.
+        """
+        weights = self.bundle.weights(name)
+        try:
+            network = _CLASSES[name](**self.bundle.networks[name]["architecture"])
+            network.load_state_dict(weights)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BundleError(
+                f"The weights of {name} in the bundle {self.bundle.name} do not fit the network.",
+                "Install the bundle again or choose another one.",
+            ) from error
+        return fuse_batch_norm(network.eval()).to(self.device)
+
+    def preprocessing(self, name: str) -> dict[str, Any]:
+        """What the bundle says is done to a CT before this network sees it."""
+        return self.bundle.networks[name]["preprocessing"]

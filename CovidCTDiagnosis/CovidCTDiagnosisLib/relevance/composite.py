@@ -1,0 +1,230 @@
+"""The paper's composite: which rule at which layer, from the score down to the pixels (section 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import VolumeClassifier
+from .gates import GATES, Gate
+from .ledger import Ledger, LedgerEntry, total
+from .rules import (
+    LRP0,
+    ZB,
+    AlphaBeta,
+    FrozenNetVLAD,
+    PassThrough,
+    Rule,
+    WinnerTakeAllPool,
+    WinnerTakeAllPyramid,
+)
+
+Target = Literal["covid", "not-covid", "difference"]
+GateName = Literal["gradient-times-input", "half-and-half", "winner-take-all"]
+
+TARGETS: dict[str, tuple[float, float]] = {
+    "covid": (0.0, 1.0),
+    "not-covid": (1.0, 0.0),
+    "difference": (-1.0, 1.0),
+}
+"""What each target takes of the scores [not COVID-19, COVID-19]."""
+
+FORWARD_COST, BACKWARD_COST = 1, 4
+"""Convolutions per convolution: the first pass; the second (forward again, magnitudes, two ways down)."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Relevance for one score of one volume.
+
+    Attributes:
+        ct, lesions: signed relevance of the pixels of each input, (S, 1, H, W), zero outside the lungs.
+        score: the explained score, before softmax and calibration.
+        scores: [not COVID-19, COVID-19], (2,).
+        ledger: one entry per layer, from the scores down. Over all entries,
+            score = ct.sum() + lesions.sum() + sum(bias) + sum(stabiliser) - sum(created).
+    """
+
+    ct: Tensor
+    lesions: Tensor
+    score: float
+    scores: Tensor
+    ledger: list[LedgerEntry]
+
+
+class _Step(NamedTuple):
+    name: str
+    layer: nn.Module
+    rule: Rule
+
+
+class _Trace:
+    """Layers in a row: computed upwards once, keeping what their rules want, then propagated downwards."""
+
+    def __init__(self, steps: Sequence[_Step], x: Tensor) -> None:
+        self._steps = steps
+        self._kept: list[Any] = []
+        for step in steps:
+            x, kept = step.rule.forward(step.layer, x)
+            self._kept.append(kept)
+        self.output = x
+
+    def propagate(self, relevance: Tensor, ledger: Ledger) -> Tensor:
+        """From the relevance of the output to that of the input."""
+        incoming = total(relevance)
+        for step in reversed(self._steps):
+            relevance, *absorbed = step.rule.backward(step.layer, self._kept.pop(), relevance)
+            outgoing = total(relevance)
+            ledger.book(step.name, incoming, outgoing, *absorbed)
+            incoming = outgoing
+        return relevance
+
+
+@torch.no_grad()
+def explain(
+    classifier: VolumeClassifier,
+    ct: Tensor,
+    lesions: Tensor,
+    inside: Tensor,
+    *,
+    target: Target = "covid",
+    gate: GateName = "gradient-times-input",
+    alpha: float = 2.0,
+    beta: float = -1.0,
+    chunk: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """Propagate a score's relevance to the pixels of both inputs (composite LRP, Montavon et al. 2019).
+
+    LRP-0 at the linear layers; NetVLAD a linear map, assignments and norms frozen; winner-take-all at pyramid
+    and max pooling; gradient x input at the gate; alpha-beta at the convolutions; zB at the first of each
+    branch, with bounds 0 and 1 inside the lungs, 0 and 0 outside, so that no relevance leaves the lungs.
+    Every rule is linear in the relevance: the maps of "difference" are those of "covid" less "not-covid".
+
+    NetVLAD's assignments want all slices, so there are two passes: features chunk by chunk, then for each
+    chunk its activations again and its relevance. Memory grows with ``chunk``, not with the volume.
+
+    Args:
+        classifier: left as it is; its mode and gradients do not matter.
+        ct, lesions: as for ``VolumeClassifier``, (S, 1, H, W), within [0, 1] and zero outside the lungs.
+        inside: 1 where a pixel has any lung, else 0, of the same shape.
+        target: the COVID-19 score, the other one, or their difference.
+        gate: how the product of the branches shares its relevance, see ``gates``.
+        alpha, beta: of the alpha-beta rule, alpha + beta = 1.
+        chunk: slices at a time.
+        progress: called with work done and planned, in units of one slice's forward pass.
+
+    Raises:
+        ValueError: for an unknown name, shapes that differ, inputs outside their bounds, alpha + beta != 1.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target {target!r} is none of {', '.join(TARGETS)}")
+    if gate not in GATES:
+        raise ValueError(f"gate {gate!r} is none of {', '.join(GATES)}")
+    _check_inputs(ct, lesions, inside)
+    rule = AlphaBeta(alpha, beta)
+    ledger = Ledger()
+    work = _Work(progress, (FORWARD_COST + BACKWARD_COST) * len(ct))
+    chunks = [slice(start, start + chunk) for start in range(0, len(ct), chunk)]
+
+    pooled = []
+    for part in chunks:
+        pooled.append(classifier.pyramid(classifier.encoder(ct[part], lesions[part])))
+        work.done(FORWARD_COST * len(pooled[-1]))
+
+    head = _Trace(_head(classifier), torch.cat(pooled))
+    start = head.output * head.output.new_tensor(TARGETS[target])
+    relevance = head.propagate(start, ledger)
+
+    ct_relevance, lesion_relevance = torch.zeros_like(ct), torch.zeros_like(lesions)
+    for part in chunks:
+        ct_relevance[part], lesion_relevance[part] = _down(
+            classifier, ct[part], lesions[part], inside[part], relevance[part], GATES[gate], rule, ledger
+        )
+        work.done(BACKWARD_COST * len(relevance[part]))
+    return Explanation(ct_relevance, lesion_relevance, total(start), head.output, ledger.entries)
+
+
+def _head(classifier: VolumeClassifier) -> list[_Step]:
+    """From pooled features of all slices (S, D) to the scores (2,)."""
+    linear, activation = classifier.slice_network
+    return [
+        _Step("slice_network.0", linear, LRP0()),
+        _Step("slice_network.1", activation, PassThrough()),
+        _Step("aggregate", classifier.aggregate, FrozenNetVLAD()),
+        _Step("classify", classifier.classify, LRP0()),
+    ]
+
+
+def _branch(name: str, branch: nn.Sequential, first: Rule, convolution: Rule) -> list[_Step]:
+    """From an input's pixels (S, 1, H, W) to its features."""
+    rules: dict[type[nn.Module], Rule] = {
+        nn.Conv2d: convolution,
+        nn.MaxPool2d: WinnerTakeAllPool(),
+        nn.ReLU: PassThrough(),
+        nn.LeakyReLU: PassThrough(),
+    }
+    return [
+        _Step(f"encoder.{name}.{index}", layer, rules[type(layer)] if index else first)
+        for index, layer in enumerate(branch)
+    ]
+
+
+def _down(
+    classifier: VolumeClassifier,
+    ct: Tensor,
+    lesions: Tensor,
+    inside: Tensor,
+    relevance: Tensor,
+    gate: Gate,
+    convolution: Rule,
+    ledger: Ledger,
+) -> tuple[Tensor, Tensor]:
+    """From the relevance of some slices' pooled features (S, D) to that of their two inputs (S, 1, H, W)."""
+    encoder = classifier.encoder
+    top = [
+        _Step("encoder.relu", encoder.relu, PassThrough()),
+        _Step("pyramid", classifier.pyramid, WinnerTakeAllPyramid()),
+    ]
+    pixels = ZB(low=torch.zeros_like(ct), high=inside.to(ct))
+    ct_trace = _Trace(_branch("ct_branch", encoder.ct_branch, pixels, convolution), ct)
+    if encoder.lesion_branch is None:
+        relevance = _Trace(top, ct_trace.output).propagate(relevance, ledger)
+        return ct_trace.propagate(relevance, ledger), torch.zeros_like(lesions)
+    lesion_trace = _Trace(_branch("lesion_branch", encoder.lesion_branch, pixels, convolution), lesions)
+    relevance = _Trace(top, ct_trace.output * lesion_trace.output).propagate(relevance, ledger)
+    to_ct, to_lesions = gate.split(ct_trace.output, lesion_trace.output, relevance)
+    incoming, outgoing = total(relevance), total(to_ct) + total(to_lesions)
+    ledger.book("encoder.gate", incoming, outgoing, created=(gate.paid - 1) * incoming)
+    return ct_trace.propagate(to_ct, ledger), lesion_trace.propagate(to_lesions, ledger)
+
+
+def _check_inputs(ct: Tensor, lesions: Tensor, inside: Tensor) -> None:
+    if not ct.shape == lesions.shape == inside.shape or ct.dim() != 4 or ct.shape[1] != 1:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (ct, lesions, inside))
+        raise ValueError(f"ct, lesions and inside must have one shape (S, 1, H, W), not {shapes}")
+    if ((inside != 0) & (inside != 1)).any():
+        raise ValueError("inside must be 0 or 1")
+    for name, x in (("ct", ct), ("lesions", lesions)):
+        if not ((x >= -1e-3) & (x <= 1 + 1e-3)).all():
+            raise ValueError(f"{name} must lie within [0, 1]")
+        if x[inside == 0].any():
+            raise ValueError(f"{name} must be zero outside the lungs")
+
+
+class _Work:
+    """Counts work for a progress callback."""
+
+    def __init__(self, report: Callable[[int, int], None] | None, planned: int) -> None:
+        self._report = report or (lambda done, planned: None)
+        self._planned = planned
+        self._done = 0
+
+    def done(self, amount: int) -> None:
+        """Report more work done."""
+        self._done += amount
+        self._report(self._done, self._planned)

@@ -1,0 +1,37 @@
+"""What slice views show: background, foreground and label layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import slicer
+
+
+def show_layers(
+    slice_logics: Iterable[slicer.vtkMRMLSliceLogic],
+    background: slicer.vtkMRMLVolumeNode,
+    foreground: slicer.vtkMRMLVolumeNode | None = None,
+    foreground_opacity: float = 0.5,
+    label: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+    label_opacity: float = 1.0,
+    label_outline: bool = False,
+) -> None:
+    """Show the same layers in every slice view; a layer that is None is emptied.
+
+    Args:
+        slice_logics: the views, for example all of them: `applicationLogic.GetSliceLogics()`.
+        background: the CT.
+        foreground: relevance, or a label map to be filled.
+        foreground_opacity: 0 (only the background) to 1.
+        label: lungs or lesions.
+        label_opacity: 0 to 1.
+        label_outline: draw the outlines of the labels instead of filling them.
+    """
+    for logic in slice_logics:
+        composite = logic.GetSliceCompositeNode()
+        composite.SetBackgroundVolumeID(background.GetID())
+        composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+        composite.SetForegroundOpacity(foreground_opacity)
+        composite.SetLabelVolumeID(label.GetID() if label else None)
+        composite.SetLabelOpacity(label_opacity)
+        logic.GetSliceNode().SetUseLabelOutline(label_outline)

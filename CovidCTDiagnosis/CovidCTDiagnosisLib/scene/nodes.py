@@ -1,0 +1,206 @@
+"""A study folder as MRML nodes: label maps, relevance volumes and how they are displayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from CovidCTDiagnosisLib.ct.volume import Volume
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, label_colors, relevance_colors
+
+LUNG_WINDOW_HU = 1400.0
+LUNG_LEVEL_HU = -500.0
+
+PERCENTILE = 99.5
+"""The display window of relevance ends at this percentile of a volume's positive voxels."""
+HIDDEN_FRACTION = 0.1
+"""Positive relevance below this fraction of the display window is transparent."""
+
+_ROLE = "CovidCTDiagnosis.Role"
+_CT = "CovidCTDiagnosis.CT"
+
+
+@dataclass(frozen=True)
+class StudyNodes:
+    """The nodes of one analysed CT, all on the CT's grid.
+
+    Attributes:
+        ct: the CT, HU.
+        lungs: label map, 1 right, 2 left.
+        lesions: label map, 1 ground-glass opacity, 2 consolidation, 3 crazy paving, 4 combined pattern.
+        relevance_ct: signed relevance of the CT for the COVID-19 score, unscaled.
+        relevance_lesions: signed relevance of the lesion mask for the COVID-19 score, unscaled.
+    """
+
+    ct: slicer.vtkMRMLScalarVolumeNode
+    lungs: slicer.vtkMRMLLabelMapVolumeNode
+    lesions: slicer.vtkMRMLLabelMapVolumeNode
+    relevance_ct: slicer.vtkMRMLScalarVolumeNode
+    relevance_lesions: slicer.vtkMRMLScalarVolumeNode
+
+
+def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a CT to the scene, displayed in the lung window (width 1400 HU, level -500 HU).
+
+    The voxels are copied. As when Slicer reads a file, the slices of a left-handed grid are stored in reverse
+    order, so that the grid becomes right-handed and every voxel stays where it is in the patient.
+
+    Args:
+        scene: a scene with Slicer's default colours (`vtkMRMLColorLogic`).
+        volume: the CT, HU, LPS.
+        name: name of the node.
+    """
+    voxels, ijk_to_lps = volume.voxels, volume.affine
+    if np.linalg.det(ijk_to_lps[:3, :3]) < 0:
+        ijk_to_lps[:3, 3] += ijk_to_lps[:3, 2] * (len(voxels) - 1)
+        ijk_to_lps[:3, 2] *= -1
+        voxels = voxels[::-1]
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ ijk_to_lps))
+    node.SetAndObserveImageData(_image_data(voxels))
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(LUNG_WINDOW_HU, LUNG_LEVEL_HU)
+    return node
+
+
+def load_study(
+    scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.vtkMRMLScalarVolumeNode
+) -> StudyNodes:
+    """Load the images of a study; the nodes of an earlier study of the same CT are reused, not added to.
+
+    The nodes follow the CT's transform. Relevance is displayed by `display_relevance`, positive only.
+
+    Raises:
+        InputError: an image cannot be read, or it is not on the grid of `ct_node`.
+    """
+
+    def load(role: str, title: str, class_name: str) -> slicer.vtkMRMLVolumeNode:
+        node = _node_of(ct_node, role, class_name)
+        node.SetName(f"{ct_node.GetName()} {title}")
+        _read(study_folder / f"{role}.nii.gz", node)
+        if not _on_same_grid(node, ct_node):
+            raise InputError(
+                f"{role}.nii.gz of the study {study_folder} is not on the grid of {ct_node.GetName()}.",
+                "Choose the CT that was analyzed.",
+            )
+        node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
+        node.CreateDefaultDisplayNodes()
+        return node
+
+    nodes = StudyNodes(
+        ct=ct_node,
+        lungs=load("lungs", "lungs", "vtkMRMLLabelMapVolumeNode"),
+        lesions=load("lesions", "lesions", "vtkMRMLLabelMapVolumeNode"),
+        relevance_ct=load("relevance_ct", "relevance of the CT", "vtkMRMLScalarVolumeNode"),
+        relevance_lesions=load("relevance_lesions", "relevance of the lesions", "vtkMRMLScalarVolumeNode"),
+    )
+    nodes.lungs.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lungs", LUNGS).GetID())
+    nodes.lesions.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lesions", LESIONS).GetID())
+    display_relevance(nodes.relevance_ct)
+    display_relevance(nodes.relevance_lesions)
+    return nodes
+
+
+def display_relevance(
+    node: slicer.vtkMRMLScalarVolumeNode, signed: bool = False, percentile: float = PERCENTILE
+) -> float:
+    """Set how a relevance volume is displayed; its voxels stay as they are.
+
+    With P the percentile of all positive voxels of the volume (1 when there are none), positive relevance is
+    shown from 0 to P and is transparent below `HIDDEN_FRACTION` of it; signed relevance is shown from -P to P.
+
+    Returns:
+        P, in units of the COVID-19 score.
+    """
+    voxels = slicer.util.arrayFromVolume(node)
+    positive = voxels[voxels > 0]
+    end = float(np.percentile(positive, percentile)) if positive.size else 1.0
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(relevance_colors(node.GetScene(), signed).GetID())
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(-end if signed else 0.0, end)
+    display.SetThreshold(HIDDEN_FRACTION * end, float(np.finfo(np.float32).max))
+    display.SetApplyThreshold(not signed)
+    return end
+
+
+def smooth_positive(
+    node: slicer.vtkMRMLScalarVolumeNode, name: str, sigma_mm: float
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a copy of a relevance volume for display: its positive part after a Gaussian.
+
+    Args:
+        node: relevance.
+        name: name of the copy.
+        sigma_mm: standard deviation of the Gaussian, mm along each axis of the grid.
+    """
+    gaussian = vtk.vtkImageGaussianSmooth()
+    gaussian.SetInputData(_image_data(np.maximum(slicer.util.arrayFromVolume(node), 0)))
+    gaussian.SetStandardDeviations(*(sigma_mm / spacing for spacing in node.GetSpacing()))
+    gaussian.SetRadiusFactors(3.0, 3.0, 3.0)
+    gaussian.Update()
+    smooth = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    smooth.CopyOrientation(node)
+    smooth.SetAndObserveImageData(gaussian.GetOutput())
+    smooth.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+    smooth.CreateDefaultDisplayNodes()
+    return smooth
+
+
+def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """4 x 4 matrix from a volume's (i, j, k, 1) to RAS mm, without its transform."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def _image_data(voxels: np.ndarray) -> vtk.vtkImageData:
+    """A copy of voxels (K, J, I) as image data."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(*voxels.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(voxels).ravel(), deep=True))
+    return image
+
+
+def _node_of(
+    ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str
+) -> slicer.vtkMRMLVolumeNode:
+    """The node that has this role for this CT, made when there is none."""
+    scene = ct_node.GetScene()
+    for node in slicer.util.getNodesByClass(class_name, scene):
+        if node.GetAttribute(_ROLE) == role and node.GetNodeReferenceID(_CT) == ct_node.GetID():
+            return node
+    node = scene.AddNewNodeByClass(class_name)
+    node.SetAttribute(_ROLE, role)
+    node.SetNodeReferenceID(_CT, ct_node.GetID())
+    return node
+
+
+def _read(path: Path, node: slicer.vtkMRMLVolumeNode) -> None:
+    # The storage node is not kept: saving the scene must not write into the study.
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    storage.SetSingleFile(True)
+    if not path.is_file() or not storage.ReadData(node):
+        raise InputError(f"{path.name} of the study {path.parent} cannot be read.", "Analyze the CT again.")
+
+
+def _on_same_grid(node: slicer.vtkMRMLVolumeNode, other: slicer.vtkMRMLVolumeNode) -> bool:
+    """Whether two volumes have the same size and the same corners to 0.01 mm, in whatever order."""
+
+    def corners(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+        ends = np.array(volume.GetImageData().GetDimensions()) - 1
+        ijk = np.stack([*(np.indices((2, 2, 2)).reshape(3, 8) * ends[:, None]), np.ones(8)])
+        ras = (ijk_to_ras(volume) @ ijk)[:3].round(1)
+        return ras[:, np.lexsort(ras)]
+
+    sizes = [volume.GetImageData().GetDimensions() for volume in (node, other)]
+    return sizes[0] == sizes[1] and bool(np.allclose(corners(node), corners(other), atol=0.11, rtol=0))

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import gzip
+import random
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from CovidCTDiagnosisLib.ct import Volume, list_series, read_image, read_scan, write_image
+from CovidCTDiagnosisLib.errors import InputError, UsageError
+
+LOCALIZER = "ORIGINAL\\PRIMARY\\LOCALIZER"
+OTHER_UID = "1.2.826.0.1.3680043.2.1125.77"
+COS, SIN = np.cos(0.2), np.sin(0.2)
+OBLIQUE = ((COS, 0.0, SIN), (0.0, 1.0, 0.0), (-SIN, 0.0, COS))
+
+
+def assert_same(read: Volume, written: Volume) -> None:
+    assert read.on_same_grid(written, tolerance_mm=1e-3)
+    np.testing.assert_array_equal(read.voxels, written.voxels)
+
+
+def refusal(path, series=None) -> str:
+    with pytest.raises(InputError) as caught:
+        read_scan(path, series)
+    assert caught.value.remedy
+    assert "Doe" not in str(caught.value)
+    return caught.value.message
+
+
+# --- real scans
+
+
+def test_reads_the_real_nifti(nifti_ct_path):
+    volume = read_scan(nifti_ct_path)
+    assert volume.shape == (133, 512, 512)
+    assert volume.spacing == pytest.approx((0.703125, 0.703125, 2.5))
+    assert volume.direction[1] == (0.0, -1.0, 0.0)
+    assert volume.voxels.dtype == np.float32
+    assert volume.voxels.min() == -2048
+
+
+def test_reads_the_real_dicom_series(dicom_ct_path):
+    volume = read_scan(dicom_ct_path)
+    assert volume.shape == (64, 512, 512)
+    assert volume.spacing == pytest.approx((0.841797, 0.841797, 5.0), abs=1e-5)
+    assert volume.origin == pytest.approx((-228.036842, -93.0631599, -439.0))
+    assert volume.voxels.dtype == np.int16
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(dicom_ct_path))
+    np.testing.assert_array_equal(volume.voxels, sitk.GetArrayFromImage(sitk.ReadImage(names)))
+
+
+# --- image files
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_reads_image_files(tmp_path, chest_phantom, name):
+    chest = chest_phantom(spacing=(6.0, 5.0, 10.0), direction=OBLIQUE)
+    write_image(chest, tmp_path / name)
+    assert_same(read_scan(tmp_path / name), chest)
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path, small_chest):
+    write_image(small_chest, tmp_path / "a.nii.gz")
+    upper = (tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+    assert_same(read_scan(upper), small_chest)
+
+
+def test_reads_rescaled_values_as_float(tmp_path, small_chest):
+    write_image(small_chest.with_voxels(small_chest.voxels.astype(np.float64) + 0.25), tmp_path / "a.nrrd")
+    voxels = read_scan(tmp_path / "a.nrrd").voxels
+    assert voxels.dtype == np.float32
+    np.testing.assert_allclose(voxels, small_chest.voxels + 0.25)
+
+
+def test_reads_a_mask_as_an_image_but_not_as_a_scan(tmp_path, small_chest):
+    mask = small_chest.with_voxels((small_chest.voxels < -500).astype(np.uint8))
+    write_image(mask, tmp_path / "mask.nii.gz")
+    assert_same(read_image(tmp_path / "mask.nii.gz"), mask)
+    assert "segmentation" in refusal(tmp_path / "mask.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_refuses_truncated_files_silently(tmp_path, small_chest, name, capfd):
+    path = tmp_path / name
+    if name == "a.nii":
+        sitk.WriteImage(sitk.GetImageFromArray(small_chest.voxels), str(path))
+    else:
+        write_image(small_chest, path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "damaged or incomplete" in refusal(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_refuses_a_nifti_with_a_broken_gzip_stream(tmp_path, small_chest):
+    path = tmp_path / "a.nii.gz"
+    write_image(small_chest, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert "damaged or incomplete" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_refuses_junk(tmp_path, name):
+    (tmp_path / name).write_bytes(b"junk " * 200)
+    assert refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("step", [0.0, -2.0, float("nan")])
+def test_refuses_a_nifti_without_spacing(tmp_path, small_chest, step):
+    write_image(small_chest, tmp_path / "good.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
+    content[88:92] = struct.pack("<f", step)
+    (tmp_path / "a.nii").write_bytes(content)
+    assert "spacing" in refusal(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("a.mha", b"ElementSpacing = 6 6 10\n", b""),
+        ("a.mha", b"ElementSpacing = 6 6 10\n", b"ElementSpacing = 6 6 0\n"),
+        ("a.mha", b"ElementSpacing = 6 6 10\n", b"ElementSpacing = 6 6 -1\n"),
+        ("a.nrrd", b"space directions: (6,0,0) (0,6,0) (0,0,10)\n", b""),
+        ("a.nrrd", b"(0,0,10)", b"(0,0,0)"),
+    ],
+)
+def test_refuses_other_formats_without_spacing(tmp_path, small_chest, name, old, new):
+    write_image(small_chest, tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    assert old in content
+    (tmp_path / name).write_bytes(content.replace(old, new))
+    assert "spacing" in refusal(tmp_path / name)
+
+
+def test_refuses_absurd_spacing(tmp_path, small_chest):
+    metres = Volume(small_chest.voxels, spacing=(0.006, 0.006, 0.01))
+    write_image(metres, tmp_path / "a.nrrd")
+    assert "0.01 x 0.01 x 0.01 mm cannot be right" in refusal(tmp_path / "a.nrrd")
+
+
+def test_refuses_other_dimensions_and_colours(tmp_path, small_chest):
+    image = sitk.GetImageFromArray(small_chest.voxels)
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / "4d.nii.gz"))
+    sitk.WriteImage(sitk.Compose(image, image, image), str(tmp_path / "colour.nrrd"))
+    sitk.WriteImage(image[:, :, 0], str(tmp_path / "2d.nrrd"))
+    sitk.WriteImage(image[:, :, 0:3], str(tmp_path / "thin.nrrd"))
+    assert "4-D" in refusal(tmp_path / "4d.nii.gz")
+    assert "several values per voxel" in refusal(tmp_path / "colour.nrrd")
+    assert "single slice" in refusal(tmp_path / "2d.nrrd")
+    assert "3 slices" in refusal(tmp_path / "thin.nrrd")
+
+
+def test_reads_a_4d_file_with_one_volume(tmp_path, small_chest):
+    sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(small_chest.voxels)]), str(tmp_path / "a.nrrd"))
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.nrrd").voxels, small_chest.voxels)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_refuses_voxels_that_are_not_numbers(tmp_path, small_chest, value, dtype, name):
+    voxels = small_chest.voxels.astype(dtype)
+    voxels[3, 4, 5] = value
+    write_image(small_chest.with_voxels(voxels), tmp_path / name)
+    assert "not numbers" in refusal(tmp_path / name)
+
+
+def test_refuses_other_paths(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    (tmp_path / "empty").mkdir()
+    assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "neither DICOM nor" in refusal(tmp_path / "notes.txt")
+    assert "is empty" in refusal(tmp_path / "empty")
+    assert "no DICOM" in refusal(tmp_path)
+
+
+def test_series_is_for_dicom_only(tmp_path, small_chest):
+    write_image(small_chest, tmp_path / "a.nrrd")
+    with pytest.raises(UsageError, match="--series"):
+        read_scan(tmp_path / "a.nrrd", series="1")
+
+
+# --- DICOM
+
+
+@pytest.mark.parametrize("direction", [((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), OBLIQUE])
+def test_orders_slices_by_position_not_name(tmp_path, chest_phantom, write_series, direction, capfd):
+    chest = chest_phantom(spacing=(6.0, 5.0, 10.0), direction=direction)
+    names = [f"IM{number}" for number in range(chest.shape[0])]
+    random.Random(3).shuffle(names)
+    write_series(tmp_path / "deep" / "er", chest, name=lambda k: names[k])
+    (tmp_path / "readme.txt").write_text("not DICOM")
+    assert_same(read_scan(tmp_path), chest)
+    assert_same(read_scan(tmp_path / "deep" / "er" / "IM7"), chest)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_reads_slices_stored_from_head_to_feet(tmp_path, small_chest, write_series):
+    paths = write_series(tmp_path, small_chest)
+    for path in paths:
+        path.rename(path.with_name(f"{len(paths) - int(path.stem):04d}.renamed"))
+    assert_same(read_scan(tmp_path), small_chest)
+
+
+def test_takes_the_chest_among_scout_head_and_short_series(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "chest", small_chest)
+    scout = Volume(small_chest.voxels[:2], small_chest.spacing)
+    write_series(tmp_path / "scout", scout, uid=OTHER_UID + ".1", tags={"0008|0008": LOCALIZER})
+    write_series(tmp_path / "head", small_chest, uid=OTHER_UID + ".2", tags={"0008|103e": "HEAD 5mm"})
+    write_series(tmp_path / "few", scout, uid=OTHER_UID + ".3")
+    write_series(tmp_path / "mr", small_chest, uid=OTHER_UID + ".4", tags={"0008|0060": "MR"})
+    obstacles = {info.uid: info.obstacle for info in list_series(tmp_path)}
+    assert len(obstacles) == 5
+    assert [uid for uid, obstacle in obstacles.items() if not obstacle] == ["1.2.826.0.1.3680043.2.1125.1"]
+    assert_same(read_scan(tmp_path), small_chest)
+
+
+def test_a_scout_inside_the_series_is_left_out(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "chest", small_chest)
+    tags = {"0008|0008": LOCALIZER, "0008|0018": OTHER_UID}
+    write_series(tmp_path / "scout", Volume(small_chest.voxels[:1], (2.0, 2.0, 1.0)), tags=tags)
+    assert_same(read_scan(tmp_path), small_chest)
+    assert_same(read_scan(tmp_path, "1.2.826.0.1.3680043.2.1125.1"), small_chest)
+
+
+def test_asks_which_of_two_chests(tmp_path, small_chest, write_series):
+    other = small_chest.with_voxels(small_chest.voxels[::-1])
+    write_series(tmp_path / "a", small_chest)
+    write_series(tmp_path / "b", other, uid=OTHER_UID, tags={"0020|0011": "11", "0008|103e": "Lung 1.0"})
+    with pytest.raises(UsageError) as caught:
+        read_scan(tmp_path)
+    message = str(caught.value)
+    assert "32 slices of 6.00 x 6.00 x 10.00 mm, series 11 'Lung 1.0'" in message
+    assert "--series" in message
+    assert "Doe" not in message
+    assert [info.series_number for info in list_series(tmp_path)] == ["2", "11"]
+    assert_same(read_scan(tmp_path, "2"), other)
+    assert_same(read_scan(tmp_path, OTHER_UID), other)
+    assert_same(read_scan(tmp_path / "a" / "0003.dcm"), small_chest)
+    with pytest.raises(UsageError, match="no series 7"):
+        read_scan(tmp_path, "7")
+
+
+def test_copies_of_the_same_images_count_once(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "a", small_chest)
+    write_series(tmp_path / "b", small_chest)
+    assert_same(read_scan(tmp_path), small_chest)
+
+
+@pytest.mark.parametrize("missing", [1, 15, 30])
+def test_refuses_a_missing_slice(tmp_path, small_chest, write_series, missing):
+    write_series(tmp_path, small_chest, skip=(missing,))
+    message = refusal(tmp_path)
+    assert "missing or irregular" in message
+    assert f"20.00 mm after slice {missing} of 31" in message
+
+
+def test_refuses_a_tilted_gantry(tmp_path, small_chest, write_series):
+    write_series(tmp_path, small_chest, shear_mm=1.763)
+    assert "tilted by 10.0 degrees" in refusal(tmp_path)
+
+
+def test_refuses_two_phases_in_one_series(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "a", small_chest)
+    for path in write_series(tmp_path / "b", small_chest):
+        image = sitk.ReadImage(str(path))
+        image.SetMetaData("0008|0018", image.GetMetaData("0008|0018") + "9")
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(path))
+        writer.Execute(image)
+    assert "same place" in refusal(tmp_path)
+
+
+def test_refuses_slices_of_different_size(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "a", small_chest, skip=(31,))
+    narrow = small_chest.with_voxels(small_chest.voxels)
+    write_series(
+        tmp_path / "b",
+        Volume(narrow.voxels[:, :, :-4], narrow.spacing, narrow.origin),
+        skip=tuple(range(31)),
+    )
+    assert "differ in size" in refusal(tmp_path)
+
+
+def test_refuses_mr(tmp_path, small_chest, write_series):
+    write_series(tmp_path, small_chest, tags={"0008|0060": "MR"})
+    assert "modality is MR" in refusal(tmp_path)
+    assert "modality is MR" in refusal(tmp_path, "1")
+
+
+def test_refuses_one_slice(tmp_path, small_chest, write_series):
+    write_series(tmp_path, small_chest, skip=tuple(range(1, 32)))
+    assert "1 slice" in refusal(tmp_path)
+    assert "1 slice" in refusal(tmp_path / "0000.dcm")
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+@pytest.mark.parametrize("slice_", [0, 10, 31])
+def test_refuses_a_truncated_slice(tmp_path, small_chest, write_series, kept, slice_, capfd):
+    path = write_series(tmp_path, small_chest)[slice_]
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    assert f"{path.name} is damaged" in refusal(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ignores_dicom_files_without_an_image(tmp_path, small_chest, write_series):
+    write_series(tmp_path, small_chest)
+    uid = b"1.2.840.10008.1.3.10"  # a DICOMDIR
+    element = b"\x02\x00\x02\x00UI" + struct.pack("<H", len(uid)) + uid
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + element)
+    assert_same(read_scan(tmp_path), small_chest)
+
+
+def test_refuses_stored_values_without_rescale(tmp_path, small_chest, write_series):
+    stored = small_chest.with_voxels((small_chest.voxels.astype(int) + 1024).astype(np.uint16))
+    write_series(tmp_path, stored, tags={"0028|1052": "0"})
+    assert "rescale" in refusal(tmp_path)
