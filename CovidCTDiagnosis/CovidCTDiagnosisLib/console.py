@@ -50,3 +50,37 @@ def report_error(error: CovidCTError, jsonl: bool) -> int:
         emit_json({"event": "error", "code": error.code, "message": error.message, "remedy": error.remedy})
     sys.stderr.write(f"{error}\n")
     return error.code
+
+
+def print_findings(document: dict[str, Any], study: Any) -> None:
+    """The findings of analysis.json as a short report on standard output."""
+    diagnosis, measured = document["diagnosis"], document["measurements"]
+    print(
+        f"\nCOVID-19 probability  {diagnosis['probability']:.2f}  (threshold {diagnosis['threshold']:.2f}):",
+        end="",
+    )
+    print(f"  {diagnosis['label']}\n")
+    print(f"{'':24}{'right':>10}{'left':>10}{'both':>10}")
+    for title, key, unit in (
+        ("lung volume", "volume_ml", "ml"),
+        ("mean density", "mean_hu", "HU"),
+        ("involvement", "involvement_percent", "%"),
+    ):
+        print(f"{title:24}{_row(measured['lungs'][side][key] for side in _SIDES)}  {unit}")
+    for name in dict.fromkeys(lesion["class"] for lesion in measured["lesions"]):
+        by_side = {lesion["side"]: lesion for lesion in measured["lesions"] if lesion["class"] == name}
+        title = "lesions, any class" if name == "any" else name
+        print(f"{title:24}{_row(by_side[side]['volume_ml'] for side in _SIDES)}  ml")
+    slices = [str(s["index"]) for s in document["relevance"]["slices"][:5]]
+    print(f"\nMost relevant slices    {', '.join(slices) or 'none'}")
+    seconds = ", ".join(f"{stage} {time:.1f}" for stage, time in document["timings_s"].items())
+    print(f"Seconds                 {seconds}")
+    print(f"Study                   {study}")
+    print("\nFor research, not for diagnosis.")
+
+
+_SIDES = ("right", "left", "both")
+
+
+def _row(values: Any) -> str:
+    return "".join(f"{'-' if value is None else f'{value:.1f}':>10}" for value in values)

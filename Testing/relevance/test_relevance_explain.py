@@ -68,9 +68,7 @@ def test_every_layer_is_in_the_ledger_and_entries_join():
     assert ledger["classify"].incoming == pytest.approx(explanation.score)
     assert ledger["pyramid"].incoming == pytest.approx(ledger["slice_network.0"].outgoing)
     assert ledger["encoder.ct_branch.0"].outgoing == pytest.approx(explanation.ct.sum().item(), rel=1e-5)
-    assert ledger["encoder.lesion_branch.0"].outgoing == pytest.approx(
-        explanation.lesions.sum().item(), rel=1e-5
-    )
+    assert ledger["encoder.lesion_branch.0"].outgoing == pytest.approx(explanation.lesions.sum().item(), rel=1e-5)
 
 
 def test_linear_stages_keep_the_score_where_they_have_no_bias():
@@ -105,9 +103,7 @@ def test_features_and_constants_make_the_score():
 
 def test_maps_of_the_difference_are_the_difference_of_maps():
     classifier, inputs = network(), volume()
-    covid, other, both = (
-        explain(classifier, *inputs, target=t) for t in ("covid", "not-covid", "difference")
-    )
+    covid, other, both = (explain(classifier, *inputs, target=t) for t in ("covid", "not-covid", "difference"))
     assert both.score == pytest.approx(covid.score - other.score, rel=1e-6)
     for branch in ("ct", "lesions"):
         expected = getattr(covid, branch) - getattr(other, branch)
@@ -183,9 +179,7 @@ def test_weights_stay_and_runs_repeat_in_threads():
 
 def test_progress_is_work_done_over_work_planned():
     reports = []
-    explain(
-        network(), *volume(slices=5), chunk=2, progress=lambda done, planned: reports.append((done, planned))
-    )
+    explain(network(), *volume(slices=5), chunk=2, progress=lambda done, planned: reports.append((done, planned)))
     done = [d for d, _ in reports]
     assert done == sorted(set(done))
     assert {planned for _, planned in reports} == {done[-1]}

@@ -103,9 +103,7 @@ def test_alpha_beta_is_the_sum_over_every_contribution(signed, alpha, beta, seed
         x = x.abs()
     relevance = draw(2, 3, height, width)
     passed = run(AlphaBeta(alpha, beta), layer, x, relevance)
-    by_loops = [
-        alpha_beta_by_loops(x[s], *matrix(layer, x[s]), relevance[s], alpha, beta) for s in range(len(x))
-    ]
+    by_loops = [alpha_beta_by_loops(x[s], *matrix(layer, x[s]), relevance[s], alpha, beta) for s in range(len(x))]
     expected = torch.stack([p for p, _, _ in by_loops]).view_as(x)
     torch.testing.assert_close(passed.relevance, expected, rtol=1e-7, atol=1e-9)
     assert passed.bias == pytest.approx(sum(b for _, b, _ in by_loops), abs=1e-9)

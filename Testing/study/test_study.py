@@ -294,9 +294,7 @@ def test_an_image_that_a_full_disk_cut_off_is_noticed(folder: Path, monkeypatch:
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_the_old_study_is_kept_until_the_new_one_is_complete(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_study_is_kept_until_the_new_one_is_complete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen, write = snapshot(folder), [], study_module.write_image
 
     def watching(volume: Volume, path: Path) -> None:

@@ -313,9 +313,7 @@ def _check_listed(bundle: Bundle) -> None:
             )
     for name, network in bundle.networks.items():
         if network["file"] not in bundle.sha256:
-            raise BundleError(
-                f"{METADATA} in {bundle.folder} has no SHA-256 for the network {name}.", _REMEDY
-            )
+            raise BundleError(f"{METADATA} in {bundle.folder} has no SHA-256 for the network {name}.", _REMEDY)
 
 
 def _check_hashes(bundle: Bundle) -> None:

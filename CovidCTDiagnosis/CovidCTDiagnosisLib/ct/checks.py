@@ -103,9 +103,7 @@ def check_chest_ct(volume: Volume) -> list[str]:
     axial = to_axial(volume)
     width, depth, extent = (n * step for n, step in zip(axial.shape[::-1], axial.spacing, strict=True))
     if min(width, depth) < MIN_WIDTH_MM:
-        raise InputError(
-            f"The field of view of {width:.0f} x {depth:.0f} mm is too small for a chest.", _NOT_CHEST
-        )
+        raise InputError(f"The field of view of {width:.0f} x {depth:.0f} mm is too small for a chest.", _NOT_CHEST)
     coarse = _coarse(axial)
     lungs = _lung_like(coarse)
     lung_ml = np.count_nonzero(lungs) * coarse.voxel_ml
@@ -113,13 +111,10 @@ def check_chest_ct(volume: Volume) -> list[str]:
         raise InputError("The image shows no lungs: there is no aerated lung inside the body.", _NOT_CHEST)
     span = _lung_span(lungs, coarse.spacing[2])
     if span.length < MIN_EXTENT_MM and (
-        (span.cut_above and span.below > 1.5 * MIN_EXTENT_MM)
-        or (span.cut_below and span.above > 1.5 * MIN_EXTENT_MM)
+        (span.cut_above and span.below > 1.5 * MIN_EXTENT_MM) or (span.cut_below and span.above > 1.5 * MIN_EXTENT_MM)
     ):
         part = "abdomen" if span.cut_above else "head or neck"
-        raise InputError(
-            f"The scan shows the {part}, and only {span.length:.0f} mm of the lungs.", _NOT_CHEST
-        )
+        raise InputError(f"The scan shows the {part}, and only {span.length:.0f} mm of the lungs.", _NOT_CHEST)
     warnings = []
     if max(volume.spacing) > THICK_SLICE_MM:
         warnings.append(

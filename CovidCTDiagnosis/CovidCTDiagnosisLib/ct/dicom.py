@@ -190,9 +190,7 @@ def choose(found: list[Series], series: str | None) -> Series:
         matching = [one for one in found if series in (one.info.uid, str(one.info.number))]
         if not matching:
             listing = "; ".join(str(one.info) for one in found)
-            raise UsageError(
-                f"There is no series {series}; the folder has {listing}.", "Give a listed number."
-            )
+            raise UsageError(f"There is no series {series}; the folder has {listing}.", "Give a listed number.")
         return max(matching, key=lambda one: one.info.slices)
     candidates = [one for one in found if not one.info.obstacle]
     if len(candidates) == 1:
@@ -212,9 +210,7 @@ def choose(found: list[Series], series: str | None) -> Series:
             else "Give an axial chest CT.",
         )
     reasons = "; ".join(f"{one.info} is {one.info.obstacle}" for one in found)
-    raise InputError(
-        f"None of the {len(found)} DICOM series is an axial chest CT: {reasons}.", "Give a chest CT."
-    )
+    raise InputError(f"None of the {len(found)} DICOM series is an axial chest CT: {reasons}.", "Give a chest CT.")
 
 
 def series_of(path: Path, series: str | None) -> Series:
@@ -225,9 +221,7 @@ def series_of(path: Path, series: str | None) -> Series:
     """
     header = _read_header(path)
     if header is None:
-        raise InputError(
-            f"{path.name} is a DICOM file without an image.", "Give the folder of the CT series."
-        )
+        raise InputError(f"{path.name} is a DICOM file without an image.", "Give the folder of the CT series.")
     found = find_series((file for file in sorted(path.parent.iterdir()) if file.is_file()), path.parent.name)
     if series is not None:
         return choose(found, series)

@@ -47,9 +47,7 @@ def from_axial(voxels: np.ndarray, like: Volume) -> np.ndarray:
 def _axial_axes(volume: Volume) -> tuple[list[int], np.ndarray]:
     """For each of L, P, S: which of i, j, k lies nearest to it, and whether that one runs the other way."""
     direction = np.asarray(volume.direction)
-    best = max(
-        permutations(range(3)), key=lambda axes: sum(abs(direction[row, axes[row]]) for row in range(3))
-    )
+    best = max(permutations(range(3)), key=lambda axes: sum(abs(direction[row, axes[row]]) for row in range(3)))
     return list(best), np.array([direction[row, best[row]] < 0 for row in range(3)])
 
 

@@ -104,9 +104,7 @@ def _is_nifti(path: Path) -> bool:
 def _require_scalar_volume(reader: sitk.ImageFileReader, name: str) -> None:
     size = reader.GetSize()
     if reader.GetNumberOfComponents() != 1:
-        raise InputError(
-            f"{name} has several values per voxel (a colour or vector image).", "Give the CT itself."
-        )
+        raise InputError(f"{name} has several values per voxel (a colour or vector image).", "Give the CT itself.")
     if len(size) < 3:
         raise InputError(f"{name} is a single slice.", "Give the whole series.")
     if len(size) > 4 or (len(size) == 4 and size[3] > 1):
@@ -134,10 +132,7 @@ def _require_sound_nifti(path: Path) -> None:
             missing = math.prod(sizes[:dimensions]) * bits // 8
             while missing > 0 and (chunk := file.read(min(missing, 1 << 20))):
                 missing -= len(chunk)
-                if (
-                    floating
-                    and not np.isfinite(np.frombuffer(chunk, floating, len(chunk) // floating.itemsize)).all()
-                ):
+                if floating and not np.isfinite(np.frombuffer(chunk, floating, len(chunk) // floating.itemsize)).all():
                     raise not_numbers()
             file.read()  # to the end, where the checksum of a compressed file is
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
@@ -163,8 +158,4 @@ def _require_spacing(path: Path) -> None:
 
 
 def _numbers(text: bytes) -> list[float]:
-    return [
-        float(word)
-        for word in re.split(rb"[\s,]+", text.strip())
-        if re.fullmatch(rb"[-+.\deE]+|nan|NaN", word)
-    ]
+    return [float(word) for word in re.split(rb"[\s,]+", text.strip()) if re.fullmatch(rb"[-+.\deE]+|nan|NaN", word)]

@@ -134,9 +134,7 @@ def to_grid(voxels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarra
     return _apply(voxels[needed], [m[:, n] for m, n in zip(matrices, needed, strict=True)])
 
 
-def from_grid(
-    values: np.ndarray, grid: WorkingGrid, spacing: Triple, region: Region, fill: float = 0.0
-) -> np.ndarray:
+def from_grid(values: np.ndarray, grid: WorkingGrid, spacing: Triple, region: Region, fill: float = 0.0) -> np.ndarray:
     """Bring values on a working grid back to (a region of) the volume's grid, linearly.
 
     Args:

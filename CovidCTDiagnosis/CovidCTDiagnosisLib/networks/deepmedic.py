@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,7 @@ class Pathway(nn.Module):
         super().__init__()
         self.factor = factor
         channels = [1, *widths]
-        self.layers = nn.Sequential(
-            *(_convolution(i, o, 3) for i, o in zip(channels[:-1], channels[1:], strict=True))
-        )
+        self.layers = nn.Sequential(*(_convolution(i, o, 3) for i, o in pairwise(channels)))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

@@ -60,6 +60,14 @@ class UNet3D(nn.Module):
             skips.append(x)
         skips.pop()
         for up in reversed(self.up):
-            x = F.interpolate(x, scale_factor=window, mode="trilinear", align_corners=False)
-            x = up(torch.cat([skips.pop(), x], dim=1))
+            # In one expression, so that nothing holds on to the large maps while the level runs.
+            x = up(
+                torch.cat(
+                    [
+                        skips.pop(),
+                        F.interpolate(x, scale_factor=window, mode="trilinear", align_corners=False),
+                    ],
+                    dim=1,
+                )
+            )
         return self.classify(x)[:, :, : size[0], : size[1], : size[2]]

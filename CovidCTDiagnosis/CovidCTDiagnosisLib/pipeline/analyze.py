@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -85,9 +84,7 @@ def _out_of_memory() -> ResourceError:
     )
 
 
-def _analyze(
-    ct: Volume, models: Models, name: str, lesion_source: LesionSource, monitor: Monitor
-) -> Analysis:
+def _analyze(ct: Volume, models: Models, name: str, lesion_source: LesionSource, monitor: Monitor) -> Analysis:
     for warning in check_chest_ct(ct):
         monitor.warn(warning)
     axial = to_axial(ct)

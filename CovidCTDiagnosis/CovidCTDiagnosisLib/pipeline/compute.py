@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 def _processor_name() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:
+        with Path("/proc/cpuinfo").open() as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()
@@ -78,9 +79,7 @@ def fuse_batch_norm(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.Sequential):
             for n in range(len(module) - 1):
                 convolution, norm = module[n], module[n + 1]
-                if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(
-                    norm, nn.BatchNorm2d | nn.BatchNorm3d
-                ):
+                if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
                     module[n] = fuse_conv_bn_eval(convolution, norm)
                     module[n + 1] = nn.Identity()
     return network

@@ -79,8 +79,12 @@ def classifier_input(
     inside = to_grid(mask, spacing, inner) > 1e-3
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
     ct, lesion = ct * inside, lesion * inside
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)).unsqueeze(1) for a in (ct, lesion, inside)]
-    return ClassifierInput(*tensors, grid)
+    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid)
+
+
+def _slices(voxels: np.ndarray) -> torch.Tensor:
+    """(S, H, W) as (S, 1, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(voxels)).unsqueeze(1)
 
 
 def _fit(box: WorkingGrid, step: Triple) -> WorkingGrid:

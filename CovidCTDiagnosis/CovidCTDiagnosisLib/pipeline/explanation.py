@@ -11,10 +11,13 @@ import numpy as np
 from ..ct.regrid import share_back
 from ..ct.volume import Volume
 from ..relevance import explain
+from ..relevance.composite import GateName, Target
 from .diagnosis import SLICES_AT_ONCE, ClassifierInput
 from .models import Models
 
-TARGET, GATE, ALPHA, BETA = "covid", "gradient-times-input", 2.0, -1.0
+TARGET: Target = "covid"
+GATE: GateName = "gradient-times-input"
+ALPHA, BETA = 2.0, -1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def explain_diagnosis(
         share_back(m[:, 0].cpu().numpy(), inputs.grid, axial.shape, axial.spacing[::-1], lungs > 0)
         for m in (explanation.ct, explanation.lesions)
     ]
-    return Relevance(*maps, explanation.score, [_entry(asdict(e)) for e in explanation.ledger])
+    return Relevance(maps[0], maps[1], explanation.score, [_entry(asdict(e)) for e in explanation.ledger])
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .tiles import run_network
 LesionSource = Literal["both", "lesions", "involvement"]
 
 MARGIN_MM = 9.0
-SLAB_VOXELS = 2_500_000
+SLAB_VOXELS = 1_600_000
 SLICES_AT_ONCE = 16
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from scipy import ndimage
 from skimage.segmentation import expand_labels, watershed
 

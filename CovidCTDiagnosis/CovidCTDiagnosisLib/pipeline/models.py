@@ -33,8 +33,12 @@ class Models:
     bundle: Bundle
     device: torch.device
 
-    def network(self, name: str) -> Any:
+    def network(self, name: str, fused: bool = True) -> Any:
         """``lungs``, ``lesions``, ``involvement`` (2DS) or ``classifier``, in evaluation mode.
+
+        Args:
+            name: which.
+            fused: with batch normalisations folded into convolutions, which changes nothing but speed.
 
         Raises:
             BundleError: the bundle lacks it, or its weights do not fit its architecture.
@@ -48,7 +52,8 @@ class Models:
                 f"The weights of {name} in the bundle {self.bundle.name} do not fit the network.",
                 "Install the bundle again or choose another one.",
             ) from error
-        return fuse_batch_norm(network.eval()).to(self.device)
+        network.eval()
+        return (fuse_batch_norm(network) if fused else network).to(self.device)
 
     def preprocessing(self, name: str) -> dict[str, Any]:
         """What the bundle says is done to a CT before this network sees it."""

@@ -13,7 +13,14 @@ from ..errors import Cancelled
 Event = dict[str, Any]
 
 # Shares of the whole, from timings on two CPU cores.
-STAGES = {"reading": 0.05, "lungs": 0.25, "lesions": 0.5, "diagnosis": 0.05, "relevance": 0.1, "writing": 0.05}
+STAGES = {
+    "reading": 0.05,
+    "lungs": 0.25,
+    "lesions": 0.5,
+    "diagnosis": 0.05,
+    "relevance": 0.1,
+    "writing": 0.05,
+}
 
 
 @dataclass

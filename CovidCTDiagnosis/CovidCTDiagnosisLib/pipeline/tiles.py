@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -59,7 +60,4 @@ def plan_slabs(slices: int, most: int, overlap: int) -> list[tuple[slice, slice]
     kept = max(most - 2 * overlap, 1)
     count = -(-slices // kept)
     edges = [round(n * slices / count) for n in range(count + 1)]
-    return [
-        (slice(max(a - overlap, 0), min(b + overlap, slices)), slice(a, b))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [(slice(max(a - overlap, 0), min(b + overlap, slices)), slice(a, b)) for a, b in pairwise(edges)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk
 
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
@@ -71,9 +71,7 @@ def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slic
     return node
 
 
-def load_study(
-    scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.vtkMRMLScalarVolumeNode
-) -> StudyNodes:
+def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
     """Load the images of a study; the nodes of an earlier study of the same CT are reused, not added to.
 
     The nodes follow the CT's transform. Relevance is displayed by `display_relevance`, positive only.
@@ -132,9 +130,7 @@ def display_relevance(
     return end
 
 
-def smooth_positive(
-    node: slicer.vtkMRMLScalarVolumeNode, name: str, sigma_mm: float
-) -> slicer.vtkMRMLScalarVolumeNode:
+def smooth_positive(node: slicer.vtkMRMLScalarVolumeNode, name: str, sigma_mm: float) -> slicer.vtkMRMLScalarVolumeNode:
     """Add a copy of a relevance volume for display: its positive part after a Gaussian.
 
     Args:
@@ -170,9 +166,7 @@ def _image_data(voxels: np.ndarray) -> vtk.vtkImageData:
     return image
 
 
-def _node_of(
-    ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str
-) -> slicer.vtkMRMLVolumeNode:
+def _node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str) -> slicer.vtkMRMLVolumeNode:
     """The node that has this role for this CT, made when there is none."""
     scene = ct_node.GetScene()
     for node in slicer.util.getNodesByClass(class_name, scene):

@@ -94,9 +94,7 @@ def check_output(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent):
             pass
     except OSError as error:
-        raise UsageError(
-            f"Nothing can be written in the folder {parent}.", "Choose another folder."
-        ) from error
+        raise UsageError(f"Nothing can be written in the folder {parent}.", "Choose another folder.") from error
     free_mb = shutil.disk_usage(parent).free / 1e6
     if free_mb < NEEDED_MB:
         raise ResourceError(

@@ -38,9 +38,7 @@ def random_grid(
     return WorkingGrid((k, j, i), step, count)
 
 
-def sample(
-    case: Case, grid: WorkingGrid, masks: list[np.ndarray]
-) -> tuple[np.ndarray, list[np.ndarray]]:
+def sample(case: Case, grid: WorkingGrid, masks: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
     """HU (float32) and masks (fractions of each voxel covered, float32) on the grid."""
     return (
         to_grid(case.hu, case.spacing, grid),

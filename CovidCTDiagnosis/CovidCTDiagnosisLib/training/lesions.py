@@ -157,7 +157,12 @@ def lesion_recipe(data: Path, dicom: Path, steps: int, skip: frozenset[str] = fr
     """3-D U-Net for lesion classes, ready for ``loop.fit``."""
     cases = lesion_cases(data, dicom, skip)
     return Recipe(
-        UNet3D(), lambda rng: draw_lesions(rng, cases), LesionLoss(), steps=steps, learning_rate=2e-3, seed=seed
+        UNet3D(),
+        lambda rng: draw_lesions(rng, cases),
+        LesionLoss(),
+        steps=steps,
+        learning_rate=2e-3,
+        seed=seed,
     )
 
 
@@ -167,5 +172,10 @@ def involvement_recipe(
     """2DS, ready for ``loop.fit``."""
     cases = lesion_cases(data, dicom, skip)
     return Recipe(
-        UNet2D(), lambda rng: draw_involvement(rng, cases), involvement_loss, steps=steps, learning_rate=3e-3, seed=seed
+        UNet2D(),
+        lambda rng: draw_involvement(rng, cases),
+        involvement_loss,
+        steps=steps,
+        learning_rate=3e-3,
+        seed=seed,
     )

@@ -63,7 +63,7 @@ class Recipe(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """A new epoch of batches."""
-        return DataLoader(DrawnBatches(self.draw, self.seed, self.current_epoch), batch_size=None)
+        return DataLoader(DrawnBatches(self.draw, self.seed, self.current_epoch), batch_size=None, num_workers=1)
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         """One step; logs the loss."""
@@ -73,9 +73,7 @@ class Recipe(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle learning rate."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
         )

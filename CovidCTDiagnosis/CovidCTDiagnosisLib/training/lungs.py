@@ -54,9 +54,7 @@ def lung_cases(data: Path, dicom: Path, skip: frozenset[str] = frozenset()) -> t
 
 def _with_lungs(case: Case) -> Case:
     lesions = None if case.labels is None else case.labels[0] > 0
-    return Case(
-        case.name, case.hu, case.spacing, label_lung_slice(case.hu[0], lesions)[None].astype(np.uint8)
-    )
+    return Case(case.name, case.hu, case.spacing, label_lung_slice(case.hu[0], lesions)[None].astype(np.uint8))
 
 
 def draw_lungs(rng: np.random.Generator, chests: list[Case], slices: list[Case]) -> tuple[Tensor, Tensor]:

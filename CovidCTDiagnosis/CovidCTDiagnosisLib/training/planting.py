@@ -59,9 +59,7 @@ def plant_lesions(
     return hu, labels
 
 
-def _texture(
-    rng: np.random.Generator, kind: int, hu: np.ndarray, spacing: tuple[float, float, float]
-) -> np.ndarray:
+def _texture(rng: np.random.Generator, kind: int, hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """HU of a lesion class everywhere; vessels stay brighter because the caller takes the larger value."""
     grain = smooth_noise(rng, hu.shape, float(rng.uniform(1.5, 4)), spacing)
     if kind == GROUND_GLASS:

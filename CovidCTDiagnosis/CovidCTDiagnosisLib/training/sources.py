@@ -109,7 +109,10 @@ def read_covid_slices(data: Path) -> list[Case]:
     for path in sorted(folder.glob("*/*.jpg")):
         wide = path.parent.name.startswith("coronacases")
         mask = _read_mask(path.with_name(f"{path.stem}_machine_mask.png")) > 127
-        hu, labels = read_grey(path, CORONACASES_WINDOW if wide else CLASSIFIER), mask.astype(np.uint8) * UNKNOWN_LESION
+        hu, labels = (
+            read_grey(path, CORONACASES_WINDOW if wide else CLASSIFIER),
+            mask.astype(np.uint8) * UNKNOWN_LESION,
+        )
         hu, labels = _upright(hu), _upright(labels)
         if wide:
             hu, labels = hu[:, ::-1], labels[:, ::-1]

@@ -1,0 +1,303 @@
+"""The command line, ``covid-ct``: see ``covid-ct --help``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import Cancelled, CovidCTError, ResourceError, UsageError
+
+NETWORKS = ("lungs", "involvement", "lesions", "cvae", "classifier")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code (see ``errors``)."""
+    from .console import report_error
+
+    options = _parser().parse_args(arguments)
+    _prepare_torch()
+    signal.signal(signal.SIGTERM, _interrupt)
+    jsonl = getattr(options, "events", None) == "jsonl"
+    try:
+        options.run(options)
+        return 0
+    except CovidCTError as error:
+        return report_error(error, jsonl)
+    except KeyboardInterrupt:
+        return report_error(Cancelled(), jsonl)
+    except BrokenPipeError:
+        # Whoever read the events is gone; nothing is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Cancelled.code
+    except MemoryError:
+        return report_error(ResourceError("There is not enough memory.", "Close other programs."), jsonl)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _prepare_torch() -> None:
+    """Before torch is imported: large pages for its memory, where the kernel has them."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one sentence that ends with where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.code, f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="covid-ct",
+        description="Explainable COVID-19 diagnosis from chest CT. For research, not for diagnosis.",
+        epilog="Exit codes: 0 done, 2 wrong call, 3 not a chest CT that can be analysed, 4 weights missing or "
+        "damaged, 5 out of memory or disk, 130 cancelled.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_analyze(commands)
+    _add_picture(commands)
+    _add_sample(commands)
+    _add_complexity(commands)
+    _add_bench(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_bundle(command: Any) -> None:
+    command.add_argument("--bundle", type=Path, help="folder with the weights (default: those shipped)")
+
+
+def _add_device(command: Any) -> None:
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+
+
+# analyze
+
+
+def _add_analyze(commands: Any) -> None:
+    command = _command(
+        commands,
+        "analyze",
+        _analyze,
+        "Find lungs, lesions, COVID-19 probability and relevance in a chest CT.",
+    )
+    command.add_argument("scan", type=Path, help="DICOM folder, or NIfTI, NRRD or MetaImage file")
+    command.add_argument("--output", type=Path, required=True, help="study folder to write")
+    command.add_argument("--series", help="which DICOM series of the folder: number or SeriesInstanceUID")
+    command.add_argument(
+        "--lesion-source",
+        choices=("both", "lesions", "involvement"),
+        default="both",
+        help="who draws the lesion mask: both networks (default), the 3-D U-Net or 2DS alone",
+    )
+    command.add_argument("--picture", type=Path, help="also write a contact sheet (PNG; needs slicer-core)")
+    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from .console import emit_json, print_findings, progress_bar
+    from .pipeline.compute import tune_allocator
+
+    tune_allocator()
+    with contextlib.ExitStack() as stack:
+        emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
+        document = _analyze_to_study(options, emit)
+    if options.events == "jsonl":
+        emit_json({"event": "result", "study": str(options.output), "diagnosis": document["diagnosis"]})
+    else:
+        print_findings(document, options.output)
+
+
+def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from .bundle import open_bundle
+    from .ct import read_scan
+    from .pipeline import Monitor, analyze
+    from .study import check_output, write_study
+
+    check_output(options.output)
+    bundle = open_bundle(options.bundle)
+    monitor = Monitor(emit=emit)
+    with monitor.stage("reading", "Reading the CT"):
+        ct = read_scan(options.scan, options.series)
+    analysis = analyze(
+        ct,
+        bundle,
+        name=options.scan.resolve().name,
+        device=options.device,
+        lesion_source=options.lesion_source,
+        monitor=monitor,
+    )
+    with monitor.stage("writing", "Writing the study"):
+        write_study(options.output, analysis.document, analysis.images)
+        if options.picture:
+            _contact_sheet(options.output, ct, options.picture)
+    return analysis.document
+
+
+# picture
+
+
+def _add_picture(commands: Any) -> None:
+    command = _command(commands, "picture", _picture, "Draw a study over its CT: a contact sheet in three planes.")
+    command.add_argument("study", type=Path, help="study folder")
+    command.add_argument("scan", type=Path, help="the CT that the study was made from")
+    command.add_argument("--series", help="which DICOM series of the folder: number or SeriesInstanceUID")
+    command.add_argument("--output", type=Path, required=True, help="PNG file to write")
+
+
+def _picture(options: argparse.Namespace) -> None:
+    from .ct import read_scan
+
+    _contact_sheet(options.study, read_scan(options.scan, options.series), options.output)
+    print(f"Picture: {options.output}")
+
+
+def _contact_sheet(study: Path, ct: Any, output: Path) -> None:
+    try:
+        from .scene.contact_sheet import contact_sheet
+    except ImportError as error:
+        raise UsageError(
+            f"Pictures need slicer-core, which cannot be loaded ({error}).",
+            "Install it: pip install 'covid-ct-diagnosis[picture]'.",
+        ) from error
+    contact_sheet(study, ct, output)
+
+
+# sample
+
+
+def _add_sample(commands: Any) -> None:
+    command = _command(commands, "sample", _sample, "Get a real sample CT into the user's cache; prints its path.")
+    command.add_argument("name", nargs="?", help="which; without it the samples are listed")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from .ct import SAMPLES, fetch_sample
+
+    if options.name is None:
+        for name, sample in SAMPLES.items():
+            print(f"{name:14} {sample.description}")
+    else:
+        print(fetch_sample(options.name))
+
+
+# complexity and bench
+
+
+def _add_complexity(commands: Any) -> None:
+    command = _command(
+        commands,
+        "complexity",
+        _complexity,
+        "Print each network's size, work, time and memory beside the paper's.",
+    )
+    command.add_argument("scan", type=Path, nargs="?", help="CT to measure on (default: the NIfTI sample)")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _complexity(options: argparse.Namespace) -> None:
+    from .evaluation.complexity import print_complexity
+
+    print_complexity(options.scan, options.bundle, options.device)
+
+
+def _add_bench(commands: Any) -> None:
+    command = _command(
+        commands,
+        "bench",
+        _bench,
+        "Time every stage on a CT, as a share of this machine's matrix-multiply peak.",
+    )
+    command.add_argument("scan", type=Path, nargs="?", help="CT to measure on (default: the NIfTI sample)")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from .evaluation.bench import print_bench
+
+    print_bench(options.scan, options.bundle, options.device)
+
+
+# train and evaluate
+
+
+def _add_train(commands: Any) -> None:
+    command = _command(
+        commands,
+        "train",
+        _train,
+        "Train one network and put it into a bundle. In order: lungs, involvement, lesions, cvae, classifier.",
+    )
+    command.add_argument("network", choices=NETWORKS)
+    command.add_argument("--data", type=Path, required=True, help="training data folder")
+    command.add_argument("--output", type=Path, required=True, help="bundle to make or to put the network into")
+    command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
+    command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
+    command.add_argument("--seed", type=int, default=0)
+
+
+def _train(options: argparse.Namespace) -> None:
+    with _training_packages():
+        from .training.train import train
+
+    train(options.network, options.data, options.output, options.run_folder, options.steps, options.seed)
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "Measure a bundle on data that it has not learned from; prints a table.",
+    )
+    command.add_argument("what", choices=("segmentation", "diagnosis"))
+    command.add_argument("--data", type=Path, help="data folder (without it only the sample CT is measured)")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    with _training_packages():
+        from .evaluation import measured
+
+    if options.what == "segmentation":
+        measured.print_segmentation(options.data, options.bundle, options.device)
+    else:
+        measured.print_diagnosis(options.data, options.bundle, options.device)
+
+
+@contextlib.contextmanager
+def _training_packages() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"Training and evaluation need more packages ({error}).",
+            "Install them: pip install 'covid-ct-diagnosis[train]'.",
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""``covid-ct bench``: seconds per stage, share of this machine's matrix-multiply peak, peak memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..bundle import open_bundle
+from ..ct import fetch_sample
+from ..pipeline.compute import choose_device, describe_device, tune_allocator
+from .profile import peak_gflops, profile_analysis
+
+PAPER_SECONDS = 76.51
+
+
+def print_bench(scan: Path | None, bundle: Path | None, device: str) -> None:
+    """Print the table for one CT (the NIfTI sample by default)."""
+    tune_allocator()
+    scan = scan or fetch_sample("chest-nifti")
+    machine = describe_device(choose_device(device))
+    peak = peak_gflops()
+    profile = profile_analysis(scan, open_bundle(bundle), device)
+    print(f"{machine['name']}, {machine['threads']} threads; matrix multiply peaks at {peak:.0f} GFLOP/s")
+    print(f"{'stage':12}{'seconds':>9}{'GFLOP/s':>9}{'of peak':>9}{'peak MB':>9}")
+    for name, stage in profile.stages.items():
+        speed = 2 * stage.macs / 1e9 / stage.seconds if stage.seconds else 0.0
+        print(f"{name:12}{stage.seconds:9.1f}{speed:9.1f}{speed / peak:9.0%}{stage.peak_mb:9.0f}")
+    whole = sum(stage.seconds for stage in profile.stages.values())
+    print(f"{'whole':12}{whole:9.1f}{'':18}{profile.peak_mb:9.0f}")
+    print(f"paper, on a TITAN Xp: {PAPER_SECONDS} s; ratio {whole / PAPER_SECONDS:.2f}")

@@ -1,0 +1,96 @@
+"""One analysis, watched: seconds, multiply-accumulates and peak memory of each stage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..bundle import Bundle
+from ..ct import read_scan
+from ..pipeline import Event, Monitor, analyze
+from ..pipeline.compute import peak_memory_mb
+
+NETWORK_STAGES = ("lungs", "lesions", "diagnosis", "relevance")
+
+
+@dataclass
+class StageProfile:
+    """What a stage took; memory is the whole process's largest resident size during it."""
+
+    seconds: float = 0.0
+    macs: int = 0
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All stages, and the whole process's peak memory (MB, 10^6 bytes)."""
+
+    stages: dict[str, StageProfile]
+    peak_mb: float
+
+
+class _MemoryWatch(threading.Thread):
+    """Samples the resident size into the current stage."""
+
+    def __init__(self, stages: dict[str, StageProfile]) -> None:
+        super().__init__(daemon=True)
+        self.stages, self.current, self.stopped = stages, "", threading.Event()
+
+    def run(self) -> None:
+        process = psutil.Process()
+        while not self.stopped.wait(0.02):
+            stage = self.stages.get(self.current)
+            if stage is not None:
+                stage.peak_mb = max(stage.peak_mb, process.memory_info().rss / 1e6)
+
+
+def profile_analysis(scan: Path, bundle: Bundle, device: str) -> Profile:
+    """Analyze a CT and watch; nothing is written.
+
+    Multiply-accumulates are half of what torch's own counter calls FLOPs; all its convolutions and matrix
+    products count, those of relevance propagation too.
+    """
+    stages: dict[str, StageProfile] = {}
+    watch = _MemoryWatch(stages)
+    counter = FlopCounterMode(display=False)
+    before = 0
+
+    def on_event(event: Event) -> None:
+        nonlocal before
+        stage = event.get("stage")
+        if event["event"] != "stage" or stage is None:
+            return
+        if stage not in stages:
+            stages[stage] = StageProfile()
+            before = counter.get_total_flops()
+        watch.current = stage
+        stages[stage].macs = (counter.get_total_flops() - before) // 2
+
+    monitor = Monitor(emit=on_event)
+    watch.start()
+    with counter:
+        with monitor.stage("reading", "Reading the CT"):
+            ct = read_scan(scan)
+        analyze(ct, bundle, name=scan.name, device=device, monitor=monitor)
+    watch.stopped.set()
+    for name, seconds in monitor.timings_s.items():
+        stages[name].seconds = seconds
+    return Profile(stages, peak_memory_mb())
+
+
+def peak_gflops(seconds: float = 2.0, size: int = 2048) -> float:
+    """This machine's best single-precision matrix product, 10^9 floating-point operations a second."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - begun) / 1e9)
+    return best

@@ -1,0 +1,45 @@
+"""Calibration of the classifier's scores on series it has not learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from .diagnosis import Example
+
+PULL = 0.05
+"""How strongly a few series pull the slope away from 1."""
+
+
+def score_differences(classifier: nn.Module, examples: Sequence[Example]) -> np.ndarray:
+    """COVID-19 score minus the other, one per example."""
+    with torch.inference_mode():
+        scores = [classifier.eval()(e.ct, e.lesions) for e in examples]
+    return np.array([float(s[1] - s[0]) for s in scores])
+
+
+def calibrate(classifier: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
+    """Platt scaling with both classes weighted alike; the threshold is then one half.
+
+    Returns:
+        ``slope``, ``offset`` and ``threshold`` as ``pipeline.diagnosis.calibrated`` takes them.
+    """
+    difference = score_differences(classifier, examples)
+    covid = np.array([e.covid for e in examples])
+    # Platt's targets keep away from 0 and 1 by what so few examples can say.
+    positives, negatives = covid.sum(), (1 - covid).sum()
+    target = np.where(covid, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    weight = np.where(covid, 0.5 / positives, 0.5 / negatives)
+    spread = difference.std() + 1e-6
+
+    def loss(parameters: np.ndarray) -> float:
+        logit = np.exp(parameters[0]) / spread * difference + parameters[1]
+        entropy = np.logaddexp(0, logit) - target * logit
+        return float((weight * entropy).sum() + PULL * (parameters**2).sum() / len(covid))
+
+    slope, offset = minimize(loss, np.zeros(2)).x
+    return {"slope": float(np.exp(slope) / spread), "offset": float(offset), "threshold": 0.5}
