@@ -1,7 +1,8 @@
 """3-D layers that also take a lone slice, as a volume with this slice repeated without end.
 
-For such a volume every layer gives the same on each slice, so a 3-D convolution is a 2-D one with its kernel
-summed along k, exactly, at a fraction of the price. One set of weights serves volumes and slices.
+Convolutions repeat the edges of what they see. So a volume of equal slices gives equal slices, and a 3-D
+convolution on it is a 2-D one with its kernel summed along k, exactly, at a fraction of the price: one set of
+weights serves volumes and slices.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from torch.nn import functional as F
 
 
 class Convolution3d(nn.Conv3d):
-    """Convolution with zero padding; (B, C, 1, J, I) counts as a repeated slice."""
+    """Convolution that keeps the size by repeating edges; (B, C, 1, J, I) counts as a repeated slice."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        super().__init__(inputs, outputs, kernel, bias=bias)
+        self.border = kernel // 2
 
     def forward(self, input: Tensor) -> Tensor:
         """See the class."""
-        if input.shape[2] > 1 or self.kernel_size[0] == 1:
+        if not self.border:
             return super().forward(input)
-        padding = self.padding[1:]
-        return F.conv2d(input[:, :, 0], self.weight.sum(2), self.bias, padding=padding).unsqueeze(2)
+        if input.shape[2] > 1:
+            return super().forward(F.pad(input, (self.border,) * 6, mode="replicate"))
+        flat = F.pad(input[:, :, 0], (self.border,) * 4, mode="replicate")
+        return F.conv2d(flat, self.weight.sum(2), self.bias).unsqueeze(2)
 
 
 def window_of(x: Tensor, size: int) -> tuple[int, int, int]:

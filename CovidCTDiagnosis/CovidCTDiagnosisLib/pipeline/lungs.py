@@ -16,6 +16,7 @@ from .models import Models
 from .tiles import run_network
 
 RIGHT, LEFT = 1, 2
+AIR_HU = -1024
 MARGIN_MM = 15.0
 SMALLEST_LUNGS_ML = 300.0
 ISLAND_ML = 10.0
@@ -42,7 +43,8 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
     extent = np.multiply(axial.shape, spacing)
 
     def logits(grid: WorkingGrid, first: float, last: float) -> np.ndarray:
-        ct = scale(to_grid(axial.voxels, spacing, grid), LUNG_SEGMENTATION)
+        # Scanners fill what lies outside the field of view with numbers below air.
+        ct = scale(to_grid(np.maximum(axial.voxels, AIR_HU), spacing, grid), LUNG_SEGMENTATION)
         return run_network(
             network,
             ct,

@@ -169,7 +169,8 @@ def _image_data(voxels: np.ndarray) -> vtk.vtkImageData:
 def _node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str) -> slicer.vtkMRMLVolumeNode:
     """The node that has this role for this CT, made when there is none."""
     scene = ct_node.GetScene()
-    for node in slicer.util.getNodesByClass(class_name, scene):
+    for index in range(scene.GetNumberOfNodesByClass(class_name)):
+        node = scene.GetNthNodeByClass(index, class_name)
         if node.GetAttribute(_ROLE) == role and node.GetNodeReferenceID(_CT) == ct_node.GetID():
             return node
     node = scene.AddNewNodeByClass(class_name)
@@ -188,13 +189,17 @@ def _read(path: Path, node: slicer.vtkMRMLVolumeNode) -> None:
 
 
 def _on_same_grid(node: slicer.vtkMRMLVolumeNode, other: slicer.vtkMRMLVolumeNode) -> bool:
-    """Whether two volumes have the same size and the same corners to 0.01 mm, in whatever order."""
+    """Whether two volumes have the same size and the same corners, in whatever order.
 
-    def corners(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-        ends = np.array(volume.GetImageData().GetDimensions()) - 1
-        ijk = np.stack([*(np.indices((2, 2, 2)).reshape(3, 8) * ends[:, None]), np.ones(8)])
-        ras = (ijk_to_ras(volume) @ ijk)[:3].round(1)
-        return ras[:, np.lexsort(ras)]
+    NIfTI keeps its grid in single precision: corners may differ by 0.01 mm.
+    """
+    size, other_size = (volume.GetImageData().GetDimensions() for volume in (node, other))
+    distances = np.linalg.norm(_corners_ras(node)[:, :, None] - _corners_ras(other)[:, None, :], axis=0)
+    return size == other_size and bool(distances.min(axis=0).max() <= 0.01)
 
-    sizes = [volume.GetImageData().GetDimensions() for volume in (node, other)]
-    return sizes[0] == sizes[1] and bool(np.allclose(corners(node), corners(other), atol=0.11, rtol=0))
+
+def _corners_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """Centres of a volume's corner voxels, RAS mm, (3, 8)."""
+    ends = np.array(node.GetImageData().GetDimensions()) - 1
+    ijk = np.indices((2, 2, 2)).reshape(3, 8) * ends[:, None]
+    return (ijk_to_ras(node) @ np.vstack([ijk, np.ones(8)]))[:3]

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from ..errors import Cancelled
 
 Draw = Callable[[np.random.Generator], Any]
 
@@ -65,6 +68,17 @@ class Recipe(lightning.LightningModule):
         """A new epoch of batches."""
         return DataLoader(DrawnBatches(self.draw, self.seed, self.current_epoch), batch_size=None, num_workers=1)
 
+    def on_train_epoch_start(self) -> None:
+        """Freeze the statistics of batch normalisations halfway.
+
+        Batches differ (whole chests, patches, slices); the second half learns with the fixed statistics that
+        inference will use.
+        """
+        if self.global_step >= self.steps // 2:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+                    module.eval()
+
     def training_step(self, batch: Any, _: int) -> Tensor:
         """One step; logs the loss."""
         loss = self.loss(self.network, batch)
@@ -85,7 +99,19 @@ def fit(recipe: Recipe, run: Path) -> nn.Module:
 
     Returns:
         The network with the averaged weights, in evaluation mode, on the CPU.
+
+    Raises:
+        Cancelled: training was interrupted; the run folder holds what is needed to go on.
     """
+    finished = run / f"averaged-{recipe.steps}.safetensors"
+    if not finished.exists():
+        _train(recipe, run)
+        save_file({k: v.cpu().contiguous() for k, v in recipe.network.state_dict().items()}, finished)
+    recipe.network.load_state_dict(load_file(finished))
+    return recipe.network.cpu().eval()
+
+
+def _train(recipe: Recipe, run: Path) -> None:
     warnings.filterwarnings("ignore", module="lightning")
     lightning.seed_everything(recipe.seed, verbose=False)
     run.mkdir(parents=True, exist_ok=True)
@@ -97,7 +123,7 @@ def fit(recipe: Recipe, run: Path) -> nn.Module:
         default_root_dir=run,
         logger=CSVLogger(run, name="log", version=0),
         callbacks=[
-            ModelCheckpoint(run, save_last=True, save_top_k=0, every_n_epochs=1),
+            ModelCheckpoint(run, filename="checkpoint", save_last=True, every_n_epochs=1),
             EMAWeightAveraging(decay=0.99),
             RichProgressBar(),
         ],
@@ -107,5 +133,9 @@ def fit(recipe: Recipe, run: Path) -> nn.Module:
     )
     last = run / "last.ckpt"
     # Only this machine's own checkpoint is read here, never a bundle.
-    trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=False)
-    return recipe.network.cpu().eval()
+    try:
+        trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=False)
+    except SystemExit:
+        raise Cancelled() from None
+    if trainer.interrupted:
+        raise Cancelled()

@@ -67,8 +67,11 @@ def label_lung_slice(hu: np.ndarray, lesions: np.ndarray | None = None) -> np.nd
 
 def _smooth(mask: np.ndarray, radius: int) -> np.ndarray:
     """Close gaps up to the radius (pixels) without growing, and fill what is no larger than a hilar vessel."""
-    padded = np.pad(mask, radius)
-    closed = morphology.closing(padded, morphology.disk(radius))[radius:-radius, radius:-radius]
+    padded = np.pad(mask, 2 * radius)
+    # A closing with a disk, by distances: far faster than a large structuring element.
+    grown = ndimage.distance_transform_edt(~padded) <= radius if mask.any() else padded
+    closed = ndimage.distance_transform_edt(grown) > radius
+    closed = closed[2 * radius : -2 * radius, 2 * radius : -2 * radius] | mask
     holes = measure.label(ndimage.binary_fill_holes(closed) & ~closed)
     small = np.bincount(holes.ravel()) < 20 * radius**2
     small[0] = False

@@ -22,8 +22,10 @@ from .lung_labels import label_lung_slice, label_lungs
 from .planting import plant_lesions
 from .sources import Case, read_covid_slices, read_ct, read_lesion_slices, read_lung_volumes, read_series
 
-FINE_MM, COARSE_MM = 2.0, 5.0
-PATCH = (24, 80, 80)
+FINE_MM, COARSE_MM = 3.0, 6.0
+# About the lungs' box at 3 mm, and a whole chest at 6 mm: what inference sees at once.
+FINE_PATCH, COARSE_PATCH = (64, 64, 80), (52, 64, 64)
+SLICE_PATCH = (1, 96, 96)
 SLICES = 8
 
 
@@ -59,7 +61,7 @@ def _with_lungs(case: Case) -> Case:
 
 def draw_lungs(rng: np.random.Generator, chests: list[Case], slices: list[Case]) -> tuple[Tensor, Tensor]:
     """A patch of a chest or a batch of slices: scaled CT and lung fraction, (B, 1, K, J, I) each."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.35:
         pairs = [_draw_slice(rng, slices[int(n)]) for n in rng.integers(len(slices), size=SLICES)]
     else:
         pairs = [_draw_chest(rng, chests[int(rng.choice(len(chests), p=[0.25, 0.15, 0.6]))])]
@@ -69,15 +71,16 @@ def draw_lungs(rng: np.random.Generator, chests: list[Case], slices: list[Case])
 
 def _draw_chest(rng: np.random.Generator, case: Case) -> tuple[np.ndarray, np.ndarray]:
     coarse = rng.random() < 0.3
-    step = (COARSE_MM if coarse else FINE_MM) * rng.uniform(0.75, 1.25)
+    mm, count = (COARSE_MM, COARSE_PATCH) if coarse else (FINE_MM, FINE_PATCH)
+    step = mm * rng.uniform(0.8, 1.2)
     assert case.labels is not None
-    focus = None if coarse or rng.random() < 0.15 else case.labels > 0
-    return _draw(rng, case, (step * rng.uniform(0.85, 1.15), step, step), PATCH, focus)
+    focus = None if coarse else case.labels > 0
+    return _draw(rng, case, (step * rng.uniform(0.85, 1.15), step, step), count, focus)
 
 
 def _draw_slice(rng: np.random.Generator, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    step = rng.uniform(1.2, 3.2)
-    return _draw(rng, case, (case.spacing[0], step, step), (1, *PATCH[1:]), None)
+    step = FINE_MM * rng.uniform(0.6, 1.2)
+    return _draw(rng, case, (case.spacing[0], step, step), SLICE_PATCH, None)
 
 
 def _draw(
@@ -90,7 +93,7 @@ def _draw(
     assert case.labels is not None
     grid = random_grid(rng, case, step, count, focus)
     hu, (lungs,) = sample(case, grid, [case.labels])
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         hu, _ = plant_lesions(rng, hu, lungs > 0.5, grid.step)
     hu, lungs = random_flip(rng, random_scanner(rng, hu), lungs)
     return scale(hu, LUNG_SEGMENTATION), lungs

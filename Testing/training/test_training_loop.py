@@ -1,0 +1,89 @@
+"""The training loop: batches depend on their number alone, so a killed run goes on as if nothing had been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.training import loop
+from CovidCTDiagnosisLib.training.loop import DrawnBatches, Recipe, fit
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TRUTH = torch.tensor([[1.5, -2.0, 0.5]])
+
+
+class Killed(Exception):
+    """Stands for the machine going down."""
+
+
+def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    x = torch.from_numpy(rng.standard_normal((16, 3), np.float32))
+    return x, x @ TRUTH.t()
+
+
+def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.mse_loss(network(batch[0]), batch[1])
+
+
+class Watched(Recipe):
+    """Notes what it sees, and dies before a certain step."""
+
+    def __init__(self, dies_at: int | None = None, steps: int = 12) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(3, 1), draw, loss, steps=steps, learning_rate=0.5, seed=7)
+        self.dies_at = dies_at
+        self.seen: dict[int, float] = {}
+
+    def training_step(self, batch: Any, number: int) -> Tensor:
+        if self.global_step == self.dies_at:
+            raise Killed
+        self.seen[self.global_step] = batch[0].sum().item()
+        return super().training_step(batch, number)
+
+
+@pytest.fixture(autouse=True)
+def _short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 4)
+
+
+def test_batches_depend_on_seed_epoch_and_number_alone() -> None:
+    def sums(seed: int, epoch: int) -> list[float]:
+        batches = DrawnBatches(draw, seed, epoch)
+        return [batches[n][0].sum().item() for n in reversed(range(len(batches)))]
+
+    assert sums(1, 0) == sums(1, 0)
+    different = {*sums(1, 0), *sums(1, 1), *sums(2, 0)}
+    assert len(different) == 3 * 4
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(tmp_path: Path) -> None:
+    straight = Watched()
+    expected = fit(straight, tmp_path / "straight")
+    assert sorted(straight.seen) == list(range(12))
+    assert len(set(straight.seen.values())) == 12  # every step its own batch
+
+    killed = Watched(dies_at=6)
+    with pytest.raises(Killed):
+        fit(killed, tmp_path / "killed")
+    resumed = Watched()
+    found = fit(resumed, tmp_path / "killed")
+    assert sorted(resumed.seen) == list(range(4, 12))  # from the end of the first epoch
+    assert {**killed.seen, **resumed.seen} == pytest.approx(straight.seen)
+    assert resumed.trainer.global_step == straight.trainer.global_step == 12
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_training_learns_and_gives_an_averaged_network_for_evaluation(tmp_path: Path) -> None:
+    recipe = Watched(steps=120)
+    before = [p.detach().clone() for p in recipe.network.parameters()]
+    network = fit(recipe, tmp_path / "run")
+    assert not network.training and next(network.parameters()).device.type == "cpu"
+    assert not torch.equal(before[0], network.weight)
+    batch = draw(np.random.default_rng(99))
+    with torch.inference_mode():
+        assert loss(network, batch) < 0.1 * F.mse_loss(F.linear(batch[0], *before), batch[1])

@@ -1,0 +1,204 @@
+"""Losses, splits, labels and planted lesions of the training recipes; no data folder needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, dice
+from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.training.augment import random_grid, sample
+from CovidCTDiagnosisLib.training.calibration import calibrate
+from CovidCTDiagnosisLib.training.diagnosis import Example, draw_volumes, fit_size, focal_loss, split_by_blocks
+from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
+from CovidCTDiagnosisLib.training.planting import plant_lesions
+from CovidCTDiagnosisLib.training.sources import Case
+from torch import nn
+
+LUNG_HU = (-930, -770)  # of the phantom, vessels apart
+
+
+# Losses
+
+
+def test_focal_loss_is_equation_7() -> None:
+    scores = torch.tensor([[0.3, -1.2], [2.0, 0.5], [-1.0, 1.5]])
+    covid = torch.tensor([0, 1, 1])
+    terms = []
+    for (negative, positive), label in zip(scores.tolist(), covid.tolist(), strict=True):
+        p = math.exp(positive if label else negative) / (math.exp(negative) + math.exp(positive))
+        terms.append(-(0.35 if label else 0.25) * (1 - p) ** 5 * math.log(p))
+    assert focal_loss(scores, covid).item() == pytest.approx(sum(terms) / 3, rel=1e-5)
+
+
+def test_focal_loss_without_focus_is_weighted_cross_entropy() -> None:
+    scores, covid = torch.randn(6, 2), torch.tensor([0, 1, 0, 1, 1, 0])
+    entropy = nn.functional.cross_entropy(scores, covid, reduction="none")
+    expected = (entropy * torch.tensor([0.25, 0.35])[covid]).mean()
+    torch.testing.assert_close(focal_loss(scores, covid, gamma=0), expected)
+    assert focal_loss(scores, covid) < expected
+
+
+# Series
+
+
+def examples(covid: int, healthy: int) -> list[Example]:
+    def one(label: int, n: int) -> Example:
+        return Example(f"{label}-{n:03}", torch.rand(4, 1, 20, 24), torch.zeros(4, 1, 20, 24), label)
+
+    return [*(one(1, n) for n in range(covid)), *(one(0, n) for n in range(healthy))]
+
+
+@pytest.mark.parametrize(("covid", "healthy"), [(40, 63), (5, 5), (11, 7)])
+def test_a_split_keeps_neighbours_together_and_has_both_classes_everywhere(covid: int, healthy: int) -> None:
+    given = examples(covid, healthy)
+    split = split_by_blocks(given)
+    parts = [split.learn, split.calibrate, split.test]
+    assert sorted(e.name for part in parts for e in part) == sorted(e.name for e in given)
+    for part in parts:
+        for label, size in ((1, covid), (0, healthy)):
+            numbers = [int(e.name[2:]) for e in part if e.covid == label]
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # one unbroken block
+            share = 3 / 5 if part is split.learn else 1 / 5
+            assert abs(len(numbers) - share * size) < 3
+    assert [e.name for e in split_by_blocks(given).test] == [e.name for e in split.test]
+
+
+def test_drawn_volumes_have_both_classes_and_stay_inside_the_lungs() -> None:
+    given = examples(3, 9)
+    for example in given:
+        example.ct[:, :, :6] = 0
+    for seed in range(5):
+        drawn = draw_volumes(np.random.default_rng(seed), given, augment=True)
+        assert [covid for *_, covid in drawn] == [0, 1, 0, 1]
+        for ct, lesions, _ in drawn:
+            assert ct.shape == lesions.shape and 2 <= len(ct) <= 4
+            assert not ct[:, :, :6].any() and ct[:, :, 6:].min() > 0 and ct.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(96, 128), (80, 128), (128, 100), (33, 21)])
+def test_slices_are_padded_or_cut_around_their_centre(size: tuple[int, int]) -> None:
+    slices = torch.zeros(2, 1, *size)
+    slices[:, :, size[0] // 2, size[1] // 2] = 1
+    fitted = fit_size(slices)
+    assert fitted.shape == (2, 1, 96, 128) and fitted.sum() == 2
+    _, _, row, column = torch.nonzero(fitted)[0].tolist()
+    assert abs(row - 48) <= 1 and abs(column - 64) <= 1
+
+
+class Constant(nn.Module):
+    """Scores that are written on the first pixel."""
+
+    def forward(self, ct: torch.Tensor, lesions: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.zeros(()), ct[0, 0, 0, 0]])
+
+
+def test_calibration_keeps_the_order_and_puts_the_threshold_between_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    given = examples(30, 60)
+    for example in given:
+        example.ct[0, 0, 0, 0] = float(rng.normal(7.0 if example.covid else 5.0, 0.6))
+    settings = calibrate(Constant(), given)
+    probability = np.array([calibrated((0.0, e.ct[0, 0, 0, 0].item()), settings).probability for e in given])
+    covid = np.array([e.covid for e in given])
+    assert settings["slope"] > 0 and settings["threshold"] == 0.5
+    assert area_under_curve(probability, covid) > 0.95
+    called = probability >= 0.5
+    assert called[covid == 1].mean() > 0.85 and called[covid == 0].mean() < 0.15
+    assert probability.min() > 0.001 and probability.max() < 0.999  # ninety series say no more
+
+
+# Lungs
+
+
+@pytest.fixture(scope="module")
+def phantom(chest_phantom: Callable[..., Volume]) -> Volume:
+    return chest_phantom(spacing=(2.5, 2.5, 5.0))
+
+
+def aerated(phantom: Volume) -> np.ndarray:
+    """The phantom's lungs but for their vessels, from what it is made of: its trachea is darker."""
+    middle = phantom.shape[2] // 2
+    lungs = (phantom.voxels > LUNG_HU[0]) & (phantom.voxels < LUNG_HU[1])
+    lungs[:, :, middle - 4 : middle + 4] = False
+    return lungs
+
+
+def test_classical_labels_have_the_lungs_with_vessels_but_no_trachea(phantom: Volume) -> None:
+    labels = label_lungs(phantom.voxels, phantom.spacing[::-1])
+    lungs = aerated(phantom)
+    assert dice(labels, lungs) > 0.9
+    assert labels[lungs].mean() > 0.95
+    k, j, i = phantom.shape
+    trachea = np.zeros(phantom.shape, bool)
+    trachea[k // 2 + 10 :, j // 2 + 5 : j // 2 + 8, i // 2 - 1 : i // 2 + 2] = True
+    assert phantom.voxels[trachea].mean() < -950
+    assert labels[trachea].mean() < 0.05
+    outside = phantom.voxels[:, :, :5] < -900
+    assert outside.any() and not labels[:, :, :5].any()
+
+
+def test_labels_of_a_lone_slice_agree_and_take_in_known_lesions(phantom: Volume) -> None:
+    k = phantom.shape[0] // 2 - 4
+    lungs = aerated(phantom)[k]
+    rows, columns = np.nonzero(lungs)
+    box = (slice(rows.min() - 4, rows.max() + 5), slice(columns.min() - 4, columns.max() + 5))
+    hu, lungs = phantom.voxels[k][box].copy(), lungs[box]
+    assert dice(label_lung_slice(hu), lungs) > 0.9
+    lesion = np.zeros(hu.shape, bool)
+    lesion[40:60, 4:20] = True
+    lesion &= lungs
+    hu[lesion] = 30
+    assert lesion.sum() > 100
+    assert label_lung_slice(hu, lesion)[lesion].all() and label_lung_slice(hu)[lesion].mean() < 0.9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_lesions_stay_inside_the_lungs(seed: int) -> None:
+    lungs = np.zeros((12, 40, 40), bool)
+    lungs[2:10, 5:35, 5:18] = lungs[2:10, 5:35, 22:35] = True
+    hu = np.where(lungs, -850.0, 40.0).astype(np.float32)
+    before = hu.copy()
+    planted, labels = plant_lesions(np.random.default_rng(seed), hu, lungs, (3.0, 1.5, 1.5), share=0.3)
+    np.testing.assert_array_equal(hu, before)
+    np.testing.assert_array_equal(planted[~lungs], hu[~lungs])
+    assert labels.dtype == np.uint8 and not labels[~lungs].any() and labels.max() <= 4
+    assert 0.05 < (labels[lungs] > 0).mean() < 0.35
+    # Never darker than the lung was but for bronchi, and much brighter where there is a lesion.
+    assert (planted - hu)[labels > 0].mean() > 150
+    again, again_labels = plant_lesions(np.random.default_rng(seed), hu, lungs, (3.0, 1.5, 1.5), share=0.3)
+    np.testing.assert_array_equal(planted, again)
+    np.testing.assert_array_equal(labels, again_labels)
+
+
+def test_nothing_is_planted_where_there_is_no_lung() -> None:
+    hu = np.full((4, 8, 8), 40, np.float32)
+    planted, labels = plant_lesions(np.random.default_rng(0), hu, np.zeros(hu.shape, bool), (1, 1, 1))
+    np.testing.assert_array_equal(planted, hu)
+    assert not labels.any()
+
+
+# Crops
+
+
+@pytest.mark.parametrize("count", [(4, 10, 10), (40, 30, 200)], ids=["smaller than the image", "larger along k and i"])
+def test_random_grids_lie_in_large_images_and_around_small_ones(count: tuple[int, int, int]) -> None:
+    case = Case("c", np.zeros((20, 60, 50), np.int16), (2.0, 1.0, 1.0))
+    extent = np.array([40.0, 60, 50])
+    focus = np.zeros(case.hu.shape, bool)
+    focus[10, 50, 5] = True
+    for seed in range(20):
+        for given in (None, focus):
+            grid = random_grid(np.random.default_rng(seed), case, (2.0, 1.5, 1.5), count, given)
+            start, stop = np.array(grid.start), np.array(grid.stop)
+            large = stop - start <= extent
+            assert grid.count == count
+            assert (start[large] >= -1e-6).all() and (stop[large] <= extent[large] + 1e-6).all()
+            assert (start[~large] <= 1e-6).all() and (stop[~large] >= extent[~large] - 1e-6).all()
+            if given is not None:
+                _, (inside,) = sample(case, grid, [focus])
+                assert inside.any()
