@@ -134,6 +134,8 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
     from .pipeline import Monitor, analyze
     from .study import check_output, write_study
 
+    if options.picture:
+        _picture_maker()
     check_output(options.output)
     bundle = open_bundle(options.bundle)
     monitor = Monitor(emit=emit)
@@ -150,7 +152,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
     with monitor.stage("writing", "Writing the study"):
         write_study(options.output, analysis.document, analysis.images)
         if options.picture:
-            _contact_sheet(options.output, ct, options.picture)
+            _picture_maker()(options.output, ct, options.picture)
     return analysis.document
 
 
@@ -168,11 +170,12 @@ def _add_picture(commands: Any) -> None:
 def _picture(options: argparse.Namespace) -> None:
     from .ct import read_scan
 
-    _contact_sheet(options.study, read_scan(options.scan, options.series), options.output)
+    _picture_maker()(options.study, read_scan(options.scan, options.series), options.output)
     print(f"Picture: {options.output}")
 
 
-def _contact_sheet(study: Path, ct: Any, output: Path) -> None:
+def _picture_maker() -> Callable[[Path, Any, Path], None]:
+    """The function that draws contact sheets; asked for before the long work starts."""
     try:
         from .scene.contact_sheet import contact_sheet
     except ImportError as error:
@@ -180,7 +183,7 @@ def _contact_sheet(study: Path, ct: Any, output: Path) -> None:
             f"Pictures need slicer-core, which cannot be loaded ({error}).",
             "Install it: pip install 'covid-ct-diagnosis[picture]'.",
         ) from error
-    contact_sheet(study, ct, output)
+    return contact_sheet
 
 
 # sample

@@ -14,6 +14,7 @@ from CovidCTDiagnosisLib.pipeline.lungs import LEFT, RIGHT, clean_lungs, segment
 from CovidCTDiagnosisLib.pipeline.models import Models
 
 SHAPE = (44, 40, 64)
+MIDLINE = SHAPE[2] / 2
 STEP = (5.0, 5.0, 5.0)
 
 
@@ -43,7 +44,7 @@ def logits(mask: np.ndarray) -> np.ndarray:
 def test_lungs_apart_keep_their_sides(lungs: tuple[np.ndarray, np.ndarray]) -> None:
     right, left = lungs
     expected = np.where(right, RIGHT, np.where(left, LEFT, 0))
-    told = tell_sides(right | left, STEP)
+    told = tell_sides(right | left, STEP, MIDLINE)
     assert told.dtype == np.uint8
     np.testing.assert_array_equal(told, expected)
 
@@ -51,7 +52,7 @@ def test_lungs_apart_keep_their_sides(lungs: tuple[np.ndarray, np.ndarray]) -> N
 def test_lungs_that_touch_are_parted_between_them(lungs: tuple[np.ndarray, np.ndarray], bridge: np.ndarray) -> None:
     right, left = lungs
     mask = right | left | bridge
-    told = tell_sides(mask, STEP)
+    told = tell_sides(mask, STEP, MIDLINE)
     np.testing.assert_array_equal(told > 0, mask)
     assert (told[right] == RIGHT).mean() > 0.995 and (told[left] == LEFT).mean() > 0.995
 
@@ -59,19 +60,19 @@ def test_lungs_that_touch_are_parted_between_them(lungs: tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("share", [0.35, 0.6])
 def test_a_smaller_left_lung_is_still_the_left_one(lungs: tuple[np.ndarray, np.ndarray], share: float) -> None:
     small = ellipsoid((22, 20, 46), tuple(n * share ** (1 / 3) for n in (17, 13, 11)))
-    told = tell_sides(lungs[0] | small, STEP)
+    told = tell_sides(lungs[0] | small, STEP, MIDLINE)
     assert (told[lungs[0]] == RIGHT).all() and (told[small] == LEFT).all()
 
 
 def test_nothing_stays_nothing() -> None:
-    assert not tell_sides(np.zeros(SHAPE, bool), STEP).any()
-    assert not clean_lungs(logits(np.zeros(SHAPE, bool)), STEP).any()
+    assert not tell_sides(np.zeros(SHAPE, bool), STEP, MIDLINE).any()
+    assert not clean_lungs(logits(np.zeros(SHAPE, bool)), STEP, MIDLINE).any()
 
 
 @pytest.mark.parametrize("number", [RIGHT, LEFT])
 def test_a_single_lung_keeps_its_side(lungs: tuple[np.ndarray, np.ndarray], number: int) -> None:
     mask = lungs[number - 1]
-    assert set(np.unique(tell_sides(mask, STEP)[mask])) == {number}
+    assert set(np.unique(tell_sides(mask, STEP, MIDLINE)[mask])) == {number}
 
 
 def test_holes_are_filled_and_islands_dropped(lungs: tuple[np.ndarray, np.ndarray], bridge: np.ndarray) -> None:
@@ -79,7 +80,7 @@ def test_holes_are_filled_and_islands_dropped(lungs: tuple[np.ndarray, np.ndarra
     vessel = ellipsoid((22, 20, 15), (3, 3, 3))
     bowel = np.zeros(SHAPE, bool)
     bowel[1:4, 34:37, 30:34] = True  # 4.5 ml
-    cleaned = clean_lungs(logits((right & ~vessel) | left | bridge | bowel), STEP)
+    cleaned = clean_lungs(logits((right & ~vessel) | left | bridge | bowel), STEP, MIDLINE)
     assert (cleaned[vessel] == RIGHT).all()
     assert not cleaned[bowel].any()
     np.testing.assert_array_equal(cleaned > 0, right | left | bridge)
@@ -90,7 +91,7 @@ def test_a_detached_piece_of_lung_belongs_to_the_nearer_side(lungs: tuple[np.nda
     pieces = [np.zeros(SHAPE, bool) for _ in range(2)]
     pieces[0][20:26, 37:40, 14:20] = True  # 13.5 ml, behind the right lung
     pieces[1][20:26, 37:40, 44:50] = True
-    cleaned = clean_lungs(logits(right | left | pieces[0] | pieces[1]), STEP)
+    cleaned = clean_lungs(logits(right | left | pieces[0] | pieces[1]), STEP, MIDLINE)
     assert (cleaned[pieces[0]] == RIGHT).all() and (cleaned[pieces[1]] == LEFT).all()
 
 

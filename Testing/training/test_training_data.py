@@ -29,11 +29,11 @@ def machine(training_data: Path) -> list[Case]:
 
 
 def spine_is_at_the_bottom(hu: np.ndarray) -> bool:
-    """The spine is the brightest large thing in the middle third: below the middle of a supine patient."""
-    bright = np.clip(hu[0], -200, 400).astype(float) + 200
-    columns = bright[:, hu.shape[2] // 3 : 2 * hu.shape[2] // 3]
-    half = hu.shape[1] // 2
-    return columns[half:].mean() > columns[:half].mean()
+    """The brightest tenth of the middle lies in the lower half: a supine patient's spine."""
+    width = hu.shape[2]
+    middle = hu[0, :, round(0.36 * width) : round(0.64 * width)]
+    rows, _ = np.nonzero(middle >= np.quantile(middle, 0.9))
+    return float(rows.mean()) > middle.shape[0] / 2
 
 
 def test_expert_slices(expert: list[Case]) -> None:
@@ -70,11 +70,10 @@ def test_machine_slices(machine: list[Case]) -> None:
 
 def test_the_spine_is_at_the_bottom_of_almost_every_slice(expert: list[Case], machine: list[Case]) -> None:
     """Almost: near the apex and the diaphragm the middle says little."""
-    for group in (expert, machine[::5]):
-        assert np.mean([spine_is_at_the_bottom(case.hu) for case in group]) > 0.9
+    assert np.mean([spine_is_at_the_bottom(case.hu) for case in expert]) > 0.9
     for volume in {case.name for case in machine}:
         slices = [case for case in machine if case.name == volume]
-        assert np.mean([spine_is_at_the_bottom(case.hu) for case in slices[:: max(len(slices) // 15, 1)]]) > 0.7
+        assert np.mean([spine_is_at_the_bottom(case.hu) for case in slices[::3]]) > 0.9
 
 
 def test_series(training_data: Path) -> None:
@@ -95,9 +94,9 @@ def test_lung_volumes(training_data: Path) -> None:
     chest = cases["lungs/ct-64"]
     assert chest.labels is not None
     lungs = chest.labels == 1
-    # On the lungs, not on their mirror image: HU inside and outside differ.
-    assert np.median(chest.hu[lungs]) < -700
-    assert np.median(chest.hu[np.flip(lungs, 1)]) > np.median(chest.hu[lungs]) + 20
+    # On the lungs, not on their mirror image.
+    for axis, apart in ((0, 150), (1, 100), (2, 60)):
+        assert chest.hu[np.flip(lungs, axis)].mean() > chest.hu[lungs].mean() + apart
     litres = lungs.sum() * np.prod(chest.spacing) / 1e6
     assert 1.5 < litres < 8
 

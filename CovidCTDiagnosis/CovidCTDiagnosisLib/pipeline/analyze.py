@@ -68,6 +68,7 @@ def analyze(
     """
     monitor = monitor or Monitor()
     models = Models(bundle, choose_device(device))
+    models.require("lungs", "lesions", "involvement", "classifier")
     try:
         return _analyze(ct, models, name, lesion_source, monitor)
     except (MemoryError, torch.OutOfMemoryError) as error:

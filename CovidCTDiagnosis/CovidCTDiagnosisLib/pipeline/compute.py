@@ -41,7 +41,11 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UsageError("No CUDA graphics card can be used.", "Use --device cpu.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    # Relevance splits sums into positive and negative parts: that needs all the bits.
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

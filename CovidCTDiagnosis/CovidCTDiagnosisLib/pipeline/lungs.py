@@ -17,9 +17,12 @@ from .tiles import run_network
 
 RIGHT, LEFT = 1, 2
 AIR_HU = -1024
+BODY_HU = -300
 MARGIN_MM = 15.0
 SMALLEST_LUNGS_ML = 300.0
 ISLAND_ML = 10.0
+ONE_LUNG_MM = 30.0
+"""A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
 
 
@@ -65,11 +68,19 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
     box = _box_mm(bounding_region(found), whole, extent)
     fine = WorkingGrid.covering(*box, _step(settings["fine_mm"], spacing))
     values = logits(fine, 0.2, 0.9)
-    lungs = clean_lungs(values, fine.step)
+    lungs = clean_lungs(values, fine.step, _midline(axial, fine))
     if not lungs.any():
         raise InputError("No lungs were found in this image.", "Give a CT that shows the whole chest.")
     report(0.92)
     return _to_volume(values, lungs, fine, axial.shape, spacing)
+
+
+def _midline(axial: Volume, grid: WorkingGrid) -> float:
+    """Column i of the working grid where the body's middle lies."""
+    body = axial.voxels[::8, ::8, ::8] > BODY_HU
+    columns = np.nonzero(body)[2] * 8 + 0.5
+    middle_mm = columns.mean() * axial.spacing[0] if columns.size else axial.shape[2] * axial.spacing[0] / 2
+    return float((middle_mm - grid.start[2]) / grid.step[2] - 0.5)
 
 
 def _step(mm: float, spacing: Triple) -> Triple:
@@ -91,29 +102,30 @@ def _keep_large(mask: np.ndarray, step: Triple, smallest_ml: float) -> np.ndarra
     return large[labels]
 
 
-def clean_lungs(logits: np.ndarray, step: Triple) -> np.ndarray:
+def clean_lungs(logits: np.ndarray, step: Triple, midline: float) -> np.ndarray:
     """Sided lungs from logits: holes filled, islands dropped, right and left told apart.
 
     Args:
         logits: (K, J, I), lung where positive.
         step: mm along (k, j, i).
+        midline: column i of the body's middle, for a lung that stands alone.
 
     Returns:
         uint8 (K, J, I): 1 right, 2 left.
     """
     mask = _keep_large(logits > 0, step, ISLAND_ML)
     mask = ndimage.binary_fill_holes(mask)
-    return tell_sides(mask, step)
+    return tell_sides(mask, step, midline)
 
 
-def tell_sides(mask: np.ndarray, step: Triple) -> np.ndarray:
+def tell_sides(mask: np.ndarray, step: Triple, midline: float) -> np.ndarray:
     """Right (1) and left (2) of a lung mask, also where the two touch.
 
-    The mask is eroded until it falls apart into two large cores, which are grown back through it.
+    The mask is eroded until it falls apart into two large cores on both sides of the body's middle (column
+    ``midline``), which are grown back through it.
     """
     depth = ndimage.distance_transform_edt(mask, sampling=step)
     whole = mask.sum()
-    middle = mask.shape[2] / 2
     for radius in np.arange(0.0, 30.0, 1.5):
         labels, _ = ndimage.label(depth > radius)
         sizes = np.bincount(labels.ravel())
@@ -123,13 +135,17 @@ def tell_sides(mask: np.ndarray, step: Triple) -> np.ndarray:
             first, second = sorted(cores, key=lambda c: -sizes[c])[:2]
             positions = {c: np.nonzero(labels == c)[2].mean() for c in (first, second)}
             right, left = sorted(positions, key=lambda c: positions[c])
+            if not positions[right] < midline < positions[left]:
+                continue  # two lobes of one lung
             markers = np.where(labels == right, RIGHT, np.where(labels == left, LEFT, 0))
             return _grow(markers, mask, depth)
     columns = np.nonzero(mask)[2]
     if columns.size == 0:
         return np.zeros(mask.shape, np.uint8)
-    # One lung, or two that cannot be parted: by the midline of the box, which the two lungs span.
-    return np.where(mask, np.where(np.arange(mask.shape[2]) < middle, RIGHT, LEFT), 0).astype(np.uint8)
+    if abs(columns.mean() - midline) * step[2] > ONE_LUNG_MM:
+        return np.where(mask, RIGHT if columns.mean() < midline else LEFT, 0).astype(np.uint8)
+    # Two that cannot be parted otherwise.
+    return np.where(mask, np.where(np.arange(mask.shape[2]) < midline, RIGHT, LEFT), 0).astype(np.uint8)
 
 
 def _grow(markers: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -33,6 +33,14 @@ class Models:
     bundle: Bundle
     device: torch.device
 
+    def require(self, *names: str) -> None:
+        """Raise BundleError unless the bundle has all of these networks."""
+        missing = [name for name in names if name not in self.bundle.networks]
+        if missing:
+            raise BundleError(
+                f"The bundle {self.bundle.name} has no {' and no '.join(missing)}.", "Choose a complete bundle."
+            )
+
     def network(self, name: str, fused: bool = True) -> Any:
         """``lungs``, ``lesions``, ``involvement`` (2DS) or ``classifier``, in evaluation mode.
 

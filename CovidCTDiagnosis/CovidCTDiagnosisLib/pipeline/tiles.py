@@ -57,7 +57,8 @@ def plan_slabs(slices: int, most: int, overlap: int) -> list[tuple[slice, slice]
     """(slices seen, slices answered for) of each slab; the answered ones tile the range."""
     if slices <= most:
         return [(slice(0, slices), slice(0, slices))]
-    kept = max(most - 2 * overlap, 1)
+    # Slabs thinner than their overlap would do the same work again and again.
+    kept = max(most - 2 * overlap, overlap, 1)
     count = -(-slices // kept)
     edges = [round(n * slices / count) for n in range(count + 1)]
     return [(slice(max(a - overlap, 0), min(b + overlap, slices)), slice(a, b)) for a, b in pairwise(edges)]

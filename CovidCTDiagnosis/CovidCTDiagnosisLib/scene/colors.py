@@ -49,7 +49,7 @@ SIGNED: dict[float, RGB] = {
 
 def label_colors(scene: slicer.vtkMRMLScene, name: str, labels: dict[int, Label]) -> slicer.vtkMRMLColorTableNode:
     """The scene's colour table called `name`, made or brought up to date; label 0 is transparent."""
-    node = _color_node(scene, "vtkMRMLColorTableNode", name)
+    node = _color_node(scene, slicer.vtkMRMLColorTableNode, name)
     node.SetTypeToUser()
     node.SetNumberOfColors(max(labels) + 1)
     node.SetColor(0, "Background", 0.0, 0.0, 0.0, 0.0)
@@ -65,7 +65,7 @@ def relevance_colors(scene: slicer.vtkMRMLScene, signed: bool) -> slicer.vtkMRML
     COVID-19) over white (none) to red (for COVID-19).
     """
     name = "Relevance, signed" if signed else "Relevance, positive"
-    node = _color_node(scene, "vtkMRMLProceduralColorNode", name)
+    node = _color_node(scene, slicer.vtkMRMLProceduralColorNode, name)
     node.SetAndObserveColorTransferFunction(color_function(SIGNED if signed else POSITIVE))
     return node
 
@@ -78,13 +78,15 @@ def color_function(points: dict[float, RGB]) -> vtk.vtkColorTransferFunction:
     return function
 
 
-def _color_node(scene: slicer.vtkMRMLScene, class_name: str, name: str) -> slicer.vtkMRMLColorNode:
-    node = scene.GetSingletonNode(name, class_name)
+def _color_node(
+    scene: slicer.vtkMRMLScene, node_class: type[slicer.vtkMRMLColorNode], name: str
+) -> slicer.vtkMRMLColorNode:
+    tag = "CovidCTDiagnosis" + "".join(filter(str.isalpha, name))  # becomes part of the node's ID
+    node = scene.GetSingletonNode(tag, node_class.__name__)
     if node is None:
-        node = scene.CreateNodeByClass(class_name)
-        node.UnRegister(None)  # the Python variable holds it from here on
+        node = node_class()
         node.SetName(name)
-        node.SetSingletonTag(name)
+        node.SetSingletonTag(tag)
         node.SetAttribute("Category", "CovidCTDiagnosis")
         scene.AddNode(node)
     return node

@@ -12,18 +12,19 @@ import slicer
 from PIL import Image, ImageDraw, ImageFont
 
 from CovidCTDiagnosisLib.ct.volume import Volume
+from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, POSITIVE, RGB, color_function
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import (
+    HIDDEN_FRACTION,
     LUNG_LEVEL_HU,
     LUNG_WINDOW_HU,
     PERCENTILE,
     StudyNodes,
     add_ct,
-    display_relevance,
     ijk_to_ras,
     load_study,
-    smooth_positive,
+    smooth_relevance,
 )
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 
@@ -44,6 +45,7 @@ _TEXT = (236, 238, 242)
 _FAINT_TEXT = (150, 155, 165)
 _LINE = (90, 200, 255)
 _EDGE, _GAP, _LEFT, _TOP, _BOTTOM = 36, 8, 44, 168, 176
+_MIN_WIDTH = 2300  # for the text
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class _Column:
 def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     """Draw the contact sheet of a study with Slicer's slice logic, off screen, and write it as PNG.
 
-    Rows: the CT in the lung window; outlines of the lungs and filled lesions over it; positive relevance of
-    the CT over it, smoothed for display. Columns: axial slices from top to bottom, a coronal and a sagittal
+    Rows: the CT in the lung window; outlines of the lungs and filled lesions over it; relevance of the CT over
+    it, smoothed for display, where it is positive. Columns: axial slices from top to bottom, a coronal and a sagittal
     slice, all at one scale in the patient's own axes, chosen where lesions and relevance are.
 
     Args:
@@ -86,25 +88,23 @@ def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
         output: the PNG file.
 
     Raises:
-        InputError: an image of the study cannot be read, or it does not belong to `ct`.
+        InputError: the study cannot be read, or it does not belong to `ct`.
     """
-    analysis = json.loads((study_folder / "analysis.json").read_text("utf-8"))
+    analysis = _read_analysis(study_folder)
     scene = slicer.vtkMRMLScene()
     colors = slicer.vtkMRMLColorLogic()  # owns the scene's default colours: has to live as long
     colors.SetMRMLScene(scene)
     nodes = load_study(scene, study_folder, add_ct(scene, ct))
-    relevance = smooth_positive(nodes.relevance_ct, "Smoothed relevance", SMOOTHING_MM)
-    window_end = display_relevance(relevance)
-    has_relevance = bool((slicer.util.arrayFromVolume(relevance) > 0).any())
+    relevance = smooth_relevance(nodes.relevance_ct, "Smoothed relevance", SMOOTHING_MM)
 
     view = SliceView(scene, "ContactSheet")
     columns = [_column(view, nodes, relevance, plane) for plane in _choose_planes(nodes, relevance)]
-    _draw(columns, analysis, window_end if has_relevance else None).save(output, format="PNG")
+    has_relevance = bool((slicer.util.arrayFromVolume(relevance) > 0).any())
+    window_end = relevance.GetDisplayNode().GetWindowLevelMax() if has_relevance else None
+    _draw(columns, analysis, window_end).save(output, format="PNG")
 
 
-def _column(
-    view: SliceView, nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode, plane: _Plane
-) -> _Column:
+def _column(view: SliceView, nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode, plane: _Plane) -> _Column:
     view.look(plane.orientation, plane.center_ras, plane.size_mm, PIXELS_PER_MM)
     rows: list[dict[str, Any]] = [
         {},
@@ -132,7 +132,7 @@ def _choose_planes(nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode)
     A slice counts by its share of all lesion voxels plus its share of all positive relevance; where there is
     neither, by its share of the lungs; where there are no lungs, all slices count the same.
     """
-    matrix = ijk_to_ras(nodes.ct)
+    matrix = ijk_to_ras(nodes.lungs)
     lungs = slicer.util.arrayFromVolume(nodes.lungs) > 0
     if not lungs.any():
         lungs = np.ones_like(lungs)
@@ -142,8 +142,7 @@ def _choose_planes(nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode)
     picks, centers, sizes = [], [], []
     for axis in range(3):
         positions, lung_profile, lesion_profile, heat_profile = _profiles(matrix, axis, lungs, lesions, heat)
-        inside = np.flatnonzero(lung_profile)[[0, -1]]
-        low, high = positions[inside]
+        low, high = positions[np.flatnonzero(lung_profile)[[0, -1]]]
         weights = _share(lesion_profile) + _share(heat_profile)
         if not weights.any():
             weights = lung_profile
@@ -204,15 +203,13 @@ def _share(profile: np.ndarray) -> np.ndarray:
     return profile / total if total > 0 else profile
 
 
-def _spread_peaks(
-    positions: np.ndarray, weights: np.ndarray, low: float, high: float, count: int
-) -> list[float]:
+def _spread_peaks(positions: np.ndarray, weights: np.ndarray, low: float, high: float, count: int) -> list[float]:
     """The `count` positions of largest weight that keep a distance from each other and from low and high.
 
     Among positions of equal weight the one farthest from the others is taken.
     """
     distance = (high - low) / (2 * (count + 2))
-    inside = (positions >= low + distance) & (positions <= high - distance)
+    inside = (positions >= low) & (positions <= high)
     positions, weights = positions[inside], weights[inside]
     taken = [low, high]
     for _ in range(count):
@@ -228,7 +225,7 @@ def _draw(columns: list[_Column], analysis: dict[str, Any], window_end: float | 
     """The sheet; `window_end` is where the colours of relevance end, None without positive relevance."""
     lefts = _EDGE + _LEFT + np.cumsum([0, *(column.pictures[0].shape[1] + _GAP for column in columns)])
     height = columns[0].pictures[0].shape[0]
-    size = (int(lefts[-1]) - _GAP + _EDGE, _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM)
+    size = (max(int(lefts[-1]) - _GAP + _EDGE, _MIN_WIDTH), _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM)
     sheet = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for left, column in zip(lefts.tolist(), columns, strict=False):
@@ -236,7 +233,7 @@ def _draw(columns: list[_Column], analysis: dict[str, Any], window_end: float | 
             sheet.paste(Image.fromarray(picture), (left, _TOP + row * (height + _GAP)))
             _draw_edges(draw, left, _TOP + row * (height + _GAP), picture, column.edges)
         center = left + column.pictures[0].shape[1] / 2
-        draw.text((center, _TOP - 10), column.plane.title, _TEXT, _font(22), anchor="mb")
+        draw.text((center, _TOP - 14), column.plane.title, _TEXT, _font(22), anchor="ms")
     for row, title in enumerate(_ROWS):
         _draw_upwards(sheet, title, _EDGE, _TOP + row * (height + _GAP) + height / 2)
     _draw_positions(draw, lefts.tolist(), columns)
@@ -289,8 +286,7 @@ def _draw_upwards(sheet: Image.Image, text: str, left: int, center: float) -> No
 def _draw_heading(draw: ImageDraw.ImageDraw, width: int, analysis: dict[str, Any]) -> None:
     diagnosis = analysis["diagnosis"]
     finding = (
-        f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, "
-        f"threshold {diagnosis['threshold']:.2f}"
+        f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, threshold {diagnosis['threshold']:.2f}"
     )
     draw.text((_EDGE, 30), finding, _TEXT, _font(38))
     draw.text((_EDGE, 84), _measured(analysis), _FAINT_TEXT, _font(24))
@@ -334,8 +330,9 @@ def _draw_legend(sheet: Image.Image, top: int, analysis: dict[str, Any], window_
         text = "No positive relevance of the CT for the COVID-19 score"
     else:
         text = (
-            f"0 to {window_end:.2g}: positive relevance of the CT for the COVID-19 score, per voxel, "
-            f"smoothed by a Gaussian of {SMOOTHING_MM:g} mm; the colours end at the {PERCENTILE:g}th percentile"
+            f"0 to {window_end:.2g}: relevance of the CT for the COVID-19 score, per voxel, smoothed by a "
+            f"Gaussian (sigma {SMOOTHING_MM:g} mm), positive part. The colours end at its {PERCENTILE:g}th "
+            f"percentile in the whole CT; below {HIDDEN_FRACTION:.0%} of that none is drawn."
         )
     draw.text((x + bar.width + 12, top + 11), text, _TEXT, _font(20), anchor="lm")
     note = (

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
+from scipy.ndimage import gaussian_filter
 from vtk.util.numpy_support import numpy_to_vtk
 
 from CovidCTDiagnosisLib.ct.volume import Volume
@@ -62,12 +63,10 @@ def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slic
         ijk_to_lps[:3, 2] *= -1
         voxels = voxels[::-1]
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    _display_manually(node)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ ijk_to_lps))
     node.SetAndObserveImageData(_image_data(voxels))
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevel(LUNG_WINDOW_HU, LUNG_LEVEL_HU)
+    node.GetDisplayNode().SetWindowLevel(LUNG_WINDOW_HU, LUNG_LEVEL_HU)
     return node
 
 
@@ -83,6 +82,7 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
     def load(role: str, title: str, class_name: str) -> slicer.vtkMRMLVolumeNode:
         node = _node_of(ct_node, role, class_name)
         node.SetName(f"{ct_node.GetName()} {title}")
+        _display_manually(node)
         _read(study_folder / f"{role}.nii.gz", node)
         if not _on_same_grid(node, ct_node):
             raise InputError(
@@ -90,7 +90,6 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
                 "Choose the CT that was analyzed.",
             )
         node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
-        node.CreateDefaultDisplayNodes()
         return node
 
     nodes = StudyNodes(
@@ -123,31 +122,32 @@ def display_relevance(
     end = float(np.percentile(positive, percentile)) if positive.size else 1.0
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(relevance_colors(node.GetScene(), signed).GetID())
-    display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(-end if signed else 0.0, end)
     display.SetThreshold(HIDDEN_FRACTION * end, float(np.finfo(np.float32).max))
     display.SetApplyThreshold(not signed)
     return end
 
 
-def smooth_positive(node: slicer.vtkMRMLScalarVolumeNode, name: str, sigma_mm: float) -> slicer.vtkMRMLScalarVolumeNode:
-    """Add a copy of a relevance volume for display: its positive part after a Gaussian.
+def smooth_relevance(
+    node: slicer.vtkMRMLScalarVolumeNode, name: str, sigma_mm: float
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Add a copy of a relevance volume for display, smoothed by a Gaussian and displayed positive only.
+
+    The signed relevance is smoothed, so that neighbouring voxels for and against COVID-19 cancel.
 
     Args:
         node: relevance.
         name: name of the copy.
         sigma_mm: standard deviation of the Gaussian, mm along each axis of the grid.
     """
-    gaussian = vtk.vtkImageGaussianSmooth()
-    gaussian.SetInputData(_image_data(np.maximum(slicer.util.arrayFromVolume(node), 0)))
-    gaussian.SetStandardDeviations(*(sigma_mm / spacing for spacing in node.GetSpacing()))
-    gaussian.SetRadiusFactors(3.0, 3.0, 3.0)
-    gaussian.Update()
+    sigma_kji = [sigma_mm / spacing for spacing in reversed(node.GetSpacing())]
+    voxels = gaussian_filter(slicer.util.arrayFromVolume(node), sigma_kji, mode="constant", truncate=3)
     smooth = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    _display_manually(smooth)
     smooth.CopyOrientation(node)
-    smooth.SetAndObserveImageData(gaussian.GetOutput())
+    smooth.SetAndObserveImageData(_image_data(voxels))
     smooth.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    smooth.CreateDefaultDisplayNodes()
+    display_relevance(smooth)
     return smooth
 
 
@@ -156,6 +156,13 @@ def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def _display_manually(node: slicer.vtkMRMLVolumeNode) -> None:
+    """Give a volume a display node that never chooses a window by itself: before its voxels, it saves time."""
+    node.CreateDefaultDisplayNodes()
+    if isinstance(node.GetDisplayNode(), slicer.vtkMRMLScalarVolumeDisplayNode):
+        node.GetDisplayNode().SetAutoWindowLevel(False)
 
 
 def _image_data(voxels: np.ndarray) -> vtk.vtkImageData:

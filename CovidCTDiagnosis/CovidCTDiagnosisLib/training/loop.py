@@ -24,16 +24,16 @@ STEPS_PER_EPOCH = 50
 
 
 class DrawnBatches(Dataset):
-    """Random batches that depend on (seed, epoch, index) alone: a resumed run draws what it would have drawn."""
+    """Random batches that depend on seed and step alone: a resumed run draws what it would have drawn."""
 
-    def __init__(self, draw: Draw, seed: int, epoch: int) -> None:
-        self.draw, self.key = draw, (seed, epoch)
+    def __init__(self, draw: Draw, seed: int, first: int) -> None:
+        self.draw, self.seed, self.first = draw, seed, first
 
     def __len__(self) -> int:
         return STEPS_PER_EPOCH
 
     def __getitem__(self, index: int) -> Any:
-        return self.draw(np.random.default_rng([*self.key, index]))
+        return self.draw(np.random.default_rng([self.seed, self.first + index]))
 
 
 class Recipe(lightning.LightningModule):
@@ -66,7 +66,7 @@ class Recipe(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """A new epoch of batches."""
-        return DataLoader(DrawnBatches(self.draw, self.seed, self.current_epoch), batch_size=None, num_workers=1)
+        return DataLoader(DrawnBatches(self.draw, self.seed, self.global_step), batch_size=None, num_workers=1)
 
     def on_train_epoch_start(self) -> None:
         """Freeze the statistics of batch normalisations halfway.

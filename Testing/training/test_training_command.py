@@ -1,0 +1,75 @@
+"""`covid-ct train` from a data folder to a bundle; the folder is made up, in the form of the real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.ct import Volume, write_image
+from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.training import train as train_module
+from PIL import Image
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(np.uint8).T).save(path)  # the real files lie on their side
+
+
+@pytest.fixture
+def data(chest_phantom: Callable[..., Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A few slices of the phantom with a square lesion, and the phantom in the DICOM CT's place."""
+    chest = chest_phantom(spacing=(3.0, 3.0, 5.0))
+    folder = tmp_path / "data"
+    for number in range(1, 5):
+        grey = 255 * scale(chest.voxels[28 + number], CLASSIFIER)
+        lesion = np.zeros(grey.shape, bool)
+        lesion[35:50, 25:40] = True
+        grey[lesion] = 180
+        save(folder / "lesion_slices" / "images" / f"{number}.png", grey)
+        save(folder / "lesion_slices" / "infection" / f"{number}.png", 255 * lesion)
+        save(folder / "lesion_slices" / "classes" / f"{number}.png", 2 * lesion)
+        save(folder / "covid_volumes" / "radiopaedia_1" / f"{number:03}.jpg", grey)
+        save(folder / "covid_volumes" / "radiopaedia_1" / f"{number:03}_machine_mask.png", 255 * lesion)
+    write_image(chest, tmp_path / "chest.nii.gz")
+    monkeypatch.setattr(train_module, "fetch_sample", lambda name: tmp_path / "chest.nii.gz")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    yield folder
+
+
+def test_training_makes_a_bundle_that_opens_and_runs(data: Path, tmp_path: Path) -> None:
+    bundle_folder = tmp_path / "bundles" / "mine"
+    arguments = ["train", "involvement", "--data", data, "--output", bundle_folder, "--steps", "2", "--seed", "5"]
+    assert main([str(a) for a in arguments]) == 0
+    bundle = open_bundle(bundle_folder)
+    assert set(bundle.networks) == {"involvement"}
+    facts = bundle.networks["involvement"]["training"]
+    assert (facts["steps"], facts["seed"]) == (2, 5) and "planted" in facts["sources"]
+    network = Models(bundle, torch.device("cpu")).network("involvement")
+    with torch.inference_mode():
+        assert network(torch.rand(1, 1, 40, 40)).isfinite().all()
+    text = json.dumps(bundle.networks["involvement"])
+    assert str(tmp_path) not in text  # nothing of this machine is written into the bundle
+
+
+@pytest.mark.parametrize(("network", "first"), [("cvae", "lungs"), ("classifier", "lungs")])
+def test_a_network_that_builds_on_others_names_what_to_train_first(
+    network: str, first: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", network, "--data", str(data), "--output", str(tmp_path / "none")]) == 2
+    assert f"covid-ct train {first}" in capsys.readouterr().err
+
+
+def test_a_missing_data_folder_is_an_input_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "lungs", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "b")]) == 3
+    err = capsys.readouterr().err
+    assert "--data" in err and "Traceback" not in err
