@@ -33,7 +33,8 @@ MARGIN_MM = 20.0
 """Field of view around the lungs."""
 SMOOTHING_MM = 3.0
 """Standard deviation of the Gaussian that smooths relevance for display."""
-PIXELS_PER_MM = 1.5
+WIDTH = 2700
+"""Width of the sheet, pixels."""
 
 _AXES = {"Sagittal": 0, "Coronal": 1, "Axial": 2}
 _ROWS = ("CT", "Lungs and lesions", "Relevance")
@@ -45,7 +46,6 @@ _TEXT = (236, 238, 242)
 _FAINT_TEXT = (150, 155, 165)
 _LINE = (90, 200, 255)
 _EDGE, _GAP, _LEFT, _TOP, _BOTTOM = 36, 8, 44, 168, 176
-_MIN_WIDTH = 2300  # for the text
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,18 @@ class _Column:
     pictures: list[np.ndarray]
     edges: tuple[str, str, str, str]
 
+    @property
+    def pixels_per_mm(self) -> float:
+        return self.pictures[0].shape[1] / self.plane.size_mm[0]
+
 
 def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     """Draw the contact sheet of a study with Slicer's slice logic, off screen, and write it as PNG.
 
     Rows: the CT in the lung window; outlines of the lungs and filled lesions over it; relevance of the CT over
-    it, smoothed for display, where it is positive. Columns: axial slices from top to bottom, a coronal and a sagittal
-    slice, all at one scale in the patient's own axes, chosen where lesions and relevance are.
+    it, smoothed for display, where it is positive. Columns: axial slices from top to bottom, a coronal and a
+    sagittal slice, chosen where lesions and relevance are. All lie along the patient's own axes and have one
+    scale; the sheet is `WIDTH` pixels wide.
 
     Args:
         study_folder: an analysis of `ct`.
@@ -98,14 +103,33 @@ def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     relevance = smooth_relevance(nodes.relevance_ct, "Smoothed relevance", SMOOTHING_MM)
 
     view = SliceView(scene, "ContactSheet")
-    columns = [_column(view, nodes, relevance, plane) for plane in _choose_planes(nodes, relevance)]
+    planes = _choose_planes(nodes, relevance)
+    free_pixels = WIDTH - 2 * _EDGE - _LEFT - (len(planes) - 1) * _GAP
+    pixels_per_mm = free_pixels / sum(plane.size_mm[0] for plane in planes)
+    columns = [_column(view, nodes, relevance, plane, pixels_per_mm) for plane in planes]
     has_relevance = bool((slicer.util.arrayFromVolume(relevance) > 0).any())
     window_end = relevance.GetDisplayNode().GetWindowLevelMax() if has_relevance else None
     _draw(columns, analysis, window_end).save(output, format="PNG")
 
 
-def _column(view: SliceView, nodes: StudyNodes, relevance: slicer.vtkMRMLScalarVolumeNode, plane: _Plane) -> _Column:
-    view.look(plane.orientation, plane.center_ras, plane.size_mm, PIXELS_PER_MM)
+def _read_analysis(study_folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((study_folder / "analysis.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{study_folder} is not a study: analysis.json cannot be read.",
+            "Choose the folder that an analysis wrote.",
+        ) from error
+
+
+def _column(
+    view: SliceView,
+    nodes: StudyNodes,
+    relevance: slicer.vtkMRMLScalarVolumeNode,
+    plane: _Plane,
+    pixels_per_mm: float,
+) -> _Column:
+    view.look(plane.orientation, plane.center_ras, plane.size_mm, pixels_per_mm)
     rows: list[dict[str, Any]] = [
         {},
         {
@@ -225,8 +249,7 @@ def _draw(columns: list[_Column], analysis: dict[str, Any], window_end: float | 
     """The sheet; `window_end` is where the colours of relevance end, None without positive relevance."""
     lefts = _EDGE + _LEFT + np.cumsum([0, *(column.pictures[0].shape[1] + _GAP for column in columns)])
     height = columns[0].pictures[0].shape[0]
-    size = (max(int(lefts[-1]) - _GAP + _EDGE, _MIN_WIDTH), _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM)
-    sheet = Image.new("RGB", size, _BACKGROUND)
+    sheet = Image.new("RGB", (WIDTH, _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for left, column in zip(lefts.tolist(), columns, strict=False):
         for row, picture in enumerate(column.pictures):
@@ -237,8 +260,8 @@ def _draw(columns: list[_Column], analysis: dict[str, Any], window_end: float | 
     for row, title in enumerate(_ROWS):
         _draw_upwards(sheet, title, _EDGE, _TOP + row * (height + _GAP) + height / 2)
     _draw_positions(draw, lefts.tolist(), columns)
-    _draw_scale(draw, int(lefts[0]), _TOP + height)
-    _draw_heading(draw, sheet.width, analysis)
+    _draw_scale(draw, int(lefts[0]), _TOP + height, columns[0].pixels_per_mm)
+    _draw_heading(draw, analysis)
     _draw_legend(sheet, sheet.height - _BOTTOM + 34, analysis, window_end)
     return sheet
 
@@ -265,15 +288,16 @@ def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_
             continue
         height, width = column.pictures[0].shape[:2]
         for offset in offsets:
-            y = _TOP + height / 2 - (offset - column.plane.center_ras[2]) * PIXELS_PER_MM
+            y = _TOP + height / 2 - (offset - column.plane.center_ras[2]) * column.pixels_per_mm
             draw.line((left, y, left + 22, y), _LINE, 2)
             draw.line((left + width - 22, y, left + width - 1, y), _LINE, 2)
 
 
-def _draw_scale(draw: ImageDraw.ImageDraw, left: int, bottom: int) -> None:
-    end = left + 14 + 50 * PIXELS_PER_MM
-    draw.line((left + 14, bottom - 16, end, bottom - 16), _TEXT, 3)
-    draw.text((end + 8, bottom - 16), "5 cm", _TEXT, _font(18), anchor="lm")
+def _draw_scale(draw: ImageDraw.ImageDraw, left: int, bottom: int, pixels_per_mm: float) -> None:
+    start, end, y = left + 14, left + 14 + 50 * pixels_per_mm, bottom - 18
+    draw.rectangle((start - 2, y - 4, end + 2, y + 4), fill=(0, 0, 0))
+    draw.rectangle((start, y - 2, end, y + 2), fill=_TEXT)
+    draw.text((end + 10, y), "5 cm", _TEXT, _font(18), anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 def _draw_upwards(sheet: Image.Image, text: str, left: int, center: float) -> None:
@@ -283,15 +307,15 @@ def _draw_upwards(sheet: Image.Image, text: str, left: int, center: float) -> No
     sheet.paste(label.transpose(Image.Transpose.ROTATE_90), (left, round(center - width / 2)))
 
 
-def _draw_heading(draw: ImageDraw.ImageDraw, width: int, analysis: dict[str, Any]) -> None:
+def _draw_heading(draw: ImageDraw.ImageDraw, analysis: dict[str, Any]) -> None:
     diagnosis = analysis["diagnosis"]
     finding = (
         f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, threshold {diagnosis['threshold']:.2f}"
     )
     draw.text((_EDGE, 30), finding, _TEXT, _font(38))
     draw.text((_EDGE, 84), _measured(analysis), _FAINT_TEXT, _font(24))
-    draw.text((width - _EDGE, 38), analysis["input"]["name"], _FAINT_TEXT, _font(24), anchor="ra")
-    draw.text((width - _EDGE, 84), "For research, not for diagnosis", _TEXT, _font(24), anchor="ra")
+    draw.text((WIDTH - _EDGE, 38), analysis["input"]["name"], _FAINT_TEXT, _font(24), anchor="ra")
+    draw.text((WIDTH - _EDGE, 84), "For research, not for diagnosis", _TEXT, _font(24), anchor="ra")
 
 
 def _measured(analysis: dict[str, Any]) -> str:

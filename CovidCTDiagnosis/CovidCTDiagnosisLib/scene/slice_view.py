@@ -54,7 +54,9 @@ class SliceView:
         producer.Update(port.GetIndex())
         image = producer.GetOutputDataObject(port.GetIndex())
         columns, rows, _ = image.GetDimensions()
-        return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)[::-1, :, :3].copy()
+        rgba = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, 4)[::-1]
+        # Outside the background volume the colours are those of 0 HU; only alpha tells.
+        return np.where(rgba[..., 3:] > 0, rgba[..., :3], np.uint8(0))
 
     def pixel_to_ras(self) -> np.ndarray:
         """4 x 4 matrix from (column, row, 0, 1) of `picture` to RAS mm, pixel centres at whole numbers."""
