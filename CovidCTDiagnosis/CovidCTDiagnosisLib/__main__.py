@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .errors import Cancelled, CovidCTError, ResourceError, UsageError
 
+DEBUG = "COVID_CT_DEBUG"
 NETWORKS = ("lungs", "involvement", "lesions", "cvae", "classifier")
 
 
@@ -38,6 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         return Cancelled.code
     except MemoryError:
         return report_error(ResourceError("There is not enough memory.", "Close other programs."), jsonl)
+    except OSError as error:
+        text = f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
+        return report_error(UsageError(text, "Check its name, its permissions and the disk."), jsonl)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        text = f"The program failed ({type(error).__name__}: {error})."
+        return report_error(CovidCTError(text, f"Run it again with {DEBUG}=1 for the details, and report them."), jsonl)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -135,6 +144,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
     from .study import check_output, write_study
 
     if options.picture:
+        _check_picture(options.picture)
         _picture_maker()
     check_output(options.output)
     bundle = open_bundle(options.bundle)
@@ -144,7 +154,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
     analysis = analyze(
         ct,
         bundle,
-        name=options.scan.resolve().name,
+        name=_plain_name(options.scan),
         device=options.device,
         lesion_source=options.lesion_source,
         monitor=monitor,
@@ -170,8 +180,20 @@ def _add_picture(commands: Any) -> None:
 def _picture(options: argparse.Namespace) -> None:
     from .ct import read_scan
 
+    _check_picture(options.output)
     _picture_maker()(options.study, read_scan(options.scan, options.series), options.output)
     print(f"Picture: {options.output}")
+
+
+def _plain_name(scan: Path) -> str:
+    """The scan's name without its folders, in characters that any JSON reader takes."""
+    name = scan.resolve().name.replace("\\", "_").encode("utf-8", "replace").decode("utf-8")
+    return name or "CT"
+
+
+def _check_picture(picture: Path) -> None:
+    if picture.suffix.lower() != ".png" or not picture.resolve().parent.is_dir():
+        raise UsageError(f"{picture} cannot be a picture.", "Give a .png file in a folder that exists.")
 
 
 def _picture_maker() -> Callable[[Path, Any, Path], None]:
@@ -259,13 +281,22 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
 
 
 def _train(options: argparse.Namespace) -> None:
     with _training_packages():
         from .training.train import train
 
-    train(options.network, options.data, options.output, options.run_folder, options.steps, options.seed)
+    train(
+        options.network,
+        options.data,
+        options.output,
+        options.run_folder,
+        options.steps,
+        options.seed,
+        options.fine_tune,
+    )
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 def emit_json(event: Event) -> None:
     """One JSON object a line on standard output, flushed: a program is reading."""
-    sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
 
 
-def check_target(folder: Path, marker: str, kind: str) -> None:
+def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | None = None) -> None:
     """Make sure that writing to `folder` destroys nothing but an older folder of the same kind.
 
     Args:
         folder: absent, empty, or of the same kind.
         marker: the file, relative to the folder, by which its kind is known.
         kind: what to call it in messages, for example "study".
+        own: names of all that a folder of this kind holds; None when that is not fixed.
 
     Raises:
         UsageError: `folder` is a file or holds something else, or its parent does not exist.
@@ -31,6 +32,13 @@ def check_target(folder: Path, marker: str, kind: str) -> None:
         raise UsageError(
             f"The folder {folder} is not empty and is not a {kind}.", f"Choose another folder for the {kind}."
         )
+    if own is not None and folder.is_dir():
+        strange = sorted({path.name for path in folder.iterdir()} - set(own))
+        if strange:
+            raise UsageError(
+                f"The folder {folder} also holds {strange[0]}, which is no part of a {kind}.",
+                f"Choose another folder for the {kind}.",
+            )
 
 
 @contextmanager

@@ -244,7 +244,7 @@ def test_a_bundle_that_is_not_complete(fails: Fails, scan: Path, tiny_bundle: Pa
         model_card="",
         license_text="",
     )
-    assert "no network" in fails(4, scan, bundle=tmp_path / "bundle")
+    assert "has no network lesions" in fails(4, scan, bundle=tmp_path / "bundle")
 
 
 def test_an_older_study_is_kept_when_a_run_fails_and_replaced_when_one_ends_well(

@@ -94,12 +94,45 @@ def phantom(request: pytest.FixtureRequest, tmp_path: Path) -> Phantom:
     (folder / "analysis.json").write_text(
         json.dumps(
             {
-                "input": {"name": "phantom.nii.gz"},
-                "diagnosis": {"probability": 0.87, "threshold": 0.5, "label": "COVID-19"},
+                "schema_version": "1.0",
+                "input": {
+                    "name": "phantom.nii.gz",
+                    "size": list(ct.shape[::-1]),
+                    "spacing_mm": list(ct.spacing),
+                    "origin_mm": list(ct.origin),
+                    "direction": [number for row in ct.direction for number in row],
+                    "sha256": "0" * 64,
+                },
+                "bundle": {"name": "none", "version": "0.0.1", "files": {}},
+                "device": {"type": "cpu", "name": "none", "threads": 1},
+                "versions": {"python": "3", "torch": "2", "numpy": "2"},
+                "timings_s": {},
+                "peak_memory_mb": 1.0,
+                "created": "2026-01-01T00:00:00Z",
+                "diagnosis": {
+                    "probability": 0.87,
+                    "threshold": 0.5,
+                    "label": "COVID-19",
+                    "score": 1.0,
+                    "scores": [-1.0, 1.0],
+                },
+                "relevance": {
+                    "target": "covid",
+                    "total_ct": 1.0,
+                    "total_lesions": -2.0,
+                    "score": 1.0,
+                    "rule": {},
+                    "slices": [],
+                    "ledger": [],
+                },
                 "measurements": {
                     "lungs": {"right": lung, "left": lung, "both": lung},
-                    "lesions": [{"class": "any", "side": "both", "volume_ml": 8.0}],
+                    "lesions": [
+                        {"class": "any", "side": "both", "volume_ml": 8.0, "percent_of_lung": 5.0, "mean_hu": -400.0}
+                    ],
                 },
+                "settings": {},
+                "warnings": [],
             }
         )
     )

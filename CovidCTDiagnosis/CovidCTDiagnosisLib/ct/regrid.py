@@ -134,6 +134,15 @@ def to_grid(voxels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarra
     return _apply(voxels[needed], [m[:, n] for m, n in zip(matrices, needed, strict=True)])
 
 
+def covered_share(mask: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
+    """Share of each working voxel that the mask's voxels fill, float32 of shape ``grid.count``.
+
+    Unlike interpolation it is zero wherever a working voxel touches no voxel of the mask.
+    """
+    own = WorkingGrid.of_volume(mask.shape, spacing)  # type: ignore[arg-type]
+    return _apply(mask, [_cover(grid, own, axis) for axis in range(3)])
+
+
 def from_grid(values: np.ndarray, grid: WorkingGrid, spacing: Triple, region: Region, fill: float = 0.0) -> np.ndarray:
     """Bring values on a working grid back to (a region of) the volume's grid, linearly.
 

@@ -69,9 +69,7 @@ class DeepMedic(nn.Module):
     ) -> None:
         super().__init__()
         self.pathways = nn.ModuleList(Pathway(factor, widths, joint) for factor, widths in pathways)
-        self.joint = nn.Sequential(
-            nn.BatchNorm3d(joint), nn.ReLU(inplace=True), _convolution(joint, joint, 1)
-        )
+        self.joint = nn.Sequential(nn.BatchNorm3d(joint), nn.ReLU(inplace=True), _convolution(joint, joint, 1))
         self.classify = nn.Conv3d(joint, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:

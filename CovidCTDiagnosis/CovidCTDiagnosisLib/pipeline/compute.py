@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import UsageError
 
@@ -122,7 +123,8 @@ def count_macs(network: nn.Module, *shapes: tuple[int, ...]) -> int:
         total += macs
 
     shadow = copy.deepcopy(network).to("meta")
-    with watch_macs(shadow, add), torch.inference_mode():
+    # A counter that watches the real work must not see this pass.
+    with watch_macs(shadow, add), torch.inference_mode(), _disable_current_modes():
         shadow(*(torch.empty(shape, device="meta") for shape in shapes))
     return total
 

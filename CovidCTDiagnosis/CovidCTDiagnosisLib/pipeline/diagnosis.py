@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..ct.regrid import Triple, WorkingGrid, bounding_region, region_grid, to_grid
+from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, region_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from .models import Models
@@ -76,7 +76,7 @@ def classifier_input(
     mask = lungs[region] > 0
     masked = scale(axial.voxels[region], CLASSIFIER) * mask
     ct = to_grid(masked, spacing, inner)
-    inside = to_grid(mask, spacing, inner) > 1e-3
+    inside = covered_share(mask, spacing, inner) > 1e-6
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
     ct, lesion = ct * inside, lesion * inside
     return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid)

@@ -18,7 +18,7 @@ from .tiles import run_network
 RIGHT, LEFT = 1, 2
 AIR_HU = -1024
 BODY_HU = -300
-MARGIN_MM = 15.0
+MARGIN_MM = 30.0
 SMALLEST_LUNGS_ML = 300.0
 ISLAND_ML = 10.0
 ONE_LUNG_MM = 30.0

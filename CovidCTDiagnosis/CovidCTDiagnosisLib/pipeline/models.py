@@ -20,6 +20,16 @@ _CLASSES: dict[str, type[nn.Module]] = {
     "classifier": VolumeClassifier,
 }
 
+_SAID = {
+    "lungs": {"coarse_mm", "fine_mm"},
+    "lesions": {"step_mm", "threshold"},
+    "involvement": {"step_mm"},
+    "classifier": {"slice_mm", "longest_side"},
+}
+"""What a bundle's metadata must say of each network's input."""
+
+_CALIBRATION = {"slope", "offset", "threshold"}
+
 
 @dataclass(frozen=True)
 class Models:
@@ -34,8 +44,12 @@ class Models:
     device: torch.device
 
     def require(self, *names: str) -> None:
-        """Raise BundleError unless the bundle has all of these networks."""
-        missing = [name for name in names if name not in self.bundle.networks]
+        """Raise BundleError unless the bundle has all of these networks, and says how they are used."""
+        missing = [f"network {name}" for name in names if name not in self.bundle.networks]
+        if not missing:
+            missing = [f"{key} for {name}" for name in names for key in _SAID[name] - self.preprocessing(name).keys()]
+        if not missing and not self.bundle.settings.get("diagnosis", {}).keys() >= _CALIBRATION:
+            missing = ["calibration of the diagnosis"]
         if missing:
             raise BundleError(
                 f"The bundle {self.bundle.name} has no {' and no '.join(missing)}.", "Choose a complete bundle."

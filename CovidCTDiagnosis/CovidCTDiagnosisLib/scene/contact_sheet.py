@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import slicer
 from PIL import Image, ImageDraw, ImageFont
 
 from CovidCTDiagnosisLib.ct.volume import Volume
-from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, POSITIVE, RGB, color_function
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import (
@@ -27,6 +25,7 @@ from CovidCTDiagnosisLib.scene.nodes import (
     smooth_relevance,
 )
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
+from CovidCTDiagnosisLib.study import read_study
 
 AXIAL_SLICES = 4
 MARGIN_MM = 20.0
@@ -95,7 +94,7 @@ def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     Raises:
         InputError: the study cannot be read, or it does not belong to `ct`.
     """
-    analysis = _read_analysis(study_folder)
+    analysis = read_study(study_folder).analysis
     scene = slicer.vtkMRMLScene()
     colors = slicer.vtkMRMLColorLogic()  # owns the scene's default colours: has to live as long
     colors.SetMRMLScene(scene)
@@ -110,16 +109,6 @@ def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     has_relevance = bool((slicer.util.arrayFromVolume(relevance) > 0).any())
     window_end = relevance.GetDisplayNode().GetWindowLevelMax() if has_relevance else None
     _draw(columns, analysis, window_end).save(output, format="PNG")
-
-
-def _read_analysis(study_folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((study_folder / "analysis.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{study_folder} is not a study: analysis.json cannot be read.",
-            "Choose the folder that an analysis wrote.",
-        ) from error
 
 
 def _column(

@@ -87,7 +87,7 @@ def check_output(folder: Path) -> None:
         UsageError: `folder` holds something other than a study, or cannot be made.
         ResourceError: the disk has too little free space.
     """
-    check_target(folder, ANALYSIS, "study")
+    check_target(folder, ANALYSIS, "study", own={ANALYSIS, *map(_file_name, IMAGES)})
     parent = folder.resolve().parent
     try:
         # Trying is the only sure way: permission bits say little to root, on Windows and on network drives.
@@ -121,7 +121,7 @@ def write_study(folder: Path, analysis: dict[str, Any], images: Mapping[str, Vol
     grid = _input_grid(analysis)
     for name, volume in images.items():
         _check_image(name, volume, grid)
-    check_target(folder, ANALYSIS, "study")
+    check_target(folder, ANALYSIS, "study", own={ANALYSIS, *map(_file_name, IMAGES)})
     with replaced_folder(folder) as partial:
         for name, volume in images.items():
             path = partial / _file_name(name)

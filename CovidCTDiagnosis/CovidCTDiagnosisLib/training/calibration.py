@@ -17,8 +17,9 @@ PULL = 0.05
 
 def score_differences(classifier: nn.Module, examples: Sequence[Example]) -> np.ndarray:
     """COVID-19 score minus the other, one per example."""
+    device = next(classifier.parameters()).device
     with torch.inference_mode():
-        scores = [classifier.eval()(e.ct, e.lesions) for e in examples]
+        scores = [classifier.eval()(e.ct.to(device), e.lesions.to(device)) for e in examples]
     return np.array([float(s[1] - s[0]) for s in scores])
 
 

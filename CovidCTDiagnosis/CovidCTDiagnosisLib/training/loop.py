@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ from ..errors import Cancelled
 Draw = Callable[[np.random.Generator], Any]
 
 STEPS_PER_EPOCH = 50
+
+WORKERS = 1 if sys.platform == "linux" else 0
+"""Batches are drawn beside the training where a process can fork."""
 
 
 class DrawnBatches(Dataset):
@@ -46,6 +50,9 @@ class Recipe(lightning.LightningModule):
         steps: optimiser steps in all.
         learning_rate, weight_decay: of AdamW; one-cycle schedule.
         seed: of everything random.
+
+    Attributes:
+        freeze_from: step from which the statistics of batch normalisations stay as they are.
     """
 
     def __init__(
@@ -63,18 +70,24 @@ class Recipe(lightning.LightningModule):
         self.network, self.draw, self.loss = network, draw, loss
         self.steps, self.seed = steps, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.freeze_from = steps // 2
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Fine-tune: start from these weights and keep their normalisation statistics."""
+        self.network.load_state_dict(weights)
+        self.freeze_from = 0
 
     def train_dataloader(self) -> DataLoader:
         """A new epoch of batches."""
-        return DataLoader(DrawnBatches(self.draw, self.seed, self.global_step), batch_size=None, num_workers=1)
+        return DataLoader(DrawnBatches(self.draw, self.seed, self.global_step), batch_size=None, num_workers=WORKERS)
 
     def on_train_epoch_start(self) -> None:
-        """Freeze the statistics of batch normalisations halfway.
+        """Freeze the statistics of batch normalisations, halfway unless it is a fine-tuning.
 
-        Batches differ (whole chests, patches, slices); the second half learns with the fixed statistics that
+        Batches differ (whole chests, patches, slices); what comes after learns with the fixed statistics that
         inference will use.
         """
-        if self.global_step >= self.steps // 2:
+        if self.global_step >= self.freeze_from:
             for module in self.network.modules():
                 if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                     module.eval()
@@ -106,7 +119,9 @@ def fit(recipe: Recipe, run: Path) -> nn.Module:
     finished = run / f"averaged-{recipe.steps}.safetensors"
     if not finished.exists():
         _train(recipe, run)
-        save_file({k: v.cpu().contiguous() for k, v in recipe.network.state_dict().items()}, finished)
+        partial = finished.with_suffix(".partial")
+        save_file({k: v.cpu().contiguous() for k, v in recipe.network.state_dict().items()}, partial)
+        partial.replace(finished)
     recipe.network.load_state_dict(load_file(finished))
     return recipe.network.cpu().eval()
 

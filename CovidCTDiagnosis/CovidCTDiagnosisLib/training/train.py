@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,16 +114,25 @@ PLANS = {
 }
 
 
-def train(network: str, data: Path, output: Path, run: Path | None, steps: int | None, seed: int) -> Bundle:
+def train(
+    network: str,
+    data: Path,
+    output: Path,
+    run: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    fine_tune: bool = False,
+) -> Bundle:
     """Train a network and write it into the bundle ``output``, which is made when it is not there.
 
     Args:
         network: one of ``PLANS``; cvae needs the bundle's segmentation networks, classifier its cvae too.
         data: training data folder.
         output: bundle.
-        run: folder for checkpoints; a run that was stopped there goes on.
+        run: folder for checkpoints (beside the bundle by default); a run that was stopped there goes on.
         steps: optimiser steps, or the plan's.
         seed: of everything random.
+        fine_tune: start from the bundle's own weights of this network.
 
     Raises:
         InputError: the data folder lacks a part.
@@ -129,17 +140,20 @@ def train(network: str, data: Path, output: Path, run: Path | None, steps: int |
     """
     require_data(data)
     needed = {"cvae": diagnosis.SEGMENTING, "classifier": (*diagnosis.SEGMENTING, "cvae")}.get(network, ())
-    _require_networks(output, needed)
+    _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
     plan = PLANS[network]
     steps = plan.steps if steps is None else steps
     recipe = plan.make(data, output, steps, seed)
-    trained = fit(recipe, run or _runs(output) / network)
+    if fine_tune:
+        recipe.start_from(open_bundle(output).weights(network))
+    key = _run_key(data, output, (*needed, network) if fine_tune else needed, steps, seed)
+    trained = fit(recipe, (run or _runs(output)) / f"{network}-{key}")
     record = NetworkRecord(
         plan.architecture,
         plan.preprocessing,
         trained.state_dict(),
-        {"sources": plan.sources, "steps": steps, "seed": seed},
+        {"sources": plan.sources, "steps": steps, "seed": seed, "fine_tuned": fine_tune},
     )
     bundle = _put(output, network, record)
     if network == "classifier":
@@ -149,6 +163,13 @@ def train(network: str, data: Path, output: Path, run: Path | None, steps: int |
 
 def _runs(output: Path) -> Path:
     return output.parent / f"{output.name}-runs"
+
+
+def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: int, seed: int) -> str:
+    """Tells runs apart that must not go on from each other's checkpoints."""
+    bundle = open_bundle(output) if built_on else None
+    weights = [bundle.sha256[bundle.networks[n]["file"]] for n in built_on] if bundle else []
+    return hashlib.sha256(json.dumps([str(data.resolve()), weights, steps, seed]).encode()).hexdigest()[:8]
 
 
 def _require_networks(output: Path, needed: tuple[str, ...]) -> None:

@@ -1,0 +1,108 @@
+"""The shipped bundle on the two real sample CTs, through the command line as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.ct import Volume, fetch_truth, read_image, read_scan
+from CovidCTDiagnosisLib.study import Study, read_study
+from PIL import Image
+
+Analyzed = tuple[Path, Study, Path]
+
+
+@pytest.fixture(scope="module")
+def analyze(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Analyzed]:
+    def run(scan: Path) -> Analyzed:
+        folder = tmp_path_factory.mktemp("real")
+        study, picture = folder / "study", folder / "picture.png"
+        command = [sys.executable, "-m", "CovidCTDiagnosisLib", "analyze", str(scan), "--output", str(study)]
+        done = subprocess.run([*command, "--picture", str(picture)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "COVID-19 probability" in done.stdout
+        assert "For research, not for diagnosis." in done.stdout
+        return scan, read_study(study), picture
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def nifti(analyze: Callable[[Path], Analyzed], nifti_ct_path: Path) -> Analyzed:
+    return analyze(nifti_ct_path)
+
+
+@pytest.fixture(scope="module")
+def dicom(analyze: Callable[[Path], Analyzed], dicom_ct_path: Path) -> Analyzed:
+    return analyze(dicom_ct_path)
+
+
+@pytest.fixture(params=["nifti", "dicom"])
+def analyzed(request: pytest.FixtureRequest) -> Analyzed:
+    return request.getfixturevalue(request.param)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def test_lungs_agree_with_the_lobes(nifti: Analyzed) -> None:
+    _, study, _ = nifti
+    lobes = read_image(fetch_truth("chest-nifti")).voxels
+    lungs = study.image("lungs").voxels
+    assert overlap(lungs > 0, np.isin(lobes, (10, 11, 12, 13, 14))) >= 0.97
+    assert overlap(lungs == 1, np.isin(lobes, (12, 13, 14))) >= 0.96
+    assert overlap(lungs == 2, np.isin(lobes, (10, 11))) >= 0.96
+
+
+def test_images_lie_on_the_ct_s_own_grid(analyzed: Analyzed) -> None:
+    scan, study, _ = analyzed
+    ct = read_scan(scan)
+    images: list[Volume] = [study.image(n) for n in ("lungs", "lesions", "relevance_ct", "relevance_lesions")]
+    assert all(image.on_same_grid(ct) for image in images)
+
+
+def test_lung_volumes_are_those_of_an_adult(analyzed: Analyzed) -> None:
+    measured = analyzed[1].analysis["measurements"]["lungs"]
+    for side in ("right", "left"):
+        assert 1000 < measured[side]["volume_ml"] < 4500
+        assert -920 < measured[side]["mean_hu"] < -600
+
+
+def test_lesions_and_relevance_lie_in_the_lungs_and_keep_their_mass(analyzed: Analyzed) -> None:
+    study = analyzed[1]
+    outside = study.image("lungs").voxels == 0
+    assert not study.image("lesions").voxels[outside].any()
+    for name, total in (("relevance_ct", "total_ct"), ("relevance_lesions", "total_lesions")):
+        relevance = study.image(name).voxels.astype(np.float64)
+        largest = np.abs(relevance).sum()
+        assert np.abs(relevance[outside]).sum() <= 0.01 * largest
+        assert relevance.sum() == pytest.approx(study.analysis["relevance"][total], abs=0.01 * largest + 1e-12)
+
+
+def test_relevance_is_not_empty(nifti: Analyzed) -> None:
+    assert np.abs(nifti[1].image("relevance_ct").voxels).sum() > 0
+    assert nifti[1].analysis["relevance"]["slices"]
+
+
+def test_memory_stays_within_four_gigabytes(nifti: Analyzed) -> None:
+    assert nifti[1].analysis["peak_memory_mb"] <= 4096
+
+
+def test_nothing_that_names_a_patient_is_written(dicom: Analyzed) -> None:
+    text = json.dumps(dicom[1].analysis)
+    assert str(dicom[0].parent) not in text
+    assert "Chest_CT" in text or dicom[1].analysis["input"]["name"] == dicom[0].name
+
+
+def test_the_picture_shows_the_ct_with_colours_over_it(analyzed: Analyzed) -> None:
+    with Image.open(analyzed[2]) as picture:
+        pixels = np.asarray(picture.convert("RGB"), np.int16)
+    assert min(pixels.shape[:2]) > 400
+    coloured = np.ptp(pixels, axis=2) > 40
+    assert 0.001 < coloured.mean() < 0.5
