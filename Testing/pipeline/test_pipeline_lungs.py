@@ -16,6 +16,7 @@ from CovidCTDiagnosisLib.pipeline.models import Models
 SHAPE = (44, 40, 64)
 MIDLINE = SHAPE[2] / 2
 STEP = (5.0, 5.0, 5.0)
+AERATED = np.full(SHAPE, -850.0, np.float32)
 
 
 def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
@@ -66,7 +67,7 @@ def test_a_smaller_left_lung_is_still_the_left_one(lungs: tuple[np.ndarray, np.n
 
 def test_nothing_stays_nothing() -> None:
     assert not tell_sides(np.zeros(SHAPE, bool), STEP, MIDLINE).any()
-    assert not clean_lungs(logits(np.zeros(SHAPE, bool)), STEP, MIDLINE).any()
+    assert not clean_lungs(logits(np.zeros(SHAPE, bool)), AERATED, STEP, MIDLINE).any()
 
 
 @pytest.mark.parametrize("number", [RIGHT, LEFT])
@@ -80,7 +81,7 @@ def test_holes_are_filled_and_islands_dropped(lungs: tuple[np.ndarray, np.ndarra
     vessel = ellipsoid((22, 20, 15), (3, 3, 3))
     bowel = np.zeros(SHAPE, bool)
     bowel[1:4, 34:37, 30:34] = True  # 4.5 ml
-    cleaned = clean_lungs(logits((right & ~vessel) | left | bridge | bowel), STEP, MIDLINE)
+    cleaned = clean_lungs(logits((right & ~vessel) | left | bridge | bowel), AERATED, STEP, MIDLINE)
     assert (cleaned[vessel] == RIGHT).all()
     assert not cleaned[bowel].any()
     np.testing.assert_array_equal(cleaned > 0, right | left | bridge)
@@ -91,7 +92,7 @@ def test_a_detached_piece_of_lung_belongs_to_the_nearer_side(lungs: tuple[np.nda
     pieces = [np.zeros(SHAPE, bool) for _ in range(2)]
     pieces[0][20:26, 37:40, 14:20] = True  # 13.5 ml, behind the right lung
     pieces[1][20:26, 37:40, 44:50] = True
-    cleaned = clean_lungs(logits(right | left | pieces[0] | pieces[1]), STEP, MIDLINE)
+    cleaned = clean_lungs(logits(right | left | pieces[0] | pieces[1]), AERATED, STEP, MIDLINE)
     assert (cleaned[pieces[0]] == RIGHT).all() and (cleaned[pieces[1]] == LEFT).all()
 
 
@@ -127,3 +128,26 @@ def test_an_image_without_lungs_is_refused(chest_phantom: Callable[..., Volume],
     with pytest.raises(InputError, match="No lungs") as caught:
         segment_lungs(solid, cpu(bundle), lambda f: None)
     assert caught.value.code == 3 and caught.value.remedy
+
+
+def test_trachea_and_bowel_gas_that_hang_on_the_lungs_are_dropped(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    right, left = lungs
+    trachea = np.zeros(SHAPE, bool)
+    trachea[22:43, 18:22, 30:34] = True
+    bronchus = np.zeros(SHAPE, bool)
+    bronchus[22:24, 19:21, 26:38] = True
+    bowel = ellipsoid((3, 20, 58), (3, 4, 4)) & ~left
+    neck = np.zeros(SHAPE, bool)
+    neck[3:8, 20, 54:56] = True
+    gas = (trachea | bronchus | bowel) & ~right & ~left
+    hu = np.where(gas, -990.0, -850.0).astype(np.float32)
+    cleaned = clean_lungs(logits(right | left | trachea | bronchus | bowel | neck), hu, STEP, MIDLINE)
+    assert (cleaned[gas] == 0).mean() > 0.9
+    assert (cleaned[right] == RIGHT).mean() > 0.97 and (cleaned[left] == LEFT).mean() > 0.97
+
+
+def test_a_bulla_in_the_lung_stays_lung(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    right, left = lungs
+    bulla = ellipsoid((30, 20, 15), (4, 5, 5))
+    cleaned = clean_lungs(logits(right | left), np.where(bulla, -995.0, -850.0).astype(np.float32), STEP, MIDLINE)
+    assert (cleaned[bulla] == RIGHT).all()

@@ -21,6 +21,13 @@ BODY_HU = -300
 MARGIN_MM = 30.0
 SMALLEST_LUNGS_ML = 300.0
 ISLAND_ML = 10.0
+AIRWAY_BAND_MM, AIRWAY_HU, LARGEST_AIRWAY_ML = 35.0, -930, 120.0
+"""Trachea and main bronchi lie this near the middle, are this dark at least, and hold no more than this."""
+WALL_HU = -750
+NECK_MM = 4.5
+GAS_SHARE = 0.05
+GAS_HU = -920
+"""Gas beside the lungs: below this share of the mask and this mean density; aerated lung is denser."""
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
@@ -45,21 +52,23 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
     spacing = axial.spacing[::-1]
     extent = np.multiply(axial.shape, spacing)
 
-    def logits(grid: WorkingGrid, first: float, last: float) -> np.ndarray:
+    def segment(grid: WorkingGrid, first: float, last: float) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of lung and the mean HU of the working voxels."""
         # Scanners fill what lies outside the field of view with numbers below air.
-        ct = scale(to_grid(np.maximum(axial.voxels, AIR_HU), spacing, grid), LUNG_SEGMENTATION)
-        return run_network(
+        hu = to_grid(np.maximum(axial.voxels, AIR_HU), spacing, grid)
+        logits = run_network(
             network,
-            ct,
+            scale(hu, LUNG_SEGMENTATION),
             models.device,
             lambda x: x,
             lambda f: report(first + (last - first) * f),
             SLAB_VOXELS,
             overlap=24,
         )[0]
+        return logits, hu
 
     whole = WorkingGrid.covering((0, 0, 0), tuple(extent), _step(settings["coarse_mm"], spacing))
-    found = _keep_large(logits(whole, 0.0, 0.2) > 0, whole.step, SMALLEST_LUNGS_ML / 4)
+    found = _keep_large(segment(whole, 0.0, 0.2)[0] > 0, whole.step, SMALLEST_LUNGS_ML / 4)
     if found.sum() * np.prod(whole.step) / 1000 < SMALLEST_LUNGS_ML:
         raise InputError(
             "No lungs were found in this image.",
@@ -67,8 +76,8 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
         )
     box = _box_mm(bounding_region(found), whole, extent)
     fine = WorkingGrid.covering(*box, _step(settings["fine_mm"], spacing))
-    values = logits(fine, 0.2, 0.9)
-    lungs = clean_lungs(values, fine.step, _midline(axial, fine))
+    values, hu = segment(fine, 0.2, 0.9)
+    lungs = clean_lungs(values, hu, fine.step, _midline(axial, fine))
     if not lungs.any():
         raise InputError("No lungs were found in this image.", "Give a CT that shows the whole chest.")
     report(0.92)
@@ -102,11 +111,12 @@ def _keep_large(mask: np.ndarray, step: Triple, smallest_ml: float) -> np.ndarra
     return large[labels]
 
 
-def clean_lungs(logits: np.ndarray, step: Triple, midline: float) -> np.ndarray:
-    """Sided lungs from logits: holes filled, islands dropped, right and left told apart.
+def clean_lungs(logits: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> np.ndarray:
+    """Sided lungs from logits: islands, airway and bowel gas dropped, holes filled, right and left told apart.
 
     Args:
         logits: (K, J, I), lung where positive.
+        hu: (K, J, I), mean HU of the working voxels.
         step: mm along (k, j, i).
         midline: column i of the body's middle, for a lung that stands alone.
 
@@ -114,8 +124,41 @@ def clean_lungs(logits: np.ndarray, step: Triple, midline: float) -> np.ndarray:
         uint8 (K, J, I): 1 right, 2 left.
     """
     mask = _keep_large(logits > 0, step, ISLAND_ML)
-    mask = ndimage.binary_fill_holes(mask)
+    mask = ndimage.binary_fill_holes(mask & ~_airway(mask, hu, step, midline))
+    mask &= ~_hanging_gas(mask, hu, step)
     return tell_sides(mask, step, midline)
+
+
+def _airway(mask: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> np.ndarray:
+    """Trachea and main bronchi: pure air near the body's middle that reaches up to the lungs' tops."""
+    if not mask.any():
+        return mask
+    central = np.abs(np.arange(mask.shape[2]) - midline) * step[2] < AIRWAY_BAND_MM
+    components, count = ndimage.label((hu < AIRWAY_HU) & central)
+    used = np.flatnonzero(mask.any(axis=(1, 2)))
+    upper = used[0] + round(0.75 * (used[-1] - used[0]))
+    reaches_up = np.unique(components[upper:][mask[upper:] & (components[upper:] > 0)])
+    sizes_ml = np.bincount(components.ravel(), minlength=count + 1) * np.prod(step) / 1000
+    lumen = np.isin(components, [n for n in reaches_up if sizes_ml[n] < LARGEST_AIRWAY_ML])
+    # The wall goes with the lumen, aerated lung beside it stays.
+    return lumen | (ndimage.binary_dilation(lumen) & (hu > WALL_HU))
+
+
+def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
+    """Small pieces that hang on the lungs by a thin neck and hold nothing but air: trachea, bowel gas.
+
+    The mask is eroded until necks break; each core's basin goes where the core belongs.
+    """
+    depth = ndimage.distance_transform_edt(mask, sampling=step)
+    cores, count = ndimage.label(depth > NECK_MM)
+    if count < 2:
+        return np.zeros(mask.shape, bool)
+    numbers = np.arange(count + 1)
+    sizes = np.bincount(cores.ravel())
+    mean_hu = ndimage.mean(hu, cores, numbers)
+    gas = (sizes < GAS_SHARE * mask.sum()) & (mean_hu < GAS_HU)
+    gas[0] = False
+    return gas[watershed(-depth, cores, mask=mask)] if gas.any() else np.zeros(mask.shape, bool)
 
 
 def tell_sides(mask: np.ndarray, step: Triple, midline: float) -> np.ndarray:
