@@ -74,6 +74,7 @@ def print_segmentation(data: Path | None, bundle: Path | None, device: str) -> N
     print(f"Lesions, mean over the {len(KEPT_SLICES)} expert slices kept apart")
     for name, value in kept_slice_scores(data, models).items():
         print(f"  {name:36} {value:.3f}")
+    print("A little leaks: the machine masks learned from come from a network that knew all expert slices.")
 
 
 def print_diagnosis(data: Path | None, bundle: Path | None, device: str) -> None:
@@ -96,6 +97,8 @@ def print_diagnosis(data: Path | None, bundle: Path | None, device: str) -> None
     }
     for name, interval in rows.items():
         print(f"  {name:36} {_text(interval)}")
+    print("The lung network has seen slices of these negative series; CVAE, classifier and calibration have not.")
+    print("For comparison: grey-level histogram and image size alone reach an AUC of 0.92 in cross-validation.")
 
 
 def _text(interval: Interval) -> str:
