@@ -15,7 +15,7 @@ from ..pipeline.models import Models
 from ..pipeline.slices import segment_slices, stack_slices
 from ..training.calibration import score_differences
 from ..training.diagnosis import prepare_examples, split_by_blocks
-from ..training.sources import NOMINAL_SLICE_MM, UNKNOWN_LESION, read_lesion_slices
+from ..training.sources import NOMINAL_SLICE_MM, UNKNOWN_LESION, read_lesion_slices, read_series
 from ..training.train import KEPT_SLICES
 from .metrics import Interval, bootstrap_auc, dice, wilson
 
@@ -79,15 +79,13 @@ def print_segmentation(data: Path | None, bundle: Path | None, device: str) -> N
 
 def print_diagnosis(data: Path | None, bundle: Path | None, device: str) -> None:
     """AUC, sensitivity and specificity on the block of series kept apart."""
-    from ..training.sources import require_data
-
     models = _models(bundle, device)
-    folder = require_data(data or Path("the data folder"), "series").parent
+    series = split_by_blocks(read_series(data or Path("the data folder"))).test
     with tempfile.TemporaryDirectory() as cache:
-        split = split_by_blocks(prepare_examples(folder, models, Path(cache)))
+        test = prepare_examples(series, models, Path(cache))
     settings = models.bundle.settings["diagnosis"]
-    logit = settings["slope"] * score_differences(models.network("classifier"), split.test) + settings["offset"]
-    covid = np.array([e.covid for e in split.test])
+    logit = settings["slope"] * score_differences(models.network("classifier"), test) + settings["offset"]
+    covid = np.array([e.covid for e in test])
     called = 1 / (1 + np.exp(-logit)) >= settings["threshold"]
     print(f"Diagnosis, {len(covid)} series kept apart ({covid.sum()} COVID-19), 95 % intervals")
     rows = {

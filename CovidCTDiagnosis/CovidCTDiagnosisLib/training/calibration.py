@@ -17,7 +17,7 @@ PULL = 0.05
 
 def score_differences(classifier: nn.Module, examples: Sequence[Example]) -> np.ndarray:
     """COVID-19 score minus the other, one per example."""
-    device = next(classifier.parameters()).device
+    device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         scores = [classifier.eval()(e.ct.to(device), e.lesions.to(device)) for e in examples]
     return np.array([float(s[1] - s[0]) for s in scores])

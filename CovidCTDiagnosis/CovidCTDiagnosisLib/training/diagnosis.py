@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ..pipeline.diagnosis import classifier_input
 from ..pipeline.models import Models
 from ..pipeline.slices import segment_slices, stack_slices
 from .loop import Recipe
-from .sources import NOMINAL_SLICE_MM, Series, read_series
+from .sources import NOMINAL_SLICE_MM, Series
 
 LONGEST_SIDE = 128
 CVAE_SIZE = (96, 128)
@@ -43,12 +44,12 @@ class Example:
 
 
 def prepare_examples(
-    data: Path, models: Models, cache: Path, report: Callable[[str], None] = lambda text: None
+    series: Sequence[Series], models: Models, cache: Path, report: Callable[[str], None] = lambda text: None
 ) -> list[Example]:
-    """Segment every series with the bundle and keep the result; known ones are read from the cache.
+    """Segment series with the bundle and keep the result; known ones are read from the cache.
 
     Args:
-        data: the training data folder.
+        series: slice series.
         models: lungs and lesions come from these networks.
         cache: folder; what other weights made there is not used.
         report: gets a line per series segmented.
@@ -59,7 +60,6 @@ def prepare_examples(
     folder = cache / f"series-{LONGEST_SIDE}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     examples = []
-    series = read_series(data)
     for number, item in enumerate(series, start=1):
         file = folder / f"{item.name}.npz"
         if not file.exists():
@@ -81,21 +81,32 @@ def _save(file: Path, series: Series, models: Models) -> None:
     partial.replace(file)
 
 
+class Labelled(Protocol):
+    """Anything that is COVID-19 (1) or not (0)."""
+
+    @property
+    def covid(self) -> int:
+        """1 or 0."""
+
+
+Item = TypeVar("Item", bound=Labelled)
+
+
 @dataclass(frozen=True)
-class Split:
+class Split(Generic[Item]):
     """What the classifier learns from, what it is calibrated on, and what it is measured on."""
 
-    learn: list[Example]
-    calibrate: list[Example]
-    test: list[Example]
+    learn: list[Item]
+    calibrate: list[Item]
+    test: list[Item]
 
 
-def split_by_blocks(examples: Sequence[Example], blocks: int = 5) -> Split:
+def split_by_blocks(examples: Sequence[Item], blocks: int = 5) -> Split[Item]:
     """In each class the last block of neighbouring names is for testing, the one before for calibration.
 
     One patient may appear as two neighbouring series, so neighbours stay together.
     """
-    parts: list[list[Example]] = [[], [], []]
+    parts: list[list[Item]] = [[], [], []]
     for label in (0, 1):
         group = [e for e in examples if e.covid == label]
         for number, block in enumerate(np.array_split(np.arange(len(group)), blocks)):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
 from .calibration import calibrate
 from .loop import Recipe, fit
-from .sources import require_data
+from .sources import read_series, require_data
 
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
 SETTINGS = {"diagnosis": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
@@ -57,13 +57,14 @@ def _involvement(data: Path, output: Path, steps: int, seed: int) -> Recipe:
     return lesions.involvement_recipe(data, fetch_sample("chest-dicom"), steps, KEPT_SLICES, seed)
 
 
-def _series(data: Path, output: Path) -> diagnosis.Split:
+def _examples(data: Path, output: Path, part: Literal["learn", "calibrate"]) -> list[diagnosis.Example]:
     models = Models(open_bundle(output), choose_device("auto"))
-    return diagnosis.split_by_blocks(diagnosis.prepare_examples(data, models, _runs(output), print))
+    series = getattr(diagnosis.split_by_blocks(read_series(data)), part)
+    return diagnosis.prepare_examples(series, models, _runs(output), print)
 
 
 def _cvae(data: Path, output: Path, steps: int, seed: int) -> Recipe:
-    return diagnosis.cvae_recipe(_series(data, output).learn, steps, seed)
+    return diagnosis.cvae_recipe(_examples(data, output, "learn"), steps, seed)
 
 
 def _classifier(data: Path, output: Path, steps: int, seed: int) -> Recipe:
@@ -71,7 +72,7 @@ def _classifier(data: Path, output: Path, steps: int, seed: int) -> Recipe:
     prefix = "encoder."
     weights = bundle.weights("cvae")
     encoder = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-    return diagnosis.classifier_recipe(_series(data, output).learn, encoder, steps, seed)
+    return diagnosis.classifier_recipe(_examples(data, output, "learn"), encoder, steps, seed)
 
 
 _SLICES = "expert lesion slices, COVID-19 slices with machine masks"
@@ -201,5 +202,5 @@ def _put(output: Path, network: str, record: NetworkRecord) -> Bundle:
 def _calibrated(data: Path, output: Path, classifier: nn.Module) -> Bundle:
     """Calibrate on the block of series that is kept for it."""
     settings = open_bundle(output).settings
-    found = calibrate(classifier, _series(data, output).calibrate)
+    found = calibrate(classifier, _examples(data, output, "calibrate"))
     return revise_bundle(output, output, settings={**settings, "diagnosis": found})
