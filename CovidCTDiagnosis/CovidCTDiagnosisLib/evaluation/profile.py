@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from ..bundle import Bundle
 from ..ct import read_scan
 from ..pipeline import Event, Monitor, analyze
 from ..pipeline.compute import peak_memory_mb
-
-NETWORK_STAGES = ("lungs", "lesions", "diagnosis", "relevance")
 
 
 @dataclass
@@ -52,37 +51,54 @@ class _MemoryWatch(threading.Thread):
 
 
 def profile_analysis(scan: Path, bundle: Bundle, device: str) -> Profile:
-    """Analyze a CT and watch; nothing is written.
+    """Analyze a CT twice and watch; nothing is written.
 
-    Multiply-accumulates are half of what torch's own counter calls FLOPs; all its convolutions and matrix
-    products count, those of relevance propagation too.
+    The first time gives seconds and memory. The second counts multiply-accumulates: half of what torch's own
+    counter calls FLOPs, all convolutions and matrix products, those of relevance propagation too. The
+    counter costs time and memory itself, so it has a run of its own.
     """
     stages: dict[str, StageProfile] = {}
     watch = _MemoryWatch(stages)
-    counter = FlopCounterMode(display=False)
-    before = 0
 
-    def on_event(event: Event) -> None:
-        nonlocal before
-        stage = event.get("stage")
-        if event["event"] != "stage" or stage is None:
-            return
-        if stage not in stages:
-            stages[stage] = StageProfile()
-            before = counter.get_total_flops()
-        watch.current = stage
-        stages[stage].macs = (counter.get_total_flops() - before) // 2
+    def enter(event: Event) -> None:
+        if event["event"] == "stage":
+            stages.setdefault(event["stage"], StageProfile())
+            watch.current = event["stage"]
 
-    monitor = Monitor(emit=on_event)
     watch.start()
-    with counter:
-        with monitor.stage("reading", "Reading the CT"):
-            ct = read_scan(scan)
-        analyze(ct, bundle, name=scan.name, device=device, monitor=monitor)
+    timings = _analyze(scan, bundle, device, enter)
     watch.stopped.set()
-    for name, seconds in monitor.timings_s.items():
+    watch.join()
+    for name, seconds in timings.items():
         stages[name].seconds = seconds
-    return Profile(stages, peak_memory_mb())
+    peak_mb = peak_memory_mb()
+    _count_macs(stages, scan, bundle, device)
+    return Profile(stages, peak_mb)
+
+
+def _count_macs(stages: dict[str, StageProfile], scan: Path, bundle: Bundle, device: str) -> None:
+    counter = FlopCounterMode(display=False)
+    current, before = "", 0
+
+    def enter(event: Event) -> None:
+        nonlocal current, before
+        if event["event"] != "stage":
+            return
+        if event["stage"] != current:
+            current, before = event["stage"], counter.get_total_flops()
+        stages[current].macs = (counter.get_total_flops() - before) // 2
+
+    with counter:
+        _analyze(scan, bundle, device, enter)
+
+
+def _analyze(scan: Path, bundle: Bundle, device: str, emit: Callable[[Event], None]) -> dict[str, float]:
+    """Wall seconds of each stage."""
+    monitor = Monitor(emit=emit)
+    with monitor.stage("reading", "Reading the CT"):
+        ct = read_scan(scan)
+    analyze(ct, bundle, name=scan.name, device=device, monitor=monitor)
+    return monitor.timings_s
 
 
 def peak_gflops(seconds: float = 2.0, size: int = 2048) -> float:
