@@ -18,7 +18,7 @@ from .tiles import run_network
 LesionSource = Literal["both", "lesions", "involvement"]
 
 MARGIN_MM = 9.0
-SLAB_VOXELS = 1_600_000
+SLAB_VOXELS = 1_200_000
 SLICES_AT_ONCE = 16
 
 
@@ -56,7 +56,7 @@ def segment_lesions(
         lambda x: torch.softmax(x, 1)[:, 1:],
         lambda f: report(0.75 * f),
         SLAB_VOXELS,
-        overlap=16,
+        overlap=8,
     )
     probability = classes.sum(0)
     if source != "lesions":
