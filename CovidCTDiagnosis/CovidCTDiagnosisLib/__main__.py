@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .errors import Cancelled, CovidCTError, ResourceError, UsageError
+from .errors import Cancelled, CovidCTError, InputError, ResourceError, UsageError
 
 DEBUG = "COVID_CT_DEBUG"
+FOLD_KINDS = {"with": (True,), "without": (False,), "both": (True, False)}
 NETWORKS = ("lungs", "involvement", "lesions", "cvae", "classifier")
 
 
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
+    _add_segment_slices(commands)
     _add_picture(commands)
     _add_sample(commands)
     _add_complexity(commands)
@@ -117,6 +119,14 @@ def _add_analyze(commands: Any) -> None:
         default="both",
         help="who draws the lesion mask: both networks (default), the 3-D U-Net or 2DS alone",
     )
+    command.add_argument("--lungs", type=Path, help="ready lung mask to use (any label above 0; 1 right, 2 left)")
+    command.add_argument(
+        "--lung-engine",
+        choices=("network", "lungmask"),
+        default="network",
+        help="who segments the lungs: the bundle's network (default) or the package lungmask (R231CovidWeb)",
+    )
+    command.add_argument("--lungmask-weights", type=Path, help="local .pth file for lungmask (default: downloaded)")
     command.add_argument("--picture", type=Path, help="also write a contact sheet (PNG; needs slicer-core)")
     command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
     _add_bundle(command)
@@ -147,6 +157,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
         _check_picture(options.picture)
         _picture_maker()
     check_output(options.output)
+    _check_lung_options(options)
     bundle = open_bundle(options.bundle)
     monitor = Monitor(emit=emit)
     with monitor.stage("reading", "Reading the CT"):
@@ -157,6 +168,9 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
         name=_plain_name(options.scan),
         device=options.device,
         lesion_source=options.lesion_source,
+        lungs=_read_lungs(options.lungs),
+        lung_engine=options.lung_engine,
+        lungmask_weights=options.lungmask_weights,
         monitor=monitor,
     )
     with monitor.stage("writing", "Writing the study"):
@@ -164,6 +178,108 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
         if options.picture:
             _picture_maker()(options.output, ct, options.picture)
     return analysis.document
+
+
+# segment-slices
+
+
+def _add_segment_slices(commands: Any) -> None:
+    command = _command(
+        commands,
+        "segment-slices",
+        _segment_slices,
+        "Find lungs and lesions in a folder of 8-bit lung-window slices (PNG, JPEG, BMP or TIFF). Writes PNG masks "
+        "of the same names and sizes: lungs/ and infection/ 0 or 255, classes/ 1 ground-glass opacity, 2 "
+        "consolidation. Crazy paving counts as ground-glass opacity; the combined pattern as whichever of the two "
+        "is likelier. Images of one size that continue each other in the order of their names are taken as one CT.",
+    )
+    command.add_argument("images", type=Path, help="folder of slice images")
+    command.add_argument("--output", type=Path, required=True, help="folder of masks to write")
+    command.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        default=(-1000.0, 400.0),
+        metavar=("LOW", "HIGH"),
+        help="HU of black and white (default: -1000 400)",
+    )
+    command.add_argument("--pixel-mm", type=float, default=0.7, help="pixel size (default: 0.7)")
+    command.add_argument("--slice-mm", type=float, default=3.0, help="distance of slices of a CT (default: 3)")
+    command.add_argument(
+        "--orientation",
+        choices=("auto", "upright", "upside-down", "back-left", "back-right"),
+        default="auto",
+        help="where the patient's back lies in the images: found (auto), below, above, left or right",
+    )
+    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _segment_slices(options: argparse.Namespace) -> None:
+    from .console import emit_json, print_slices, progress_bar
+    from .pipeline.compute import tune_allocator
+
+    _check_slice_options(options)
+    tune_allocator()
+    with contextlib.ExitStack() as stack:
+        emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
+        document = _segment_slices_to_masks(options, emit)
+    if options.events == "jsonl":
+        emit_json({"event": "result", "masks": str(options.output), **document})
+    else:
+        print_slices(document, options.output)
+
+
+def _check_slice_options(options: argparse.Namespace) -> None:
+    low, high = options.window
+    if not (-5000 <= low < high <= 5000):
+        raise UsageError(f"{low:g} to {high:g} HU is no window.", "Give the HU of black and then that of white.")
+    for name, size in (("--pixel-mm", options.pixel_mm), ("--slice-mm", options.slice_mm)):
+        if not 0.1 <= size <= 50:
+            raise UsageError(f"{name} cannot be {size:g}.", "Give millimetres, 0.1 to 50.")
+
+
+def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from .bundle import open_bundle
+    from .ct.slice_images import find_slice_images, read_slice_image
+    from .pipeline import Monitor
+    from .pipeline.compute import choose_device
+    from .pipeline.models import Models
+    from .pipeline.slice_folder import SliceOptions, segment_images
+    from .study.slice_masks import check_masks_output, write_masks
+
+    paths = find_slice_images(options.images)
+    check_masks_output(options.output, options.images)
+    models = Models(open_bundle(options.bundle), choose_device(options.device))
+    models.require("lungs", "lesions", "involvement")
+    monitor = Monitor(emit=emit)
+    with monitor.stage("reading", "Reading the images"):
+        images = [read_slice_image(path) for path in paths]
+    read_as = SliceOptions(tuple(options.window), options.pixel_mm, options.slice_mm, options.orientation)
+    found = segment_images(images, models, read_as, monitor)
+    document = found.document(read_as, [path.name for path in paths], models.bundle)
+    with monitor.stage("writing", "Writing the masks"):
+        write_masks(options.output, [path.stem for path in paths], found.lungs, found.lesions, document)
+    return document
+
+
+def _check_lung_options(options: argparse.Namespace) -> None:
+    if options.lungs and options.lung_engine != "network":
+        raise UsageError("The lungs come from a mask or from an engine.", "Leave out --lungs or --lung-engine.")
+    if options.lungmask_weights and options.lung_engine != "lungmask":
+        raise UsageError("Weights for lungmask need lungmask.", "Add --lung-engine lungmask.")
+
+
+def _read_lungs(path: Path | None) -> Any:
+    """The lung mask as a Volume, or None."""
+    if path is None:
+        return None
+    from .ct import read_image
+
+    if not path.is_file():
+        raise InputError(f"{path.name or path} is not a file.", "Give a NIfTI, NRRD or MetaImage file of the lungs.")
+    return read_image(path)
 
 
 # picture
@@ -282,10 +398,14 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
+    command.add_argument("--devices", type=int, help="graphics cards to use (default: all)")
+    command.add_argument("--nodes", type=int, default=1, help="machines, each running this command (SLURM, torchrun)")
+    command.add_argument("--precision", help="Lightning's name (default: 16-mixed on a graphics card, else 32-true)")
 
 
 def _train(options: argparse.Namespace) -> None:
     with _training_packages():
+        from .training.loop import Hardware
         from .training.train import train
 
     train(
@@ -296,6 +416,7 @@ def _train(options: argparse.Namespace) -> None:
         options.steps,
         options.seed,
         options.fine_tune,
+        Hardware(options.devices or "auto", options.nodes, options.precision),
     )
 
 
@@ -308,18 +429,31 @@ def _add_evaluate(commands: Any) -> None:
     )
     command.add_argument("what", choices=("segmentation", "diagnosis"))
     command.add_argument("--data", type=Path, help="data folder (without it only the sample CT is measured)")
+    command.add_argument("--output", type=Path, help="folder for results and a page with figures (segmentation)")
+    command.add_argument(
+        "--folds",
+        nargs="?",
+        const="both",
+        choices=FOLD_KINDS,
+        help="score lesions by cross-validation, by networks that learn with machine-made masks, without, or both "
+        "(default): trains what is not in OUTPUT/folds yet, which takes hours",
+    )
     _add_bundle(command)
     _add_device(command)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.what == "diagnosis" and (options.folds or options.output):
+        raise UsageError("The diagnosis has no folds and no page.", "Leave out --folds and --output.")
     with _training_packages():
-        from .evaluation import measured
+        from .evaluation.diagnosis import print_diagnosis
+        from .evaluation.segmentation import evaluate_segmentation
 
     if options.what == "segmentation":
-        measured.print_segmentation(options.data, options.bundle, options.device)
+        folds = FOLD_KINDS.get(options.folds, ())
+        evaluate_segmentation(options.data, options.output, folds, options.bundle, options.device)
     else:
-        measured.print_diagnosis(options.data, options.bundle, options.device)
+        print_diagnosis(options.data, options.bundle, options.device)
 
 
 @contextlib.contextmanager

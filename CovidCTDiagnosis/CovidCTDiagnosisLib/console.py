@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,6 +78,16 @@ def print_findings(document: dict[str, Any], study: Any) -> None:
     print(f"Seconds                 {seconds}")
     print(f"Study                   {study}")
     print("\nFor research, not for diagnosis.")
+
+
+def print_slices(document: dict[str, Any], folder: Any) -> None:
+    """How the slice images of slices.json were read, on standard output."""
+    images = document["images"]
+    counts = Counter(image["orientation"] for image in images)
+    found = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    way = f"one CT, {document['order']}" if document["order"] else "each on its own"
+    print(f"{len(images)} slice{'s' if len(images) > 1 else ''}, {way}; orientation: {found}")
+    print(f"Masks: {folder}")
 
 
 _SIDES = ("right", "left", "both")

@@ -9,13 +9,27 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import Bundle
 from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, bounding_region, from_grid, to_grid
 from CovidCTDiagnosisLib.errors import InputError
-from CovidCTDiagnosisLib.pipeline.lungs import LEFT, RIGHT, clean_lungs, segment_lungs, tell_sides
+from CovidCTDiagnosisLib.pipeline.lungs import (
+    BAND_MM,
+    LEFT,
+    RIGHT,
+    boundary_depth,
+    clean_lungs,
+    midline,
+    refine_lungs,
+    sample_hu,
+    segment_lungs,
+    tell_sides,
+)
 from CovidCTDiagnosisLib.pipeline.models import Models
+from scipy import ndimage
 
 SHAPE = (44, 40, 64)
 MIDLINE = SHAPE[2] / 2
 STEP = (5.0, 5.0, 5.0)
+STEP_4 = (4.0, 4.0, 4.0)
 AERATED = np.full(SHAPE, -850.0, np.float32)
 
 
@@ -140,7 +154,7 @@ def test_trachea_and_bowel_gas_that_hang_on_the_lungs_are_dropped(lungs: tuple[n
     neck = np.zeros(SHAPE, bool)
     neck[3:8, 20, 54:56] = True
     gas = (trachea | bronchus | bowel) & ~right & ~left
-    hu = np.where(gas, -990.0, -850.0).astype(np.float32)
+    hu = np.where(gas, -990.0, np.where(right | left, -850.0, 40.0)).astype(np.float32)
     cleaned = clean_lungs(logits(right | left | trachea | bronchus | bowel | neck), hu, STEP, MIDLINE)
     assert (cleaned[gas] == 0).mean() > 0.9
     assert (cleaned[right] == RIGHT).mean() > 0.97 and (cleaned[left] == LEFT).mean() > 0.97
@@ -151,3 +165,67 @@ def test_a_bulla_in_the_lung_stays_lung(lungs: tuple[np.ndarray, np.ndarray]) ->
     bulla = ellipsoid((30, 20, 15), (4, 5, 5))
     cleaned = clean_lungs(logits(right | left), np.where(bulla, -995.0, -850.0).astype(np.float32), STEP, MIDLINE)
     assert (cleaned[bulla] == RIGHT).all()
+
+
+def test_dark_lung_near_the_middle_is_no_airway(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    """Emphysema as dark as the trachea, but without its wall."""
+    right, left = lungs
+    dark = ellipsoid((32, 20, 19), (5, 4, 4)) & right
+    hu = np.where(right | left, -880.0, 40.0).astype(np.float32)
+    hu[dark] = -950
+    cleaned = clean_lungs(logits(right | left), hu, STEP, midline=24.0)
+    assert dark.sum() > 50 and (cleaned[dark] == RIGHT).all()
+
+
+def test_room_air_taken_for_lung_is_dropped(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    right, left = lungs
+    shoulder = np.zeros(SHAPE, bool)
+    shoulder[41:44, :6, 28:36] = True  # 18 ml
+    hu = np.where(right | left, -850.0, 40.0).astype(np.float32)
+    hu[:, :8] = -900
+    cleaned = clean_lungs(logits(right | left | shoulder), hu, STEP, MIDLINE)
+    assert not cleaned[shoulder].any()
+    np.testing.assert_array_equal(cleaned > 0, right | left)
+
+
+@pytest.mark.parametrize("clipped", [False, True], ids=["HU", "8-bit window"])
+@pytest.mark.parametrize("error", [ndimage.binary_erosion, ndimage.binary_dilation], ids=["too small", "too large"])
+def test_the_boundary_is_as_fine_as_the_cts_voxels(
+    error: Callable[..., np.ndarray], clipped: bool, chest_phantom: Callable[..., Volume]
+) -> None:
+    """A network that works at 4 mm and errs by a voxel of the CT all around; HU put its boundary right."""
+    ct = chest_phantom(spacing=(2.0, 2.0, 4.0))
+    lung = ndimage.binary_closing((ct.voxels > -930) & (ct.voxels < -770), iterations=4)
+    if clipped:
+        ct = ct.with_voxels(np.clip(ct.voxels, -1000, 400))
+    in_plane = ndimage.generate_binary_structure(2, 1)[None]
+    spacing = ct.spacing[::-1]
+    grid = WorkingGrid.covering((0.0, 0.0, 0.0), WorkingGrid.of_volume(ct.shape, spacing).stop, STEP_4)
+    drawn = (to_grid(error(lung, in_plane), spacing, grid) - 0.5) * 8
+    sides = tell_sides(drawn > 0, STEP_4, midline(ct, grid))
+    coarse = from_grid(drawn, grid, spacing, bounding_region(np.ones(ct.shape, bool))) > 0
+    refined = refine_lungs(boundary_depth(drawn, sides, sample_hu(ct, grid), STEP_4), sides, grid, ct)
+    assert 1 - dice(refined > 0, lung) < (1 - dice(coarse, lung)) / 3
+    assert dice(refined > 0, lung) > 0.985
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_a_consolidated_part_stays_as_the_network_drew_it() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[4:16, 4:16, 4:16] = True
+    hu = np.where(mask, -850.0, 40.0).astype(np.float32)
+    hu[:, :, 8:] = 40  # dense from here on, in the lung and beside it
+    depth = boundary_depth(logits(mask), mask.astype(np.uint8), hu, (3.0, 3.0, 3.0))
+    assert depth[10, 10, 15] > BAND_MM and depth[10, 10, 16] < -BAND_MM
+    assert 0 < depth[10, 4, 5] < BAND_MM and -BAND_MM < depth[10, 3, 5] < 0
+
+
+def test_a_ct_is_sampled_slice_by_slice_as_it_is_at_once(chest_phantom: Callable[..., Volume]) -> None:
+    ct = chest_phantom(spacing=(6.0, 6.0, 2.0))
+    extent = tuple(n * s for n, s in zip(ct.shape, ct.spacing[::-1], strict=True))
+    for mm in (1.5, 3.0, 7.0):
+        grid = WorkingGrid.covering((11.0, 20.0, 9.0), extent, (mm, 8.0, 8.0))
+        np.testing.assert_allclose(sample_hu(ct, grid), to_grid(ct.voxels, ct.spacing[::-1], grid), atol=0.05)

@@ -51,7 +51,7 @@ def test_training_makes_a_bundle_that_opens_and_runs(data: Path, tmp_path: Path)
     bundle = open_bundle(bundle_folder)
     assert set(bundle.networks) == {"involvement"}
     facts = bundle.networks["involvement"]["training"]
-    assert (facts["steps"], facts["seed"]) == (2, 5) and "planted" in facts["sources"]
+    assert (facts["steps"], facts["seed"]) == ([2, 2], 5) and "planted" in facts["sources"]
     network = Models(bundle, torch.device("cpu")).network("involvement")
     with torch.inference_mode():
         assert network(torch.rand(1, 1, 40, 40)).isfinite().all()

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.training.folds import FOLDS, held_out
+from CovidCTDiagnosisLib.training.lung_labels import aerated_lungs, lesions_of_lungs
 from CovidCTDiagnosisLib.training.sources import (
     UNKNOWN_LESION,
     Case,
@@ -15,7 +17,6 @@ from CovidCTDiagnosisLib.training.sources import (
     read_lung_volumes,
     read_series,
 )
-from CovidCTDiagnosisLib.training.train import KEPT_SLICES
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,25 @@ def test_expert_slices(expert: list[Case]) -> None:
         assert case.hu.min() >= -1000 and case.hu.max() <= 400
 
 
-def test_kept_slices_are_a_block_of_the_last_expert_slices(expert: list[Case]) -> None:
-    names = [case.name for case in expert]
-    assert set(names[-len(KEPT_SLICES) :]) == KEPT_SLICES
+def test_folds_hold_out_every_expert_slice_once_and_neighbours_together(expert: list[Case]) -> None:
+    folds = [[case.name for case in held_out(expert, fold)] for fold in range(FOLDS)]
+    assert [name for fold in folds for name in fold] == [case.name for case in expert]
+    assert {len(fold) for fold in folds} == {10}
+
+
+def test_machine_masks_lie_in_lungs_once_the_rest_is_dropped(machine: list[Case]) -> None:
+    """Some pieces lie on ribs or at the picture's edge; what is kept is darker than bone."""
+    kept, dropped = [], []
+    for case in machine[::25]:
+        assert case.labels is not None
+        mask = case.labels[0] > 0
+        lesions = lesions_of_lungs(mask, aerated_lungs(case.hu[0]))
+        assert not (lesions & ~mask).any()
+        kept.append(case.hu[0][lesions])
+        dropped.append(case.hu[0][mask & ~lesions])
+    inside, outside = np.concatenate(kept), np.concatenate(dropped)
+    assert len(inside) > 4 * len(outside) > 0
+    assert np.median(outside) > np.median(inside) + 200
 
 
 def test_expert_consolidation_is_brighter_than_ground_glass_and_both_than_lung(expert: list[Case]) -> None:

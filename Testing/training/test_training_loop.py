@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def _short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_batches_depend_on_seed_and_place_in_the_run_alone() -> None:
     def sums(seed: int, place: int) -> list[float]:
-        batches = DrawnBatches(draw, seed, place)
+        batches = DrawnBatches(draw, (seed, 0), place, 4)
         return [batches[n][0].sum().item() for n in reversed(range(len(batches)))]
 
     assert sums(1, 0) == sums(1, 0)
@@ -95,3 +97,49 @@ def test_training_learns_and_gives_a_network_for_evaluation(tmp_path: Path, monk
     batch = draw(np.random.default_rng(99))
     with torch.inference_mode():
         assert loss(network, batch) < 0.1 * F.mse_loss(F.linear(batch[0], *before), batch[1])
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PATIENCE", 2)
+
+    def noise(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(rng.standard_normal((16, 3), np.float32)), torch.zeros(16, 1)
+
+    recipe = Recipe(nn.Linear(3, 1), draw, loss, steps=400, learning_rate=0.5, seed=1, check=noise)
+    fit(recipe, tmp_path / "stopped")
+    assert 12 <= recipe.trainer.global_step < 400  # what is checked gets worse from the first epoch on
+    watched = Recipe(nn.Linear(3, 1), draw, loss, steps=40, learning_rate=0.5, seed=1, check=draw)
+    fit(watched, tmp_path / "all")
+    assert watched.trainer.global_step == 40
+
+
+TWO_PROCESSES = """
+import sys
+import subprocess
+import sys
+from pathlib import Path
+import torch
+from CovidCTDiagnosisLib.training.loop import Hardware, Recipe, fit, is_helper
+from torch import nn
+
+def draw(rng):
+    return torch.from_numpy(rng.standard_normal((4, 3), "float32"))
+
+for name in ("first", "second"):  # a training of two stages
+    recipe = Recipe(nn.Linear(3, 1), draw, lambda n, x: (n(x) - 1).square().mean(), steps=6, learning_rate=0.1)
+    fit(recipe, Path(sys.argv[1]) / name, Hardware(devices=2))
+if not is_helper():
+    print("written once")
+"""
+
+
+def test_several_processes_train_together_and_one_writes(tmp_path: Path) -> None:
+    """Stands for several graphics cards: Lightning starts the processes and keeps their weights alike."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "runs"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written once") == 1
+    assert {p.parent.name for p in (tmp_path / "runs").glob("*/averaged-6.safetensors")} == {"first", "second"}

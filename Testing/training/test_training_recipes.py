@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct.regrid import to_grid
 from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, dice
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
-from CovidCTDiagnosisLib.training.augment import random_grid, sample
+from CovidCTDiagnosisLib.training.augment import random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate
 from CovidCTDiagnosisLib.training.diagnosis import Example, draw_volumes, fit_size, focal_loss, split_by_blocks
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.planting import plant_lesions
 from CovidCTDiagnosisLib.training.sources import Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 LUNG_HU = (-930, -770)  # of the phantom, vessels apart
@@ -189,16 +192,63 @@ def test_nothing_is_planted_where_there_is_no_lung() -> None:
 def test_random_grids_lie_in_large_images_and_around_small_ones(count: tuple[int, int, int]) -> None:
     case = Case("c", np.zeros((20, 60, 50), np.int16), (2.0, 1.0, 1.0))
     extent = np.array([40.0, 60, 50])
-    focus = np.zeros(case.hu.shape, bool)
-    focus[10, 50, 5] = True
+    focus = np.array([[10, 50, 5]])
     for seed in range(20):
-        for given in (None, focus):
-            grid = random_grid(np.random.default_rng(seed), case, (2.0, 1.5, 1.5), count, given)
+        for aim in (None, focus):
+            grid = random_grid(np.random.default_rng(seed), case, (2.0, 1.5, 1.5), count, aim)
             start, stop = np.array(grid.start), np.array(grid.stop)
             large = stop - start <= extent
             assert grid.count == count
             assert (start[large] >= -1e-6).all() and (stop[large] <= extent[large] + 1e-6).all()
             assert (start[~large] <= 1e-6).all() and (stop[~large] >= extent[~large] - 1e-6).all()
-            if given is not None:
-                _, (inside,) = sample(case, grid, [focus])
-                assert inside.any()
+            if aim is not None:
+                place = (focus[0] + 0.5) * case.spacing
+                assert (start <= place).all() and (place <= stop).all()
+
+
+def test_a_part_of_a_case_is_sampled_as_the_whole_would_be() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.zeros((12, 40, 50), np.uint8)
+    labels[3:6, 10:20, 10:30] = 2
+    case = Case("c", rng.integers(-1000, 400, labels.shape, np.int16), (2.5, 0.7, 0.7), labels)
+    for seed in range(10):
+        grid = random_grid(np.random.default_rng(seed), case, (3.0, 1.5, 1.5), (3, 12, 12), case.labelled)
+        hu, fractions = sample(case, grid)
+        np.testing.assert_allclose(hu, to_grid(case.hu, case.spacing, grid), rtol=1e-5, atol=1e-2)
+        expected = to_grid((labels == 2).astype(np.float32), case.spacing, grid)
+        np.testing.assert_allclose(fractions.get(2, np.zeros(grid.count)), expected, atol=1e-5)
+
+
+# Poses and windows
+
+
+@given(seed=st.integers(0, 2**32 - 1), j=st.integers(20, 60), i=st.integers(20, 60))
+@settings(max_examples=30, deadline=None)
+def test_a_turn_moves_all_arrays_alike_and_only_in_plane(seed: int, j: int, i: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.random((3, j, i), np.float32)
+    image[1] = 0.5
+    turned, again = random_turn(rng, image, image)
+    np.testing.assert_array_equal(turned, again)
+    assert turned.shape == image.shape
+    np.testing.assert_allclose(turned[1], 0.5, atol=1e-6)  # planes do not mix
+    assert image.min() - 1e-6 <= turned.min() and turned.max() <= image.max() + 1e-6
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_turn_keeps_the_centre_and_about_the_area(seed: int) -> None:
+    disc = np.hypot(*(np.indices((41, 61)) - np.array([20, 30])[:, None, None])) < 12
+    (turned,) = random_turn(np.random.default_rng(seed), disc[None].astype(np.float32))
+    assert turned.sum() == pytest.approx(disc.sum(), rel=0.04)  # the shear is not quite free of it
+    rows, columns = np.nonzero(turned[0] > 0.5)
+    assert abs(rows.mean() - 20) < 0.5 and abs(columns.mean() - 30) < 0.5
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_another_window_keeps_the_order_of_grey_levels(seed: int) -> None:
+    hu = np.linspace(-1500, 1500, 400, dtype=np.float32).reshape(1, 20, 20)
+    seen = random_window(np.random.default_rng(seed), hu).ravel()
+    assert seen.min() == pytest.approx(-1000) and seen.max() == pytest.approx(400)
+    assert (np.diff(seen) >= 0).all() and len(np.unique(seen)) <= 256

@@ -12,19 +12,26 @@ from torch.nn import functional as F
 
 
 class Convolution3d(nn.Conv3d):
-    """Convolution that keeps the size by repeating edges; (B, C, 1, J, I) counts as a repeated slice."""
+    """Convolution that keeps the size by repeating edges; (B, C, 1, J, I) counts as a repeated slice.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+    Args:
+        inputs, outputs: channels.
+        kernel: odd size, one number or along (k, j, i).
+        bias: as in ``nn.Conv3d``.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int, int], bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, bias=bias)
-        self.border = kernel // 2
+        k, j, i = self.kernel_size
+        self.border = (i // 2, i // 2, j // 2, j // 2, k // 2, k // 2)
 
     def forward(self, input: Tensor) -> Tensor:
         """See the class."""
-        if not self.border:
+        if not any(self.border):
             return super().forward(input)
         if input.shape[2] > 1:
-            return super().forward(F.pad(input, (self.border,) * 6, mode="replicate"))
-        flat = F.pad(input[:, :, 0], (self.border,) * 4, mode="replicate")
+            return super().forward(F.pad(input, self.border, mode="replicate"))
+        flat = F.pad(input[:, :, 0], self.border[:4], mode="replicate")
         return F.conv2d(flat, self.weight.sum(2), self.bias).unsqueeze(2)
 
 

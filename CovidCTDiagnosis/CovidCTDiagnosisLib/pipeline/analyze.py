@@ -6,7 +6,8 @@ import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +19,17 @@ from ..errors import ResourceError
 from .compute import choose_device, describe_device, peak_memory_mb
 from .diagnosis import Diagnosis, classifier_input, diagnose
 from .explanation import describe_relevance, explain_diagnosis
+from .given_lungs import take_lungs
 from .lesions import LesionSource, segment_lesions
+from .lungmask_engine import require_lungmask, segment_with_lungmask
 from .lungs import segment_lungs
 from .measurements import measure
 from .models import Models
 from .monitor import Monitor
 
 SCHEMA_VERSION = "1.0"
+
+LungEngine = Literal["network", "lungmask"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ def analyze(
     name: str,
     device: str = "auto",
     lesion_source: LesionSource = "both",
+    lungs: Volume | None = None,
+    lung_engine: LungEngine = "network",
+    lungmask_weights: Path | None = None,
     monitor: Monitor | None = None,
 ) -> Analysis:
     """Lungs, lesions, diagnosis, relevance and measurements of a chest CT.
@@ -58,19 +66,25 @@ def analyze(
         name: what the study calls the CT: a file or folder name without the folders above it.
         device: ``auto``, ``cpu`` or ``cuda``.
         lesion_source: which network draws the lesion mask: ``both``, ``lesions`` or ``involvement``.
+        lungs: a ready mask to use instead of segmenting the lungs (see ``take_lungs``).
+        lung_engine: who segments them otherwise: the bundle's ``network`` or the package ``lungmask``.
+        lungmask_weights: a local file for the latter (see ``segment_with_lungmask``).
         monitor: gets progress and warnings, may cancel.
 
     Raises:
-        InputError: this is no chest CT that can be analysed.
+        UsageError: the package ``lungmask`` is asked for and missing, or its weights cannot be used.
+        InputError: this is no chest CT that can be analysed, or ``lungs`` are not its lungs.
         BundleError: the bundle lacks a network.
         ResourceError: out of memory.
         Cancelled: the monitor was asked to stop.
     """
     monitor = monitor or Monitor()
     models = Models(bundle, choose_device(device))
-    models.require("lungs", "lesions", "involvement", "classifier")
+    models.require("lesions", "involvement", "classifier")
+    lung_source = _LungSource(lungs, lung_engine, lungmask_weights)
+    lung_source.require(models)
     try:
-        return _analyze(ct, models, name, lesion_source, monitor)
+        return _analyze(ct, models, name, lesion_source, lung_source, monitor)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory() from error
     except RuntimeError as error:
@@ -79,20 +93,56 @@ def analyze(
         raise
 
 
+@dataclass(frozen=True)
+class _LungSource:
+    """Where the lungs come from; see ``analyze``."""
+
+    mask: Volume | None
+    engine: LungEngine
+    weights: Path | None
+
+    def require(self, models: Models) -> None:
+        """Fail before the work starts where a part is missing."""
+        if self.mask is None and self.engine == "network":
+            models.require("lungs")
+        elif self.mask is None:
+            require_lungmask()
+
+    def lungs(self, ct: Volume, axial: Volume, models: Models, monitor: Monitor) -> tuple[np.ndarray, dict[str, Any]]:
+        """Sided lungs on the axial grid, and what the study says of their origin."""
+        if self.mask is not None:
+            return take_lungs(self.mask, ct), {"source": "mask", "sha256": digest(self.mask)}
+        if self.engine == "lungmask":
+            lungs, weights = segment_with_lungmask(axial, self.weights, models.device, monitor.report)
+            return lungs, {"source": "lungmask", **weights}
+        return segment_lungs(axial, models, monitor.report, monitor.warn), {"source": "network"}
+
+
 def _out_of_memory() -> ResourceError:
     return ResourceError(
         "There is not enough memory to analyze this CT.", "Close other programs or use a larger machine."
     )
 
 
-def _analyze(ct: Volume, models: Models, name: str, lesion_source: LesionSource, monitor: Monitor) -> Analysis:
+def _analyze(
+    ct: Volume,
+    models: Models,
+    name: str,
+    lesion_source: LesionSource,
+    lung_source: _LungSource,
+    monitor: Monitor,
+) -> Analysis:
     for warning in check_chest_ct(ct):
         monitor.warn(warning)
     axial = to_axial(ct)
     with monitor.stage("lungs", "Segmenting the lungs"):
-        lungs = segment_lungs(axial, models, monitor.report)
+        lungs, lung_origin = lung_source.lungs(ct, axial, models, monitor)
     with monitor.stage("lesions", "Segmenting lesions"):
-        lesions = segment_lesions(axial, lungs, models, monitor.report, lesion_source)
+        own_mask = lung_source.mask is not None
+        found = segment_lesions(
+            axial, lungs, models, monitor.report, lesion_source, widen=not own_mask, warn=monitor.warn
+        )
+        lungs, lesions = found.lungs, found.labels
     with monitor.stage("diagnosis", "Computing the COVID-19 probability"):
         settings = models.preprocessing("classifier")
         inputs = classifier_input(
@@ -133,6 +183,7 @@ def _analyze(ct: Volume, models: Models, name: str, lesion_source: LesionSource,
         "measurements": measure(axial.voxels, lungs, lesions, ct.voxel_ml),
         "settings": {
             "lesion_source": lesion_source,
+            "lungs": lung_origin,
             **{f"{n}_preprocessing": models.preprocessing(n) for n in models.bundle.networks},
         },
         "warnings": list(monitor.warnings),

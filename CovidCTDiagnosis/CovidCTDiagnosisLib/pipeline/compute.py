@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import UsageError
+
+PROBE = (16, 48, 48)
+"""Voxels along (k, j, i) of the input that ``estimate_macs`` runs."""
 
 _COUNTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
@@ -114,6 +119,47 @@ def watch_macs(network: nn.Module, advance: Callable[[int], None]) -> Iterator[N
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def report_macs(network: nn.Module, planned: int, report: Callable[[float], None]) -> Iterator[None]:
+    """Call ``report`` with the share of the planned multiply-accumulates that is done, after each layer."""
+    done = 0
+
+    def advance(macs: int) -> None:
+        nonlocal done
+        done += macs
+        report(min(done / planned, 1.0))
+
+    with watch_macs(network, advance):
+        yield
+
+
+def estimate_macs(network: nn.Module, sizes: Iterable[tuple[int, int, int]], device: torch.device) -> int:
+    """Multiply-accumulates of passes on single-channel inputs of these sizes, from one on a small input.
+
+    Exact up to rounding at the borders; ``count_macs`` is exact but takes seconds to get ready.
+    """
+    sizes = list(sizes)
+    small = tuple(min(n, probe) for n, probe in zip(np.max(sizes, axis=0).tolist(), PROBE, strict=True))
+    macs = 0
+
+    def add(more: int) -> None:
+        nonlocal macs
+        macs += more
+
+    with watch_macs(network, add), torch.inference_mode():
+        network(torch.zeros((1, 1, *small), device=device))
+    return max(round(macs * sum(math.prod(size) for size in sizes) / math.prod(small)), 1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def count_macs(network: nn.Module, *shapes: tuple[int, ...]) -> int:

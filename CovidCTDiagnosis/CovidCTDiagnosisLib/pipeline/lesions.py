@@ -1,25 +1,67 @@
-"""The one lesion mask: 2DS and the 3-D U-Net agree on where, the U-Net says which class (paper 3, 4.1)."""
+"""The one lesion mask: 2DS and the 3-D U-Net agree on where, the U-Net says which class (paper 3, 4.1).
+
+Consolidated lung is still lung: where lung segmentation has missed it, pathological tissue that 2DS finds right beside
+the lungs is counted as lung too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy import ndimage
+from torch import nn
 
-from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid, region_grid, to_grid
+from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid, region_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
-from .compute import count_macs, watch_macs
+from .compute import free_memory
+from .lungs import sample_hu
 from .models import Models
-from .tiles import run_network
+from .tiles import plan_slices, plan_tiles, run_tiles
 
 LesionSource = Literal["both", "lesions", "involvement"]
 
 MARGIN_MM = 9.0
-SLAB_VOXELS = 1_200_000
-SLICES_AT_ONCE = 16
+TILE_VOXELS = 1_800_000
+BYTES_PER_VOXEL = 1200
+"""The 3-D U-Net's feature maps at their peak, a working voxel."""
+HALO, BLEND = (8, 16, 16), (4, 8, 8)
+"""Working voxels along (k, j, i) that tiles see around their core, and across whose border they are blended."""
+MULTIPLE = (8, 8, 8)
+SLICE_MARGIN = SLICE_MULTIPLE = 16
+"""Pixels that 2DS sees around the lungs of a slice, and sizes that it needs no padding for."""
+THICK = np.ones((1, 3, 3), bool)
+"""Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
+MOST_OUTSIDE = 0.75
+"""Pathological tissue outside the lungs, as a share of the lungs."""
+NEAR = (4, 16, 16)
+"""Working voxels around them in which the nearer lung is looked for."""
+FILLED_SLICES = 16
+"""Slices of the CT labelled at a time, so that probabilities never lie on its whole grid."""
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Lesions of a CT and how sure the networks are of them.
+
+    Attributes:
+        labels: uint8 (K, J, I) on the CT's grid: 0 none, else the number in ``networks.LESION_CLASSES``.
+        lungs: uint8 (K, J, I), the lungs given, and lesions that reach out of them.
+        classes: float16 (4, K, J, I) on the working grid, the U-Net's probability of each lesion class.
+        mask: float32 (K, J, I) on the working grid, the probability whose threshold draws the mask.
+        grid: the working grid.
+    """
+
+    labels: np.ndarray
+    lungs: np.ndarray
+    classes: np.ndarray
+    mask: np.ndarray
+    grid: WorkingGrid
 
 
 def segment_lesions(
@@ -28,44 +70,107 @@ def segment_lesions(
     models: Models,
     report: Callable[[float], None],
     source: LesionSource = "both",
-) -> np.ndarray:
-    """Segment lesions inside the lungs.
+    merge: bool = False,
+    widen: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Lesions:
+    """Segment lesions, and keep the probabilities.
 
     Args:
         axial: HU, k inferior to superior, j anterior to posterior, i right to left.
-        lungs: uint8 (K, J, I), not 0 in the lungs.
+        lungs: uint8 (K, J, I): 1 right, 2 left; not empty.
         models: gives the networks ``lesions`` (classes) and ``involvement`` (2DS) and their grid.
         report: gets the fraction of the work done.
         source: the mask is where the mean of both networks' probabilities passes the threshold, or one
             network's; the class is always the U-Net's.
+        merge: give the two classes of ``two_classes``.
+        widen: count lesions that reach out of the lungs as lung; not wanted for lungs that the user drew.
+        warn: told when a graphics card's memory runs out and what is done about it.
 
     Returns:
-        uint8 (K, J, I): 0 none, else the number of the class in ``networks.LESION_CLASSES``.
+        Labels, lungs and probabilities.
+
+    Raises:
+        torch.OutOfMemoryError: the CPU has not enough memory either.
     """
     spacing = axial.spacing[::-1]
     settings = models.preprocessing("lesions")
     region = bounding_region(lungs > 0)
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
-    ct = scale(to_grid(axial.voxels, spacing, grid), CLASSIFIER)
+    ct = scale(sample_hu(axial, grid), CLASSIFIER)
+    voxels = _tile_voxels(models.device)
+    inside = _nearest(lungs, spacing, grid)
 
+    support = _support(lungs, spacing, grid)
+    pathological = _run_2ds(models, ct, support, voxels, lambda f: report(0.2 * f), warn)
+    outside = reach_out(inside > 0, (pathological > settings["threshold"]) & widen)
     # The class is the U-Net's whichever network draws the mask, so it always runs.
-    classes = run_network(
+    classes = run_tiles(
         models.network("lesions"),
         ct,
         models.device,
         lambda x: torch.softmax(x, 1)[:, 1:],
-        lambda f: report(0.75 * f),
-        SLAB_VOXELS,
-        overlap=8,
+        lambda f: report(0.2 + 0.7 * f),
+        partial(plan_tiles, support | outside, halo=HALO, multiple=MULTIPLE),
+        voxels,
+        blend=BLEND,
+        warn=warn,
+        dtype=np.float16,
     )
-    probability = classes.sum(0)
-    if source != "lesions":
-        pathological = _run_2ds(models, ct, lambda f: report(0.75 + 0.15 * f))
-        probability = pathological if source == "involvement" else (probability + pathological) / 2
-    labels = _to_region(classes, probability, settings["threshold"], grid, spacing, region)
-    result = np.zeros(axial.shape, np.uint8)
-    result[region] = np.where(lungs[region] > 0, labels, 0)
-    return result
+    mask = _mask_probability(classes, pathological, source)
+    reached = _widened(lungs, inside, outside, grid, spacing)
+    region = bounding_region(reached > 0)
+    labels = _label(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)
+    # What was added to the lungs stays where it is lesion.
+    return Lesions(labels, np.where((lungs > 0) | (labels > 0), reached, 0), classes, mask, grid)
+
+
+def _mask_probability(classes: np.ndarray, pathological: np.ndarray, source: LesionSource) -> np.ndarray:
+    if source == "involvement":
+        return pathological
+    lesion = classes.sum(0, dtype=np.float32)
+    return lesion if source == "lesions" else (lesion + pathological) / 2
+
+
+def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
+    """Pathological tissue outside the lungs that hangs together with them and is more than a rim of the boundary.
+
+    If it fills nearly as much as the lungs themselves, the network has taken other tissue for it, and nothing is added.
+
+    Args:
+        lungs: bool (K, J, I).
+        pathological: bool, same shape.
+
+    Returns:
+        bool, same shape: false in the lungs.
+    """
+    pieces, _ = ndimage.label(lungs | pathological)
+    touched = np.unique(pieces[lungs])
+    outside = np.isin(pieces, touched[touched > 0]) & ~lungs
+    thick = ndimage.binary_opening(outside, THICK)
+    grown = ndimage.binary_propagation(thick, mask=outside) if thick.any() else thick
+    return grown if grown.sum() < MOST_OUTSIDE * lungs.sum() else np.zeros_like(grown)
+
+
+def _nearest(labels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
+    """The CT's label at each working voxel's centre."""
+    own = WorkingGrid.of_volume(labels.shape, spacing)  # type: ignore[arg-type]
+    return labels[np.ix_(*(_containing(grid, own, axis) for axis in range(3)))]
+
+
+def two_classes(labels: np.ndarray, denser: np.ndarray) -> np.ndarray:
+    """The classes of expert sets that know only ground-glass opacity (1) and consolidation (2).
+
+    Crazy paving is ground glass with thickened septa; the combined pattern goes to the likelier of the two.
+
+    Args:
+        labels: numbers of ``networks.LESION_CLASSES``.
+        denser: bool, same shape, where consolidation is likelier than ground-glass opacity.
+
+    Returns:
+        uint8, same shape.
+    """
+    return np.select([labels == 3, labels == 4], [1, np.where(denser, 2, 1)], labels).astype(np.uint8)
 
 
 def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int, int, int]) -> WorkingGrid:
@@ -76,42 +181,123 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
 
 
-def _run_2ds(models: Models, ct: np.ndarray, report: Callable[[float], None]) -> np.ndarray:
-    """Probability of pathological tissue, (K, J, I), slice by slice."""
-    network = models.network("involvement").to(memory_format=torch.channels_last)
-    planned = count_macs(network, (ct.shape[0], 1, *ct.shape[1:]))
-    done = 0
-
-    def advance(macs: int) -> None:
-        nonlocal done
-        done += macs
-        report(done / planned)
-
-    results = []
-    with watch_macs(network, advance), torch.inference_mode():
-        for first in range(0, ct.shape[0], SLICES_AT_ONCE):
-            x = torch.from_numpy(ct[first : first + SLICES_AT_ONCE])[:, None].to(models.device)
-            x = x.to(memory_format=torch.channels_last)
-            results.append(torch.sigmoid(network(x))[:, 0].cpu().numpy())
-    return np.concatenate(results)
+def _tile_voxels(device: torch.device) -> int:
+    """Half of the free memory is left to everything else."""
+    return max(min(TILE_VOXELS, free_memory(device) // (2 * BYTES_PER_VOXEL)), 1)
 
 
-def _to_region(
+def _support(lungs: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
+    """Working voxels that touch lung or from which a lung voxel is interpolated, bool of shape ``grid.count``."""
+    own = WorkingGrid.of_volume(lungs.shape, spacing)  # type: ignore[arg-type]
+    holds = [_containing(own, grid, axis) for axis in range(3)]
+    support = _nearest(lungs, spacing, grid) > 0
+    for k, plane in enumerate(lungs):
+        j, i = np.nonzero(plane)
+        support[holds[0][k], holds[1][j], holds[2][i]] = True
+    return ndimage.binary_dilation(support, np.ones((3, 3, 3), bool))
+
+
+def _containing(grid: WorkingGrid, other: WorkingGrid, axis: int) -> np.ndarray:
+    """The other grid's voxel that holds, or is nearest to, the centre of each of the grid's, along one axis."""
+    centres = grid.start[axis] + grid.step[axis] * (np.arange(grid.count[axis]) + 0.5)
+    inside = np.floor((centres - other.start[axis]) / other.step[axis]).astype(int)
+    return np.clip(inside, 0, other.count[axis] - 1)
+
+
+class _Slicewise(nn.Module):
+    """A 2-D network on (1, 1, K, J, I), slice by slice."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        slices = x[0].transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        output: torch.Tensor = self.network(slices)
+        return output.transpose(0, 1)[None]
+
+
+def _run_2ds(
+    models: Models,
+    ct: np.ndarray,
+    support: np.ndarray,
+    voxels: int,
+    report: Callable[[float], None],
+    warn: Callable[[str], None],
+) -> np.ndarray:
+    """Probability of pathological tissue, (K, J, I), in each slice's own box around the lungs."""
+    plan = partial(plan_slices, support, halo=SLICE_MARGIN, multiple=SLICE_MULTIPLE)
+    network = _Slicewise(models.network("involvement"))
+    return run_tiles(network, ct, models.device, torch.sigmoid, report, plan, voxels, warn=warn)[0]
+
+
+def _widened(
+    lungs: np.ndarray, inside: np.ndarray, outside: np.ndarray, grid: WorkingGrid, spacing: Triple
+) -> np.ndarray:
+    """The lungs with what lies outside of them, which gets the number of the nearer side."""
+    if not outside.any():
+        return lungs
+    near = bounding_region(outside, NEAR)
+    places = ndimage.distance_transform_edt(inside[near] == 0, return_distances=False, return_indices=True)
+    sides = np.zeros(inside.shape, np.uint8)
+    sides[near] = np.where(outside[near], inside[near][tuple(places)], 0)
+    own = WorkingGrid.of_volume(lungs.shape, spacing)  # type: ignore[arg-type]
+    holds = [_containing(own, grid, axis) for axis in range(3)]
+    return np.where(lungs > 0, lungs, _take(sides, holds))
+
+
+def _take(values: np.ndarray, holds: list[np.ndarray]) -> np.ndarray:
+    """``values[np.ix_(*holds)]``, axis by axis: far faster on large volumes."""
+    for axis, indices in enumerate(holds):
+        values = values.take(indices, axis)
+    return values
+
+
+def _label(
     classes: np.ndarray,
     probability: np.ndarray,
     threshold: float,
     grid: WorkingGrid,
+    lungs: np.ndarray,
     spacing: Triple,
     region: Region,
+    merge: bool,
 ) -> np.ndarray:
-    """Class labels on a region of the CT's grid; the arg-max runs class by class to save memory."""
-    mask = from_grid(probability, grid, spacing, region) > threshold
-    labels = np.zeros(mask.shape, np.uint8)
-    best = np.full(mask.shape, -1, np.float32)
-    for number, values in enumerate(classes, start=1):
-        here = from_grid(values, grid, spacing, region)
+    """Class labels on the CT's grid, uint8, some slices at a time and only where there is a lesion."""
+    result = np.zeros(lungs.shape, np.uint8)
+    for first in range(region[0].start, region[0].stop, FILLED_SLICES):
+        part = (slice(first, min(first + FILLED_SLICES, region[0].stop)), region[1], region[2])
+        kept, near = _slices_near(grid, part[0], spacing[0])
+        mask = (from_grid(probability[kept], near, spacing, part) > threshold) & (lungs[part] > 0)
+        if not mask.any():
+            continue
+        box = bounding_region(mask)
+        inner = tuple(slice(p.start + b.start, p.start + b.stop) for p, b in zip(part, box, strict=True))
+        where = (inner[0], inner[1], inner[2])
+        labels = _likeliest(classes[:, kept], near, spacing, where)
+        if merge:
+            denser = classes[1, kept].astype(np.float32) - classes[0, kept]
+            labels = two_classes(labels, from_grid(denser, near, spacing, where) > 0)
+        result[where] = np.where(mask[box], labels, 0)
+    return result
+
+
+def _slices_near(grid: WorkingGrid, part: slice, spacing: float) -> tuple[slice, WorkingGrid]:
+    """The working slices that slices of the CT are interpolated from, and the grid that they make."""
+    first = int((part.start * spacing - grid.start[0]) / grid.step[0]) - 2
+    last = int((part.stop * spacing - grid.start[0]) / grid.step[0]) + 3
+    kept = slice(max(first, 0), min(last, grid.count[0]))
+    start = (grid.start[0] + kept.start * grid.step[0], grid.start[1], grid.start[2])
+    return kept, WorkingGrid(start, grid.step, (kept.stop - kept.start, grid.count[1], grid.count[2]))
+
+
+def _likeliest(classes: np.ndarray, grid: WorkingGrid, spacing: Triple, part: Region) -> np.ndarray:
+    """The most probable class's number, class by class to save memory."""
+    best = from_grid(classes[0], grid, spacing, part)
+    labels = np.ones(best.shape, np.uint8)
+    for number, values in enumerate(classes[1:], start=2):
+        here = from_grid(values, grid, spacing, part)
         better = here > best
         labels[better] = number
         best[better] = here[better]
-    labels[~mask] = 0
     return labels

@@ -1,4 +1,8 @@
-"""Lungs: found at low resolution, segmented at the fine one, cleaned, told apart (paper section 4.1)."""
+"""Lungs: found at low resolution, segmented at the fine one, cleaned, told apart (paper section 4.1).
+
+The network works on a grid coarser than the CT's. Near its boundary the CT's own voxels decide between aerated
+lung and tissue; deeper inside, and where the lung is consolidated, the network does.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,12 @@ from .tiles import run_network
 RIGHT, LEFT = 1, 2
 AIR_HU = -1024
 BODY_HU = -300
-MARGIN_MM = 30.0
+MARGIN_MM = 20.0
 SMALLEST_LUNGS_ML = 300.0
 ISLAND_ML = 10.0
 AIRWAY_BAND_MM, AIRWAY_HU, LARGEST_AIRWAY_ML = 35.0, -930, 120.0
 """Trachea and main bronchi lie this near the middle, are this dark at least, and hold no more than this."""
-WALL_HU = -750
+WALL_HU, WALLED_SHARE = -750, 0.4
 NECK_MM = 4.5
 GAS_SHARE = 0.05
 GAS_HU = -920
@@ -31,15 +35,32 @@ GAS_HU = -920
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
+ROOM_AIR_HU = -500
+BOUNDARY_HU = -470
+"""Between aerated lung and tissue; agrees best with the expert labels of the training CT ``ct-64``."""
+BAND_MM = 3.0
+"""This near to the network's boundary the CT's own voxels decide: about one working voxel."""
+DENSE_MM = 6.0
+"""Where no aerated lung is this near the lung is consolidated, and HU cannot tell it from the chest wall."""
+SMOOTHING_MM = 0.8
+"""Half the width of the mean that takes the noise out of the CT before it decides."""
+FILLED_SLICES = 16
+"""Slices of the CT handled at a time, so that no copy of the whole is made."""
 
 
-def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]) -> np.ndarray:
+def segment_lungs(
+    axial: Volume,
+    models: Models,
+    report: Callable[[float], None],
+    warn: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
     """Segment the lungs of an axial CT.
 
     Args:
         axial: HU, k inferior to superior, j anterior to posterior, i right to left.
         models: gives the network ``lungs`` and its grids.
         report: gets the fraction of the work done.
+        warn: told when a graphics card's memory runs out and what is done about it.
 
     Returns:
         uint8 (K, J, I): 1 right lung, 2 left lung.
@@ -54,8 +75,7 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
 
     def segment(grid: WorkingGrid, first: float, last: float) -> tuple[np.ndarray, np.ndarray]:
         """Logits of lung and the mean HU of the working voxels."""
-        # Scanners fill what lies outside the field of view with numbers below air.
-        hu = to_grid(np.maximum(axial.voxels, AIR_HU), spacing, grid)
+        hu = sample_hu(axial, grid)
         logits = run_network(
             network,
             scale(hu, LUNG_SEGMENTATION),
@@ -64,6 +84,7 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
             lambda f: report(first + (last - first) * f),
             SLAB_VOXELS,
             overlap=24,
+            warn=warn,
         )[0]
         return logits, hu
 
@@ -77,15 +98,34 @@ def segment_lungs(axial: Volume, models: Models, report: Callable[[float], None]
     box = _box_mm(bounding_region(found), whole, extent)
     fine = WorkingGrid.covering(*box, _step(settings["fine_mm"], spacing))
     values, hu = segment(fine, 0.2, 0.9)
-    lungs = clean_lungs(values, hu, fine.step, _midline(axial, fine))
+    lungs = clean_lungs(values, hu, fine.step, midline(axial, fine))
     if not lungs.any():
         raise InputError("No lungs were found in this image.", "Give a CT that shows the whole chest.")
     report(0.92)
-    return _to_volume(values, lungs, fine, axial.shape, spacing)
+    return refine_lungs(boundary_depth(values, lungs, hu, fine.step), lungs, fine, axial)
 
 
-def _midline(axial: Volume, grid: WorkingGrid) -> float:
-    """Column i of the working grid where the body's middle lies."""
+def sample_hu(axial: Volume, grid: WorkingGrid) -> np.ndarray:
+    """A CT on a working grid, float32 of shape ``grid.count``, read some slices at a time to save memory."""
+    spacing = axial.spacing[::-1]
+    result = np.empty(grid.count, np.float32)
+    # A working slice needs the CT's slices that it covers, and a neighbour to interpolate.
+    thick = max(round(FILLED_SLICES * spacing[0] / grid.step[0]), 1)
+    for first in range(0, grid.count[0], thick):
+        count = min(thick, grid.count[0] - first)
+        start = grid.start[0] + first * grid.step[0]
+        low = int(np.clip(np.floor(start / spacing[0]) - 1, 0, axial.shape[0] - 1))
+        high = int(np.clip(np.ceil((start + count * grid.step[0]) / spacing[0]) + 1, low + 1, axial.shape[0]))
+        part = WorkingGrid(
+            (start - low * spacing[0], grid.start[1], grid.start[2]), grid.step, (count, grid.count[1], grid.count[2])
+        )
+        # Scanners fill what lies outside the field of view with numbers below air.
+        result[first : first + count] = to_grid(np.maximum(axial.voxels[low:high], AIR_HU), spacing, part)
+    return result
+
+
+def midline(axial: Volume, grid: WorkingGrid) -> float:
+    """Column i of a working grid where the body's middle lies."""
     body = axial.voxels[::8, ::8, ::8] > BODY_HU
     columns = np.nonzero(body)[2] * 8 + 0.5
     middle_mm = columns.mean() * axial.spacing[0] if columns.size else axial.shape[2] * axial.spacing[0] / 2
@@ -112,7 +152,7 @@ def _keep_large(mask: np.ndarray, step: Triple, smallest_ml: float) -> np.ndarra
 
 
 def clean_lungs(logits: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> np.ndarray:
-    """Sided lungs from logits: islands, airway and bowel gas dropped, holes filled, right and left told apart.
+    """Sided lungs from logits: islands, airway, bowel gas and room air dropped, holes filled, sides told apart.
 
     Args:
         logits: (K, J, I), lung where positive.
@@ -124,9 +164,36 @@ def clean_lungs(logits: np.ndarray, hu: np.ndarray, step: Triple, midline: float
         uint8 (K, J, I): 1 right, 2 left.
     """
     mask = _keep_large(logits > 0, step, ISLAND_ML)
+    mask &= ~_islands_of_gas(mask, hu, step)
     mask = ndimage.binary_fill_holes(mask & ~_airway(mask, hu, step, midline))
     mask &= ~_hanging_gas(mask, hu, step)
     return tell_sides(mask, step, midline)
+
+
+def _islands_of_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
+    """Small pieces apart from the lungs that are room air or hold nothing but gas."""
+    pieces, count = ndimage.label(mask)
+    numbers = np.arange(count + 1)
+    small = np.bincount(pieces.ravel()) * np.prod(step) / 1000 < SMALLEST_LUNGS_ML / 4
+    gas = ndimage.mean(hu, pieces, numbers) < GAS_HU
+    outside = ndimage.mean(_room_air(hu, mask & ~small[pieces]), pieces, numbers) > 0.5
+    drop = small & (gas | outside)
+    drop[0] = False
+    return drop[pieces]
+
+
+def _room_air(hu: np.ndarray, lungs: np.ndarray) -> np.ndarray:
+    """Air that reaches the side of the working grid within its axial slice, apart from these lungs."""
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)
+    air, count = ndimage.label(hu < ROOM_AIR_HU, in_plane)
+    outside = np.zeros(count + 1, bool)
+    for side in (air[:, 0], air[:, -1], air[:, :, 0], air[:, :, -1]):
+        outside[side.ravel()] = True
+    # A CT may be cropped so that the lungs themselves are cut.
+    outside[air[lungs]] = False
+    outside[0] = False
+    return outside[air]
 
 
 def _airway(mask: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> np.ndarray:
@@ -139,7 +206,10 @@ def _airway(mask: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> n
     upper = used[0] + round(0.75 * (used[-1] - used[0]))
     reaches_up = np.unique(components[upper:][mask[upper:] & (components[upper:] > 0)])
     sizes_ml = np.bincount(components.ravel(), minlength=count + 1) * np.prod(step) / 1000
-    lumen = np.isin(components, [n for n in reaches_up if sizes_ml[n] < LARGEST_AIRWAY_ML])
+    # Emphysema may be as dark, but has no wall around it.
+    rims = np.where(components > 0, 0, ndimage.maximum_filter(components, 3))
+    walled = ndimage.mean(hu > WALL_HU, rims, np.arange(count + 1)) > WALLED_SHARE
+    lumen = np.isin(components, [n for n in reaches_up if sizes_ml[n] < LARGEST_AIRWAY_ML and walled[n]])
     # The wall goes with the lumen, aerated lung beside it stays.
     return lumen | (ndimage.binary_dilation(lumen) & (hu > WALL_HU))
 
@@ -198,28 +268,68 @@ def _grow(markers: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarra
     return np.where(mask, grown[tuple(nearest)], 0).astype(np.uint8)
 
 
-def _to_volume(
-    logits: np.ndarray, lungs: np.ndarray, grid: WorkingGrid, shape: tuple[int, int, int], spacing: Triple
-) -> np.ndarray:
-    """The boundary by linear interpolation of the logits, the side by the nearest working voxel."""
+def boundary_depth(logits: np.ndarray, lungs: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
+    """How far inside the lungs a working voxel lies, for ``refine_lungs``.
+
+    Args:
+        logits: (K, J, I), lung where positive.
+        lungs: (K, J, I), the cleaned lungs.
+        hu: (K, J, I), mean HU of the working voxels.
+        step: mm along (k, j, i).
+
+    Returns:
+        float32 (K, J, I): mm from the lungs' boundary, positive inside. Where no aerated lung is near, and in gas
+        that was cleaned away, it is so steep that the network's boundary stays as it is.
+    """
+    mask = lungs > 0
+    half = min(step) / 2
+    inside = ndimage.distance_transform_edt(mask, sampling=step) - half
+    outside = ndimage.distance_transform_edt(~mask, sampling=step) - half
+    depth = np.where(mask, inside, -outside).astype(np.float32)
+    dense = ndimage.distance_transform_edt(~(mask & (hu < BOUNDARY_HU)), sampling=step) > DENSE_MM
+    # What cleaning took away, and pure air beside the lungs, must not grow back; nor must its walls.
+    dropped = ndimage.binary_dilation(((logits > 0) | (hu < AIRWAY_HU)) & ~mask) & ~mask
     certain = 4.0
-    values = np.clip(logits, -certain, certain)
-    values[(lungs == 0) & (values > 0)] = -certain
-    values[(lungs > 0) & (values <= 0)] = certain
-    region = _region_of(grid, shape, spacing)
-    inside = from_grid(values, grid, spacing, region, fill=-certain) > 0
+    steep = np.clip(logits, -certain, certain)
+    steep[~mask & ((steep > 0) | dropped)] = -certain
+    steep[mask & (steep <= 0)] = certain
+    decided = dense | dropped
+    depth[decided] = 10 * BAND_MM * steep[decided]
+    return depth
+
+
+def refine_lungs(depth: np.ndarray, lungs: np.ndarray, grid: WorkingGrid, axial: Volume) -> np.ndarray:
+    """Lungs on the CT's own grid: HU decide within ``BAND_MM`` of the boundary, else ``depth`` does.
+
+    Args:
+        depth: (K, J, I) of the working grid, mm inside the lungs; see ``boundary_depth``.
+        lungs: (K, J, I) of the working grid, 1 right, 2 left.
+        grid: the working grid.
+        axial: HU.
+
+    Returns:
+        uint8, of the CT's shape: 1 right, 2 left; the side is that of the nearest working voxel.
+    """
+    spacing = axial.spacing[::-1]
+    region = _region_of(grid, axial.shape, spacing)
     sides = expand_labels(lungs, distance=4)
-    nearest = [
-        np.clip(
-            np.floor(((np.arange(s.start, s.stop) + 0.5) * spacing[a] - grid.start[a]) / grid.step[a]).astype(int),
-            0,
-            grid.count[a] - 1,
-        )
-        for a, s in enumerate(region)
-    ]
-    result = np.zeros(shape, np.uint8)
-    result[region] = np.where(inside, sides[np.ix_(*nearest)], 0)
+    nearest = [_nearest(s, spacing[a], grid, a) for a, s in enumerate(region)]
+    width = [1, *(1 + 2 * round(SMOOTHING_MM / s) for s in spacing[1:])]
+    result = np.zeros(axial.shape, np.uint8)
+    for first in range(region[0].start, region[0].stop, FILLED_SLICES):
+        part = (slice(first, min(first + FILLED_SLICES, region[0].stop)), region[1], region[2])
+        at = from_grid(depth, grid, spacing, part, fill=-10 * BAND_MM)
+        hu = ndimage.uniform_filter(axial.voxels[part].astype(np.float32), width)
+        inside = (at > BAND_MM) | ((at > -BAND_MM) & (hu < BOUNDARY_HU))
+        rows = nearest[0][first - region[0].start :][:FILLED_SLICES]
+        result[part] = np.where(inside, sides[np.ix_(rows, nearest[1], nearest[2])], 0)
     return result
+
+
+def _nearest(voxels: slice, spacing: float, grid: WorkingGrid, axis: int) -> np.ndarray:
+    """The working voxel that holds the centre of each of the CT's voxels, along one axis."""
+    position = ((np.arange(voxels.start, voxels.stop) + 0.5) * spacing - grid.start[axis]) / grid.step[axis]
+    return np.clip(np.floor(position).astype(int), 0, grid.count[axis] - 1)
 
 
 def _region_of(grid: WorkingGrid, shape: tuple[int, int, int], spacing: Triple) -> Region:

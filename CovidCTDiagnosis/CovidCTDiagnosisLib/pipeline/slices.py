@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +13,17 @@ from scipy import ndimage
 from ..ct.regrid import WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
+from .lesions import reach_out, two_classes
 from .models import Models
+from .slice_orientation import outside_air
 
 NOMINAL_PIXEL_MM = 0.7
 """Pixel size taken for slices that come without one."""
 
 SLICES_AT_ONCE = 8
 SMALLEST_LUNG_CM2 = 2.0
+LARGEST_HOLE_CM2 = 15.0
+"""Vessels and consolidation enclosed by lung are smaller, the mediastinum between two touching lungs is not."""
 
 
 def stack_slices(slices: Sequence[np.ndarray], slice_mm: float, pixel_mm: float = NOMINAL_PIXEL_MM) -> Volume:
@@ -48,26 +54,120 @@ def segment_slices(volume: Volume, models: Models) -> tuple[np.ndarray, np.ndarr
     Returns:
         lungs, bool (K, J, I), and lesion classes, uint8 (K, J, I), zero outside the lungs.
     """
-    lungs = np.stack([_clean(m > 0, volume) for m in _lung_logits(volume, models)])
-    return lungs, np.where(lungs, _lesion_labels(volume, models), 0).astype(np.uint8)
+    (lungs,) = slice_lungs([volume], models, lambda fraction: None)
+    (lungs,), (lesions,) = slice_lesions([volume], [lungs], models, lambda fraction: None)
+    return lungs, lesions
 
 
-def _lung_logits(volume: Volume, models: Models) -> np.ndarray:
+def slice_lungs(volumes: Sequence[Volume], models: Models, report: Callable[[float], None]) -> list[np.ndarray]:
+    """Lungs of lone slices.
+
+    Args:
+        volumes: HU, (K, J, I) each, upright.
+        models: gives the network ``lungs`` and its grid.
+        report: gets the fraction of the volumes done.
+
+    Returns:
+        bool (K, J, I) for each volume.
+    """
+    network = models.network("lungs")
     fine = models.preprocessing("lungs")["fine_mm"]
-    grid = _slicewise_grid(volume, (fine, fine))
-    ct = scale(to_grid(volume.voxels, volume.spacing[::-1], grid), LUNG_SEGMENTATION)
-    return _back(_batched(models, "lungs", ct)[:, 0, 0], grid, volume)
+    results = []
+    for done, volume in enumerate(volumes, start=1):
+        grid = _slicewise_grid(volume, (fine, fine))
+        ct = scale(to_grid(volume.voxels, volume.spacing[::-1], grid), LUNG_SEGMENTATION)
+        logits = _back(_batched(network, models.device, ct)[:, 0, 0], grid, volume)
+        pixel_cm2 = volume.spacing[0] * volume.spacing[1] / 100
+        results.append(
+            np.stack([clean_slice(m > 0, hu, pixel_cm2) for m, hu in zip(logits, volume.voxels, strict=True)])
+        )
+        report(done / len(volumes))
+    return results
 
 
-def _lesion_labels(volume: Volume, models: Models) -> np.ndarray:
-    settings = models.preprocessing("lesions")
-    grid = _slicewise_grid(volume, tuple(settings["step_mm"][1:]))
-    ct = scale(to_grid(volume.voxels, volume.spacing[::-1], grid), CLASSIFIER)
-    classes = torch.softmax(torch.from_numpy(_batched(models, "lesions", ct)), 1)[:, 1:, 0].numpy()
-    pathological = torch.sigmoid(torch.from_numpy(_batched(models, "involvement", ct, flat=True)))[:, 0].numpy()
-    mask = _back((classes.sum(1) + pathological) / 2, grid, volume) > settings["threshold"]
-    strongest = np.argmax([_back(classes[:, n], grid, volume) for n in range(classes.shape[1])], axis=0)
-    return np.where(mask, strongest + 1, 0)
+def slice_lesions(
+    volumes: Sequence[Volume],
+    lungs: Sequence[np.ndarray],
+    models: Models,
+    report: Callable[[float], None],
+    merge: bool = False,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Lesion classes of lone slices, as ``segment_lesions`` finds them.
+
+    Args:
+        volumes: HU, (K, J, I) each, upright.
+        lungs: bool (K, J, I) for each volume.
+        models: gives the networks ``lesions`` and ``involvement`` and their grid.
+        report: gets the fraction of the volumes done.
+        merge: give the two classes of ``two_classes``.
+
+    Returns:
+        Lungs with the lesions that reach out of them, bool (K, J, I) for each volume, and classes, uint8 (K, J, I),
+        zero outside these lungs.
+    """
+    threshold = models.preprocessing("lesions")["threshold"]
+    joined, results = [], []
+    pairs = zip(slice_probabilities(volumes, models), lungs, strict=True)
+    for done, (probabilities, mask) in enumerate(pairs, start=1):
+        found = [p.lesions(inside, threshold, merge) for p, inside in zip(probabilities, mask, strict=True)]
+        joined.append(np.stack([m for m, _ in found]))
+        results.append(np.stack([labels for _, labels in found]))
+        report(done / len(volumes))
+    return joined, results
+
+
+@dataclass(frozen=True)
+class SliceProbabilities:
+    """What the lesion networks say of a lone slice.
+
+    Attributes:
+        slice: HU, (1, J, I).
+        grid: the working grid, one slice.
+        classes: (4, 1, J, I) on it, the U-Net's probability of each lesion class.
+        pathological: (1, J, I) on it, 2DS's.
+    """
+
+    slice: Volume
+    grid: WorkingGrid
+    classes: np.ndarray
+    pathological: np.ndarray
+
+    def lesions(self, lungs: np.ndarray, threshold: float, merge: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Lungs, bool (J, I), with the lesions that reach out of them, and lesion classes, uint8 (J, I).
+
+        Args:
+            lungs: bool (J, I).
+            threshold: of the mean of both networks' probabilities.
+            merge: give the two classes of ``two_classes``.
+        """
+        inside = to_grid(lungs[None].astype(np.float32), self.slice.spacing[::-1], self.grid) > 0.5
+        outside = reach_out(inside, self.pathological > threshold)
+        reached = lungs | (self._back(outside.astype(np.float32)) > 0.5)
+        lesion = (self._back((self.classes.sum(0) + self.pathological) / 2) > threshold) & reached
+        fine = np.stack([self._back(values) for values in self.classes])
+        labels = np.where(lesion, fine.argmax(0) + 1, 0).astype(np.uint8)
+        if merge:
+            labels = two_classes(labels, fine[1] > fine[0])
+        return lungs | lesion, labels
+
+    def _back(self, values: np.ndarray) -> np.ndarray:
+        return _back(values, self.grid, self.slice)[0]
+
+
+def slice_probabilities(volumes: Iterable[Volume], models: Models) -> Iterator[list[SliceProbabilities]]:
+    """Run the lesion networks on every slice of upright volumes, HU, (K, J, I) each."""
+    unet, involvement = models.network("lesions"), models.network("involvement")
+    step = tuple(models.preprocessing("lesions")["step_mm"][1:])
+    for volume in volumes:
+        found = []
+        for hu in volume.voxels:
+            alone = Volume(hu[None], volume.spacing)
+            grid = _slicewise_grid(alone, step)
+            ct = scale(to_grid(alone.voxels, alone.spacing[::-1], grid), CLASSIFIER)
+            classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
+            pathological = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0]
+            found.append(SliceProbabilities(alone, grid, classes, pathological.numpy()))
+        yield found
 
 
 def _slicewise_grid(volume: Volume, step: tuple[float, float]) -> WorkingGrid:
@@ -78,13 +178,12 @@ def _slicewise_grid(volume: Volume, step: tuple[float, float]) -> WorkingGrid:
     return WorkingGrid((0.0, *flat.start[1:]), flat.step, (volume.shape[0], *flat.count[1:]))
 
 
-def _batched(models: Models, name: str, ct: np.ndarray, flat: bool = False) -> np.ndarray:
+def _batched(network: Any, device: torch.device, ct: np.ndarray, flat: bool = False) -> np.ndarray:
     """(K, J, I) slices through a network; (K, C, 1, J, I), or (K, C, J, I) from a 2-D network."""
-    network = models.network(name)
     results = []
     with torch.inference_mode():
         for first in range(0, len(ct), SLICES_AT_ONCE):
-            x = torch.from_numpy(ct[first : first + SLICES_AT_ONCE])[:, None].to(models.device)
+            x = torch.from_numpy(ct[first : first + SLICES_AT_ONCE])[:, None].to(device)
             results.append(network(x if flat else x[:, :, None]).cpu().numpy())
     return np.concatenate(results)
 
@@ -94,10 +193,21 @@ def _back(values: np.ndarray, grid: WorkingGrid, volume: Volume) -> np.ndarray:
     return from_grid(values, grid, volume.spacing[::-1], whole)
 
 
-def _clean(mask: np.ndarray, volume: Volume) -> np.ndarray:
-    """Small islands dropped and holes filled, (J, I)."""
-    pixel_cm2 = volume.spacing[0] * volume.spacing[1] / 100
-    labels, _ = ndimage.label(mask)
-    large = np.bincount(labels.ravel()) * pixel_cm2 >= SMALLEST_LUNG_CM2
-    large[0] = False
-    return ndimage.binary_fill_holes(large[labels])
+def clean_slice(mask: np.ndarray, hu: np.ndarray, pixel_cm2: float) -> np.ndarray:
+    """Lungs of a slice without small islands and room air, small holes filled; bool (J, I).
+
+    Args:
+        mask: bool (J, I), lung by the network.
+        hu: (J, I).
+        pixel_cm2: area of a pixel.
+    """
+    labels, count = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    in_room = np.bincount(labels.ravel(), outside_air(hu).ravel(), minlength=count + 1)
+    keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (in_room < sizes / 2)
+    keep[0] = False
+    kept = keep[labels]
+    holes, count = ndimage.label(ndimage.binary_fill_holes(kept) & ~kept)
+    small = np.bincount(holes.ravel(), minlength=count + 1) * pixel_cm2 < LARGEST_HOLE_CM2
+    small[0] = False
+    return kept | small[holes]

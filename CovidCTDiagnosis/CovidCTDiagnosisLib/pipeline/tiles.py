@@ -1,15 +1,43 @@
-"""Run a 3-D network over a working grid, in slabs along k when it is too large for memory."""
+"""Run a network over a working grid tile by tile: only where it is wanted, and in what memory there is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import nn
 
-from .compute import count_macs, watch_macs
+from ..ct.regrid import Region, bounding_region
+from .compute import estimate_macs, report_macs
+
+HALVINGS = 3
+"""So often tiles are halved on a graphics card before the CPU takes over."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A box of a working grid, along (k, j, i).
+
+    Attributes:
+        seen: what the network gets.
+        core: what it answers for, within ``seen``.
+    """
+
+    seen: Region
+    core: Region
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels seen along (k, j, i)."""
+        k, j, i = (s.stop - s.start for s in self.seen)
+        return k, j, i
+
+
+Plan = Callable[[int], list[Tile]]
+"""Tiles that each see at most about so many voxels."""
 
 
 def run_network(
@@ -20,8 +48,9 @@ def run_network(
     report: Callable[[float], None],
     slab_voxels: int,
     overlap: int,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
-    """Dense inference.
+    """Dense inference in slabs along k.
 
     Args:
         network: (1, 1, K, J, I) to (1, C, K, J, I).
@@ -31,26 +60,183 @@ def run_network(
         report: gets the fraction of the multiply-accumulates done.
         slab_voxels: at most about this many voxels at once.
         overlap: slices that a slab sees beyond those it answers for, on each side.
+        warn: told when memory runs out and what is done about it.
 
     Returns:
         (C, K, J, I) float32.
+
+    Raises:
+        torch.OutOfMemoryError: the CPU has not enough memory either.
     """
-    slabs = plan_slabs(ct.shape[0], max(slab_voxels // (ct.shape[1] * ct.shape[2]), 1), overlap)
-    planned = sum(count_macs(network, (1, 1, seen.stop - seen.start, *ct.shape[1:])) for seen, _ in slabs)
-    done = 0
+    plane = slice(0, ct.shape[1]), slice(0, ct.shape[2])
 
-    def advance(macs: int) -> None:
-        nonlocal done
-        done += macs
-        report(done / planned)
+    def plan(voxels: int) -> list[Tile]:
+        slabs = plan_slabs(ct.shape[0], max(voxels // (ct.shape[1] * ct.shape[2]), 1), overlap)
+        return [Tile((seen, *plane), (kept, *plane)) for seen, kept in slabs]
 
-    results = []
-    with watch_macs(network, advance), torch.inference_mode():
-        for seen, kept in slabs:
-            x = torch.from_numpy(np.ascontiguousarray(ct[seen]))[None, None].to(device)
-            output = activate(network(x))[0, :, kept.start - seen.start : kept.stop - seen.start]
-            results.append(output.float().cpu().numpy())
-    return results[0] if len(results) == 1 else np.concatenate(results, axis=1)
+    return run_tiles(network, ct, device, activate, report, plan, slab_voxels, warn=warn)
+
+
+def run_tiles(
+    network: nn.Module,
+    ct: np.ndarray,
+    device: torch.device,
+    activate: Callable[[torch.Tensor], torch.Tensor],
+    report: Callable[[float], None],
+    plan: Plan,
+    tile_voxels: int,
+    blend: tuple[int, int, int] = (0, 0, 0),
+    warn: Callable[[str], None] = lambda text: None,
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
+    """Dense inference on tiles; on a graphics card without enough memory on smaller ones, then on the CPU.
+
+    Args:
+        network: (1, 1, K, J, I) to (1, C, K, J, I).
+        ct: (K, J, I) float32, scaled.
+        device: where the network is.
+        activate: applied to the network's output.
+        report: gets the fraction of the multiply-accumulates done, which never goes back.
+        plan: gives the tiles for a number of voxels.
+        tile_voxels: at most about this many voxels at once.
+        blend: voxels along (k, j, i) on either side of a core's border over which tiles fade into each other.
+        warn: told when memory runs out and what is done about it.
+        dtype: of the result.
+
+    Returns:
+        (C, K, J, I), zero where no tile answers.
+
+    Raises:
+        torch.OutOfMemoryError: the CPU has not enough memory either.
+    """
+    furthest = 0.0
+
+    def forward(fraction: float) -> None:
+        nonlocal furthest
+        furthest = max(furthest, fraction)
+        report(furthest)
+
+    for halvings in range(HALVINGS + 1):
+        try:
+            return _run(network, ct, device, activate, forward, plan(tile_voxels >> halvings), blend, dtype)
+        except torch.OutOfMemoryError:
+            pass  # left first: until then the failed pass holds on to its memory
+        _free(device)
+        if halvings < HALVINGS:
+            warn("The graphics card ran out of memory: smaller tiles are used.")
+    warn("The graphics card has not enough memory: the CPU is used, which takes longer.")
+    cpu = torch.device("cpu")
+    return _run(network.to(cpu), ct, cpu, activate, forward, plan(tile_voxels >> HALVINGS), blend, dtype)
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _run(
+    network: nn.Module,
+    ct: np.ndarray,
+    device: torch.device,
+    activate: Callable[[torch.Tensor], torch.Tensor],
+    report: Callable[[float], None],
+    tiles: list[Tile],
+    blend: tuple[int, int, int],
+    dtype: type[np.floating],
+) -> np.ndarray:
+    planned = estimate_macs(network, (tile.size for tile in tiles), device)
+    weights = _total_weight(tiles, ct.shape, blend)
+    result: np.ndarray | None = None
+    with report_macs(network, planned, report), torch.inference_mode():
+        for tile in tiles:
+            x = torch.from_numpy(np.ascontiguousarray(ct[tile.seen]))[None, None].to(device)
+            answer, weight = _answering(tile, blend)
+            k, j, i = (slice(a.start - s.start, a.stop - s.start) for a, s in zip(answer, tile.seen, strict=True))
+            output = activate(network(x))[0].float().cpu().numpy()[:, k, j, i]
+            if result is None:
+                result = np.zeros((len(output), *ct.shape), dtype)
+            result[(slice(None), *answer)] += (output * (weight / weights[answer])).astype(dtype)
+    assert result is not None, "there is always a tile: lungs are never empty"
+    return result
+
+
+def _total_weight(tiles: list[Tile], shape: tuple[int, ...], blend: tuple[int, int, int]) -> np.ndarray:
+    total = np.zeros(shape, np.float32)
+    for tile in tiles:
+        answer, weight = _answering(tile, blend)
+        total[answer] += weight
+    return total
+
+
+def _answering(tile: Tile, blend: tuple[int, int, int]) -> tuple[Region, np.ndarray]:
+    """The core widened by what is blended, and the weight there, which falls linearly across the core's border."""
+    parts, ramps = [], []
+    for seen, core, width in zip(tile.seen, tile.core, blend, strict=True):
+        part = slice(max(core.start - width, seen.start), min(core.stop + width, seen.stop))
+        centre = np.arange(part.start, part.stop) + 0.5
+        inward = np.minimum(centre - core.start, core.stop - centre)
+        ramps.append(np.clip(0.5 + inward / (2 * width), 0, 1) if width else np.ones(len(centre)))
+        parts.append(part)
+    weight = ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
+    return (parts[0], parts[1], parts[2]), weight.astype(np.float32)
+
+
+def plan_tiles(
+    support: np.ndarray, most: int, halo: tuple[int, int, int], multiple: tuple[int, int, int] = (1, 1, 1)
+) -> list[Tile]:
+    """Tiles whose cores hold each voxel of a mask exactly once, each shrunk to the part of the mask in it.
+
+    A box that is too large is cut in two where the cut costs least, across the axis longest in halos.
+
+    Args:
+        support: bool (K, J, I), where answers are wanted; not empty.
+        most: a tile sees at most this many voxels, unless it would be hardly more than halo.
+        halo: voxels along (k, j, i) that a tile sees beyond its core, within the grid.
+        multiple: sizes along (k, j, i) that the network needs no padding for; met where the grid allows.
+
+    Returns:
+        The tiles, inferior to superior as far as they are cut along k.
+    """
+    k, j, i = (slice(0, n) for n in support.shape)
+    return _cut(support, (k, j, i), most, halo, multiple)
+
+
+def plan_slices(support: np.ndarray, most: int, halo: int, multiple: int) -> list[Tile]:
+    """``plan_tiles`` for a 2-D network: each tile lies in one axial slice, halo and multiple are in plane."""
+    plane = slice(0, support.shape[1]), slice(0, support.shape[2])
+    return [
+        tile
+        for k in np.flatnonzero(support.any((1, 2)))
+        for tile in _cut(support, (slice(int(k), int(k) + 1), *plane), most, (0, halo, halo), (1, multiple, multiple))
+    ]
+
+
+def _cut(
+    support: np.ndarray, box: Region, most: int, halo: tuple[int, int, int], multiple: tuple[int, int, int]
+) -> list[Tile]:
+    if not support[box].any():
+        return []
+    within = bounding_region(support[box])
+    core = tuple(slice(b.start + w.start, b.start + w.stop) for b, w in zip(box, within, strict=True))
+    seen = tuple(map(_widen, core, halo, multiple, support.shape))
+    length = [c.stop - c.start for c in core]
+    axis = max(range(3), key=lambda a: length[a] / max(halo[a], 1) if length[a] > 1 else 0)
+    voxels = np.prod([s.stop - s.start for s in seen])
+    # Tiles thinner than their halo would do the same work again and again.
+    if voxels <= most or length[axis] < 2 * max(halo[axis], 1):
+        return [Tile((seen[0], seen[1], seen[2]), (core[0], core[1], core[2]))]
+    middle = (core[axis].start + core[axis].stop) // 2
+    halves = (slice(core[axis].start, middle), slice(middle, core[axis].stop))
+    boxes = [(*core[:axis], half, *core[axis + 1 :]) for half in halves]
+    return [tile for b in boxes for tile in _cut(support, (b[0], b[1], b[2]), most, halo, multiple)]
+
+
+def _widen(core: slice, halo: int, multiple: int, size: int) -> slice:
+    """The halo on both sides, and what is missing to a multiple, within the grid."""
+    start, stop = max(core.start - halo, 0), min(core.stop + halo, size)
+    length = min(-(-(stop - start) // multiple) * multiple, size)
+    start = min(start, size - length)
+    return slice(start, start + length)
 
 
 def plan_slabs(slices: int, most: int, overlap: int) -> list[tuple[slice, slice]]:

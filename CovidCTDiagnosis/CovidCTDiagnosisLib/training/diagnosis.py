@@ -54,9 +54,8 @@ def prepare_examples(
         cache: folder; what other weights made there is not used.
         report: gets a line per series segmented.
     """
-    key = hashlib.sha256(
-        json.dumps([models.bundle.sha256[models.bundle.networks[n]["file"]] for n in SEGMENTING]).encode()
-    ).hexdigest()[:12]
+    used = [(models.bundle.sha256[models.bundle.networks[n]["file"]], models.preprocessing(n)) for n in SEGMENTING]
+    key = hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
     folder = cache / f"series-{LONGEST_SIDE}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     examples = []

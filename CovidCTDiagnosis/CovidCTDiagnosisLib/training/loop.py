@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -22,22 +24,55 @@ from ..errors import Cancelled
 Draw = Callable[[np.random.Generator], Any]
 
 STEPS_PER_EPOCH = 50
+CHECK_BATCHES = 10
+PATIENCE = 8
+"""Epochs without improvement on what is kept for early stopping."""
 
 WORKERS = 1 if sys.platform == "linux" else 0
 """Batches are drawn beside the training where a process can fork."""
 
 
-class DrawnBatches(Dataset):
-    """Random batches that depend on seed and step alone: a resumed run draws what it would have drawn."""
+class Steps(NamedTuple):
+    """Optimiser steps of a training: on what is plentiful first (0: there is no such stage), then on everything."""
 
-    def __init__(self, draw: Draw, seed: int, first: int) -> None:
-        self.draw, self.seed, self.first = draw, seed, first
+    pretraining: int
+    learning: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What Lightning trains on.
+
+    Attributes:
+        devices: ``auto`` takes all graphics cards of this machine, or the processor.
+        nodes: machines; each must run the command in an environment that Lightning knows (SLURM, torchrun).
+        precision: Lightning's name; None is mixed precision on a graphics card and single on a processor.
+    """
+
+    devices: int | Literal["auto"] = "auto"
+    nodes: int = 1
+    precision: str | None = None
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """For ``lightning.Trainer``; several processes on processors are meant for tests."""
+        cuda = torch.cuda.is_available()
+        devices = 1 if self.devices == "auto" and not cuda else self.devices
+        precision = self.precision or ("16-mixed" if cuda else "32-true")
+        accelerator = "cuda" if cuda else "cpu"
+        return {"accelerator": accelerator, "devices": devices, "num_nodes": self.nodes, "precision": precision}
+
+
+class DrawnBatches(Dataset):
+    """Random batches that depend on seed, process and step alone: a resumed run draws what it would have drawn."""
+
+    def __init__(self, draw: Draw, seed: tuple[int, ...], first: int, count: int) -> None:
+        self.draw, self.seed, self.first, self.count = draw, seed, first, count
 
     def __len__(self) -> int:
-        return STEPS_PER_EPOCH
+        return self.count
 
     def __getitem__(self, index: int) -> Any:
-        return self.draw(np.random.default_rng([self.seed, self.first + index]))
+        return self.draw(np.random.default_rng([*self.seed, self.first + index]))
 
 
 class Recipe(lightning.LightningModule):
@@ -50,6 +85,7 @@ class Recipe(lightning.LightningModule):
         steps: optimiser steps in all.
         learning_rate, weight_decay: of AdamW; one-cycle schedule.
         seed: of everything random.
+        check: one random batch of what is kept for early stopping, or None to train all steps.
 
     Attributes:
         freeze_from: step from which the statistics of batch normalisations stay as they are.
@@ -65,9 +101,10 @@ class Recipe(lightning.LightningModule):
         learning_rate: float,
         weight_decay: float = 1e-4,
         seed: int = 0,
+        check: Draw | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.draw, self.loss = network, draw, loss
+        self.network, self.draw, self.loss, self.check = network, draw, loss, check
         self.steps, self.seed = steps, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.freeze_from = steps // 2
@@ -78,8 +115,15 @@ class Recipe(lightning.LightningModule):
         self.freeze_from = 0
 
     def train_dataloader(self) -> DataLoader:
-        """A new epoch of batches."""
-        return DataLoader(DrawnBatches(self.draw, self.seed, self.global_step), batch_size=None, num_workers=WORKERS)
+        """A new epoch of batches; each of several processes draws its own."""
+        batches = DrawnBatches(self.draw, (self.seed, self.global_rank), self.global_step, STEPS_PER_EPOCH)
+        return DataLoader(batches, batch_size=None, num_workers=WORKERS)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """The same batches every time, or none."""
+        if self.check is None:
+            return []
+        return DataLoader(DrawnBatches(self.check, (self.seed, 1), 0, CHECK_BATCHES), batch_size=None)
 
     def on_train_epoch_start(self) -> None:
         """Freeze the statistics of batch normalisations, halfway unless it is a fine-tuning.
@@ -98,6 +142,11 @@ class Recipe(lightning.LightningModule):
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
+    def validation_step(self, batch: Any, _: int) -> None:
+        """Logs the loss of what is kept for early stopping."""
+        loss = self.loss(self.network, batch)
+        self.log("check_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
+
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle learning rate."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -107,8 +156,10 @@ class Recipe(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def fit(recipe: Recipe, run: Path) -> nn.Module:
+def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Module:
     """Train, checkpointing to ``run`` after every epoch of 50 steps; a second call goes on from there.
+
+    With several devices Lightning runs this program once for each; see ``is_helper``.
 
     Returns:
         The network with the averaged weights, in evaluation mode, on the CPU.
@@ -118,30 +169,40 @@ def fit(recipe: Recipe, run: Path) -> nn.Module:
     """
     finished = run / f"averaged-{recipe.steps}.safetensors"
     if not finished.exists():
-        _train(recipe, run)
-        partial = finished.with_suffix(".partial")
-        save_file({k: v.cpu().contiguous() for k, v in recipe.network.state_dict().items()}, partial)
-        partial.replace(finished)
+        trainer = _train(recipe, run, hardware or Hardware())
+        if trainer.is_global_zero:
+            partial = finished.with_suffix(".partial")
+            save_file({k: v.cpu().contiguous() for k, v in recipe.network.state_dict().items()}, partial)
+            partial.replace(finished)
+        trainer.strategy.barrier()
     recipe.network.load_state_dict(load_file(finished))
     return recipe.network.cpu().eval()
 
 
-def _train(recipe: Recipe, run: Path) -> None:
+def is_helper() -> bool:
+    """Whether this process only helps another one to train, and must write no results."""
+    return getattr(rank_zero_only, "rank", 0) != 0
+
+
+def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     warnings.filterwarnings("ignore", module="lightning")
     lightning.seed_everything(recipe.seed, verbose=False)
     run.mkdir(parents=True, exist_ok=True)
+    stop = [] if recipe.check is None else [EarlyStopping("check_loss", patience=PATIENCE, strict=False)]
     trainer = lightning.Trainer(
         max_steps=recipe.steps,
         max_epochs=-1,
-        accelerator="auto",
-        devices=1,
+        **hardware.trainer_arguments(),
+        use_distributed_sampler=False,
         default_root_dir=run,
         logger=CSVLogger(run, name="log", version=0),
         callbacks=[
             ModelCheckpoint(run, filename="checkpoint", save_last=True, every_n_epochs=1),
             EMAWeightAveraging(decay=0.99),
             RichProgressBar(),
+            *stop,
         ],
+        num_sanity_val_steps=0,
         gradient_clip_val=1.0,
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
@@ -154,3 +215,4 @@ def _train(recipe: Recipe, run: Path) -> None:
         raise Cancelled() from None
     if trainer.interrupted:
         raise Cancelled()
+    return trainer

@@ -54,10 +54,13 @@ def plant_lesions(
         return hu, labels
     share = float(rng.choice([0.02, 0.08, 0.2, 0.5])) if share is None else share
     depth = ndimage.distance_transform_edt(lungs, sampling=spacing)
+    rows = np.flatnonzero(lungs.any((0, 2)))
+    posterior = ((np.arange(hu.shape[1]) - rows.mean()) / max(np.ptp(rows) / 2, 1))[:, None].astype(np.float32)
     for _ in range(int(rng.integers(1, 3))):
         field = smooth_noise(rng, hu.shape, float(rng.uniform(5, 20)), spacing)
         field += 0.3 * smooth_noise(rng, hu.shape, 2.5, spacing)
         field -= float(rng.uniform(0, 0.06)) * np.minimum(depth, 40)  # COVID-19 lesions lie at the periphery
+        field += float(rng.choice([0.0, rng.uniform(0, 4)])) * posterior  # and low in a patient who lies on the back
         blob = lungs & (field > np.quantile(field[lungs], 1 - share / 2))
         kind = int(rng.choice([GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED], p=[0.4, 0.3, 0.15, 0.15]))
         edge = np.clip(ndimage.gaussian_filter(blob.astype(np.float32), [1.5 / s for s in spacing]), 0, 1)

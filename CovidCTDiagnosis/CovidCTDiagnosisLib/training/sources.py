@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from ..errors import InputError
 
 UNKNOWN_LESION = 255
 """Label of a lesion voxel whose class nobody named."""
+
+MOST_LABELLED = 50_000
 
 NOMINAL_PIXEL_MM = 0.7
 NOMINAL_SLICE_MM = 3.0
@@ -46,6 +49,18 @@ class Case:
     hu: np.ndarray
     spacing: tuple[float, float, float]
     labels: np.ndarray | None = None
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """The numbers in the labels, without 0."""
+        return [int(v) for v in np.unique(self.labels) if v] if self.labels is not None else []
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """Voxels (N, 3), along (k, j, i), whose label is not 0; of very many only some."""
+        assert self.labels is not None
+        voxels = np.argwhere(self.labels)
+        return voxels[:: max(len(voxels) // MOST_LABELLED, 1)]
 
 
 def require_data(folder: Path, *parts: str) -> Path:

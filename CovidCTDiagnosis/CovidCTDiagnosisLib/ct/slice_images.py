@@ -1,0 +1,89 @@
+"""Folders of 8-bit slice images: reading grey as HU, writing masks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+from .windows import CLASSIFIER, Window, unscale
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+COLOUR_TOLERANCE = 12
+"""Grey levels by which the colours of a grey JPEG may differ."""
+
+_REMEDY = "Export the slices as 8-bit grey PNG, JPEG, BMP or TIFF images."
+
+
+def find_slice_images(folder: Path) -> list[Path]:
+    """The images of a folder in natural order of their names (2 before 10), one per name.
+
+    Raises:
+        InputError: there is no such folder, it has no images, or two images differ in nothing but the suffix.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.", "Give a folder of slice images.")
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+    if not paths:
+        raise InputError(f"The folder {folder} has no images.", _REMEDY)
+    paths.sort(key=_natural)
+    stems: dict[str, Path] = {}
+    for path in paths:
+        other = stems.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(
+                f"{other.name} and {path.name} would get masks of the same name.", "Rename or remove one of them."
+            )
+    return paths
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sorts digits by value, the rest as text."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.stem)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
+
+
+def read_slice_image(path: Path) -> np.ndarray:
+    """One image as stored (an EXIF orientation is not applied), uint8 (rows, columns).
+
+    Raises:
+        InputError: it cannot be read, has several pages, or is not 8-bit grey (or grey stored as colours).
+    """
+    try:
+        with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise InputError(f"{path.name} has several pages.", "Save each slice as an image of its own.")
+            return _grey(image, path.name)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path.name} cannot be read as an image.", _REMEDY) from error
+
+
+def _grey(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode in ("L", "LA"):
+        return np.array(image.getchannel("L"))
+    if image.mode not in ("P", "PA", "RGB", "RGBA"):
+        raise InputError(f"{name} is not an 8-bit grey image (its mode is {image.mode}).", _REMEDY)
+    colours = np.asarray(image.convert("RGB")).astype(np.int16)
+    if np.ptp(colours, axis=2).max() > COLOUR_TOLERANCE:
+        raise InputError(f"{name} is a colour image.", _REMEDY)
+    return np.rint(colours.mean(axis=2)).astype(np.uint8)
+
+
+def grey_to_hu(grey: np.ndarray, window: Window = CLASSIFIER) -> np.ndarray:
+    """uint8 of any shape as int16 HU: grey 0..255 spans the window."""
+    return np.rint(unscale(grey / np.float32(255), window)).astype(np.int16)
+
+
+def hu_to_grey(hu: np.ndarray, window: Window = CLASSIFIER) -> np.ndarray:
+    """The way back, uint8: what a viewer exports with this window."""
+    low, high = window
+    return np.rint((np.clip(hu, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def write_png(grey: np.ndarray, path: Path) -> None:
+    """A uint8 (rows, columns) image or mask as 8-bit grey PNG."""
+    Image.fromarray(np.ascontiguousarray(grey)).save(path)

@@ -1,0 +1,208 @@
+"""The page of ``covid-ct evaluate segmentation``: one HTML file with all figures inside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..training.sources import Case
+from .ceiling import GridCeiling
+from .figures import boundary_bars, dice_by_size, fold_boxes, png, share_above, slice_triptych, svg, threshold_curves
+from .metrics import BoundaryErrors
+from .scores import LESION, LUNGS, Results, SliceScore, ThresholdCurve, mask_path
+from .targets import MET, Row
+
+WORST = 8
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 70rem; margin: 0 auto; padding: 1rem; }
+h1, h2 { line-height: 1.2; }
+h2 { margin-top: 2.5rem; }
+img { max-width: 100%; height: auto; display: block; }
+figure { margin: 1rem 0; }
+figcaption, .beside { color: #555; font-size: 0.9rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.6rem; border-bottom: 1px solid #ccc; }
+td { overflow-wrap: anywhere; }
+.met { color: #00664a; font-weight: bold; }
+.not { color: #8a3a00; font-weight: bold; }
+.grids { max-width: 34rem; }
+@media (max-width: 50rem) {
+  .targets thead { display: none; }
+  .targets tr, .targets td { display: block; border: 0; padding: 0.1rem 0; }
+  .targets tr { border-bottom: 1px solid #ccc; padding: 0.6rem 0; }
+  .targets td:not(:empty)::before { content: attr(data-name) ": "; color: #555; }
+}
+"""
+
+_PLANTED = (
+    "Real: the 8-bit slices of COVID-19 CTs and their lesions, marked by experts or by a machine, and every CT. "
+    "Planted: part of the lesions that the networks learn from, ground-glass, consolidation, crazy paving and "
+    "combined pattern as textures in healthy lung of real CTs. Crazy paving and the combined pattern have no expert "
+    "labels here: they are known from planted lesions alone. Everything on this page is measured on real images "
+    "against experts; nothing planted is used for measuring."
+)
+_LEAK = (
+    "The machine masks were drawn by a network that had learned from all expert slices, those kept apart too: scores "
+    "with them leak a little, so those of networks that never saw them stand beside. Both kinds of networks share no "
+    "slice of the fold on which they are scored, and neighbouring slice numbers are in one fold, as they may be one "
+    "patient. The lung network is the bundle's own in every fold: it learns from no expert slice, but from machine "
+    "masks. Intervals draw slices as if they were independent patients, so they are rather too narrow."
+)
+
+
+def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], masks: Path, path: Path) -> None:
+    """Write the page.
+
+    Args:
+        results: what was measured.
+        rows: the table of targets.
+        cases: expert slices, for pictures of the worst; without them the page has none.
+        masks: folder of the lesion classes found.
+        path: HTML file.
+    """
+    title = f"Segmentation by {results.bundle['name']} {results.bundle['version']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        "<p><strong>For research, not for diagnosis.</strong></p>",
+        _targets(rows),
+        *_folds(results.folds, results.curves),
+        *_worst(worst_slices(results.folds), cases, masks),
+        *_boundary(results.ct.boundary),
+        *_grids(results),
+        *_training(results),
+    ]
+    path.write_text(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n",
+        encoding="utf-8",
+    )
+
+
+def worst_slices(scores: Sequence[SliceScore]) -> list[SliceScore]:
+    """The ``WORST`` slices by lesion Dice of networks that learned from machine masks, worst first."""
+    chosen = [s for s in scores if s.machine_masks]
+    return sorted(chosen, key=lambda s: s.overlaps[LESION].dice)[:WORST]
+
+
+def _targets(rows: Sequence[Row]) -> str:
+    names = ("What", "Measured, 95 % interval", "Without machine masks", "Target", "Verdict", "Anchors")
+    body = []
+    for row in rows:
+        cells = (
+            f'{escape(row.what)}<div class="beside">{escape(row.where)}</div>',
+            f'{escape(row.measured)}<div class="beside">{escape(row.beside)}</div>',
+            escape(row.without),
+            escape(row.target),
+            f'<span class="{"met" if row.verdict == MET else "not"}">{escape(row.verdict)}</span>',
+            escape(row.anchors),
+        )
+        tds = "".join(f'<td data-name="{name}">{cell}</td>' for name, cell in zip(names, cells, strict=True))
+        body.append(f"<tr>{tds}</tr>")
+    return _table(names, body, "targets")
+
+
+def _table(names: Iterable[str], body: Iterable[str], kind: str) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(body) + "\n</tbody></table>"
+
+
+def _figure(data: bytes, kind: str, caption: str) -> str:
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def _folds(scores: Sequence[SliceScore], curves: Sequence[ThresholdCurve]) -> list[str]:
+    if not scores:
+        return ["<h2>Expert slices</h2><p>Not measured: no folds have been trained and scored in this folder.</p>"]
+    return [
+        "<h2>Expert slices, five folds</h2>",
+        f"<p>{escape(_LEAK)}</p>",
+        _figure(
+            svg(fold_boxes(scores)), "svg+xml", "Dice of every slice: a point a slice, boxes with median, by fold."
+        ),
+        _figure(svg(share_above(scores)), "svg+xml", "Share of slices that reach a Dice, with machine masks."),
+        _figure(
+            svg(threshold_curves(curves)),
+            "svg+xml",
+            "Mean Dice of the lesion mask against the threshold of its probability, over all slices. The numbers above "
+            "use for each fold the threshold that serves the other folds best: the marks.",
+        ),
+        _figure(svg(dice_by_size(scores)), "svg+xml", "Dice of the lesion mask against the size of the lesion."),
+    ]
+
+
+def _worst(scores: Sequence[SliceScore], cases: Sequence[Case], masks: Path) -> list[str]:
+    by_name = {case.name: case for case in cases}
+    drawn = [(s, by_name[s.name]) for s in scores if s.name in by_name and mask_path(masks, s).is_file()]
+    if not drawn:
+        return []
+    parts = [
+        "<h2>Where the networks are worst</h2>",
+        "<p>Yellow: lesion; light blue, dashed: consolidation. With machine masks, worst lesion Dice first.</p>",
+    ]
+    for score, case in drawn:
+        with Image.open(mask_path(masks, score)) as image:
+            lesions = np.asarray(image)
+        parts.append(_figure(png(slice_triptych(case, lesions)), "png", _slice_caption(score)))
+    return parts
+
+
+def _slice_caption(score: SliceScore) -> str:
+    dices = ", ".join(f"{name} {o.dice:.2f}" for name, o in score.overlaps.items() if name != LUNGS and o.expert)
+    return f"{score.name}, fold {score.fold + 1}. Dice: {dices}. Lungs cover {_lung_share(score)} of the lesions."
+
+
+def _lung_share(score: SliceScore) -> str:
+    lungs = score.overlaps[LUNGS]
+    return f"{lungs.sensitivity:.0%}" if lungs.expert else "none"
+
+
+def _boundary(errors: BoundaryErrors) -> list[str]:
+    wrong = np.asarray(errors.wrong)
+    centres = (np.asarray(errors.edges_mm)[:-1] + np.asarray(errors.edges_mm)[1:]) / 2
+    near = f"{wrong[np.abs(centres) < 2].sum() / max(wrong.sum(), 1):.0%}"
+    return [
+        "<h2>Lungs of the CT: where the errors lie</h2>",
+        f"<p>{near} of all wrong voxels lie within 2 mm of the expert's boundary.</p>",
+        _figure(svg(boundary_bars(errors)), "svg+xml", "Share of wrong voxels by distance from the lungs' boundary."),
+    ]
+
+
+def _grids(results: Results) -> list[str]:
+    parts = [
+        "<h2>What a finer grid would buy</h2>",
+        "<p>The expert's own mask, brought to a working grid and back, is the best that networks on that grid could "
+        "do. The price is 10⁹ multiply-accumulates.</p>",
+    ]
+    if results.ceiling:
+        parts.append(_grid_table("Lesions, mm in the plane", "GMAC per dm² of a slice", results.ceiling))
+    parts.append(_grid_table("Lungs of the CT, mm", "GMAC per litre", results.ct.ceiling))
+    return parts
+
+
+def _grid_table(name: str, price: str, ceiling: Sequence[GridCeiling]) -> str:
+    body = [f"<tr><td>{c.step_mm:.2f}</td><td>{c.dice:.3f}</td><td>{c.gmac:.2f}</td></tr>" for c in ceiling]
+    return _table((name, "Dice at most", price), body, "grids")
+
+
+def _training(results: Results) -> list[str]:
+    body = [
+        f"<tr><td>{escape(name)}</td><td>{escape(str(facts.get('sources', 'not stated')))}</td></tr>"
+        for name, facts in results.bundle["training"].items()
+    ]
+    return [
+        "<h2>What is real and what is planted</h2>",
+        f"<p>{escape(_PLANTED)}</p>",
+        _table(("Network of the bundle", "Learned from"), body, "sources"),
+    ]

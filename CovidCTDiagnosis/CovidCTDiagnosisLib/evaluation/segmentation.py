@@ -1,0 +1,180 @@
+"""``covid-ct evaluate segmentation``: lungs and lesions against experts, as a table, files and a page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..bundle import open_bundle
+from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
+from ..documents import encode_document, read_document
+from ..errors import InputError, UsageError
+from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.models import Models
+from ..training.folds import FOLDS, Folds
+from ..training.sources import Case, read_lesion_slices
+from .ceiling import GridCeiling, slice_ceiling
+from .metrics import mean_dice
+from .page import write_page
+from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
+from .targets import table
+
+RESULTS, SPREADSHEET, PAGE, MASKS = "segmentation.json", "segmentation.csv", "segmentation.html", "masks"
+
+_PACKAGE, _SCHEMA = "CovidCTDiagnosisLib.evaluation", "segmentation.schema.json"
+FoldKinds = tuple[bool, ...]
+_WIDTH = 120
+# Shares of the width; the text of the anchors is the longest.
+_COLUMNS = (
+    ("What", 22),
+    ("Measured, 95 % interval", 26),
+    ("Without machine masks", 15),
+    ("Target", 8),
+    ("Verdict", 10),
+    ("Anchors", 42),
+)
+
+
+def evaluate_segmentation(
+    data: Path | None, output: Path | None, folds: FoldKinds, bundle: Path | None, device: str
+) -> None:
+    """Measure, print the table, and write results and page where ``output`` is given.
+
+    Args:
+        data: data folder; without it only the sample CT is measured.
+        output: folder for results; scores of folds that are there already join the table.
+        folds: kinds of training, with machine masks (True) and without, whose folds are scored on the expert slices;
+            networks that are not there yet are trained.
+        bundle: whose networks; the folds take their lung network from it.
+        device: where to compute.
+
+    Raises:
+        UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used.
+        InputError: the data folder lacks a part, or has fewer expert slices than there are folds.
+    """
+    if folds and (data is None or output is None):
+        raise UsageError("Folds need the data and a folder to work in.", "Give both: --data DATA --output FOLDER.")
+    scores, curves = _earlier_folds(output)
+    cases = read_lesion_slices(data) if data else []
+    if folds and len(cases) < FOLDS:
+        raise InputError(
+            f"The data folder has {len(cases)} expert slices, too few for {FOLDS} folds.", "Add more to lesion_slices."
+        )
+    tune_allocator()
+    models = Models(open_bundle(bundle), choose_device(device))
+    if folds:
+        pairs = FOLDS * len(folds)
+        print(f"Trains {pairs} pairs of networks where they are not there yet: hours. Stopped, it goes on later.")
+    results = _measure(models, cases)
+    results.folds = [s for s in scores if s.machine_masks not in folds]
+    results.curves = [c for c in curves if c.machine_masks not in folds]
+    _save(results, output, cases)
+    for kind in folds if data and output else ():
+        assert data is not None and output is not None
+        found, curve = score_folds(cases, _fold_networks(data, output, models, kind), kind, output / MASKS)
+        results.folds += found
+        results.curves.append(curve)
+        # Written after either kind, so that a run which is stopped leaves what it knows.
+        _save(results, output, cases)
+        for fold in range(FOLDS):
+            print(_fold_line([s for s in found if s.fold == fold], curve), flush=True)
+    print_results(results)
+    if output:
+        print(f"Page: {output / PAGE}")
+
+
+def _earlier_folds(output: Path | None) -> tuple[list[SliceScore], list[ThresholdCurve]]:
+    """What the output folder, which is made if it is not there, knows of folds."""
+    if output is None:
+        return [], []
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    output.mkdir(exist_ok=True)
+    if not (output / RESULTS).exists():
+        return [], []
+    try:
+        document = read_document(output / RESULTS, _PACKAGE, _SCHEMA)
+    except ValueError as error:
+        raise UsageError(
+            f"{output / RESULTS} is not from covid-ct evaluate ({error}).", "Choose another folder for the results."
+        ) from error
+    return read_scores(document["folds"]), [ThresholdCurve(**curve) for curve in document["curves"]]
+
+
+def _measure(models: Models, cases: list[Case]) -> Results:
+    ct = to_axial(read_scan(fetch_sample("chest-nifti")))
+    truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
+    return Results(
+        describe_bundle(models.bundle),
+        score_ct(ct, truth, models),
+        ceiling=slice_ceiling(cases, models) if cases else [],
+    )
+
+
+def _fold_networks(data: Path, output: Path, models: Models, machine_masks: bool) -> Callable[[int], Models]:
+    folds = Folds(data, output / "folds", models.bundle, machine_masks)
+    return lambda fold: Models(folds.trained(fold), models.device)
+
+
+def _fold_line(scores: list[SliceScore], curve: ThresholdCurve) -> str:
+    kind = "with" if curve.machine_masks else "without"
+    lesion = mean_dice([score.overlaps[LESION] for score in scores])
+    fold = scores[0].fold
+    return (
+        f"Fold {fold + 1} of {FOLDS}, {kind} machine masks: lesion Dice {lesion:.3f}, mean of {len(scores)}, "
+        f"threshold {curve.chosen[fold]:.2f}"
+    )
+
+
+def _save(results: Results, output: Path | None, cases: list[Case]) -> None:
+    if output is None:
+        return
+    (output / RESULTS).write_bytes(encode_document(results.document(), _PACKAGE, _SCHEMA))
+    _write_spreadsheet(results.folds, output / SPREADSHEET)
+    write_page(results, table(results), cases, output / MASKS, output / PAGE)
+
+
+def _write_spreadsheet(scores: Iterable[SliceScore], path: Path) -> None:
+    """One row per slice, variant and mask."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("slice", "fold", "machine_masks", "mask", "found", "expert", "shared", "dice"))
+        for score in scores:
+            for mask, overlap in score.overlaps.items():
+                writer.writerow(
+                    (score.name, score.fold + 1, int(score.machine_masks), mask, *overlap, f"{overlap.dice:.4f}")
+                )
+
+
+def print_results(results: Results) -> None:
+    """The table of targets and that of working grids, on standard output."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    rows = Table(expand=True, show_lines=True, box=box.ASCII2 if not console.is_terminal else box.SQUARE)
+    for name, share in _COLUMNS:
+        rows.add_column(name, ratio=share)
+    for row in table(results):
+        measured = "\n".join(filter(None, (row.measured, row.beside)))
+        cells = (f"{row.what}\n({row.where})", measured, row.without, row.target, row.verdict, row.anchors)
+        rows.add_row(*map(Text, cells))
+    console.print(rows)
+    console.print(_grid_table("Lungs of the CT", "Dice at most", "GMAC a litre", results.ct.ceiling))
+    if results.ceiling:
+        console.print(_grid_table("Lesions of the slices", "Dice at most", "GMAC a dm²", results.ceiling))
+    print("Machine masks leak a little: the network that drew them knew all expert slices.")
+    if not results.folds:
+        print("Lesions are measured by cross-validation: add --folds --data DATA --output FOLDER (hours, resumes).")
+
+
+def _grid_table(title: str, dice: str, price: str, ceiling: list[GridCeiling]) -> Table:
+    rows = Table(f"{title}: working grid", dice, price, box=box.ASCII2)
+    for grid in ceiling:
+        rows.add_row(f"{grid.step_mm:.2f} mm", f"{grid.dice:.3f}", f"{grid.gmac:.2f}")
+    return rows

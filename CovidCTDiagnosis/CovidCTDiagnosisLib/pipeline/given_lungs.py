@@ -1,0 +1,80 @@
+"""Lungs that come as a ready mask instead of from the bundle's network."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from ..ct.orientation import to_axial
+from ..ct.regrid import WorkingGrid, bounding_region, from_grid, region_grid, to_grid
+from ..ct.volume import Volume
+from ..errors import InputError
+from .lungs import LEFT, RIGHT, midline, tell_sides
+
+_SIDES_MM = 3.0
+_GIVE_LUNGS = "Give a segmentation of the lungs that was drawn on this CT."
+
+
+def take_lungs(mask: Volume, ct: Volume) -> np.ndarray:
+    """A ready lung mask on the CT's axial grid.
+
+    Args:
+        mask: labels; every label above 0 is lung. Labels 1 and 2 and no others are the right and the left lung,
+            as in a study's own lungs; otherwise the sides are told apart here.
+        ct: HU. A mask on another grid is resampled onto the CT's by position, nearest neighbour.
+
+    Returns:
+        uint8 (K, J, I) on the grid of ``to_axial(ct)``: 1 right lung, 2 left lung.
+
+    Raises:
+        InputError: the mask is empty, has labels below 0, or does not overlap the CT.
+    """
+    if mask.voxels.min() < 0:
+        raise InputError("The lung mask has values below 0: it is an image, not a segmentation.", _GIVE_LUNGS)
+    if not mask.voxels.any():
+        raise InputError("The lung mask is empty.", _GIVE_LUNGS)
+    labels = to_axial(mask if mask.on_same_grid(ct) else resample_labels(mask, ct)).voxels
+    found = np.unique(labels[labels > 0]).tolist()
+    if not found:
+        raise InputError("The lung mask and the CT do not overlap.", _GIVE_LUNGS)
+    return labels.astype(np.uint8) if found == [RIGHT, LEFT] else side_lungs(labels > 0, to_axial(ct))
+
+
+def resample_labels(labels: Volume, like: Volume) -> Volume:
+    """Labels on another volume's grid by position, nearest neighbour; 0 where they say nothing."""
+    resampled = sitk.Resample(
+        _image(labels), _image(like), sitk.Transform(), sitk.sitkNearestNeighbor, 0.0, sitk.sitkInt16
+    )
+    return like.with_voxels(sitk.GetArrayFromImage(resampled))
+
+
+def _image(volume: Volume) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels))
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(np.asarray(volume.direction, float).ravel().tolist())
+    return image
+
+
+def side_lungs(mask: np.ndarray, axial: Volume) -> np.ndarray:
+    """Right (1) and left (2) of a lung mask on an axial CT's grid, told apart on a coarser one.
+
+    Args:
+        mask: bool (K, J, I), not empty.
+        axial: HU.
+
+    Returns:
+        uint8 (K, J, I), set where the mask is.
+    """
+    spacing = axial.spacing[::-1]
+    region = bounding_region(mask)
+    box = region_grid(region, spacing)
+    grid = WorkingGrid.covering(box.start, box.stop, (_SIDES_MM, _SIDES_MM, _SIDES_MM))
+    coarse = to_grid(mask, spacing, grid)
+    sides = tell_sides(coarse >= min(0.5, float(coarse.max())), grid.step, midline(axial, grid))
+    nearest = ndimage.distance_transform_edt(sides == 0, return_distances=False, return_indices=True)
+    left = from_grid(sides[tuple(nearest)] == LEFT, grid, spacing, region) > 0.5
+    result = np.zeros(mask.shape, np.uint8)
+    result[region] = np.where(mask[region], np.where(left, LEFT, RIGHT), 0)
+    return result

@@ -1,0 +1,171 @@
+"""A folder of 8-bit slice images through the networks: a stack as one CT, other images each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..bundle import Bundle
+from ..ct.slice_images import grey_to_hu
+from ..ct.volume import Volume
+from ..ct.windows import CLASSIFIER, Window
+from ..errors import InputError, ResourceError
+from .lesions import segment_lesions
+from .lungs import segment_lungs
+from .models import Models
+from .monitor import Monitor
+from .slice_orientation import TURNS, apex_is_last, common_turn, log_likelihoods, shrink, turns_of
+from .slices import NOMINAL_PIXEL_MM, slice_lesions, slice_lungs
+
+NOMINAL_SLICE_MM = 3.0
+"""Increment taken for stacks that come without one."""
+
+SMALLEST_STACK = 8
+NEIGHBOURS_MEDIAN, NEIGHBOURS_MOST = 0.5, 0.75
+"""Neighbours differ less than this share of what any two slices differ by, at the median and at most."""
+
+AUTO = "auto"
+ORIENTATIONS = (AUTO, *TURNS)
+
+
+@dataclass(frozen=True)
+class SliceOptions:
+    """How slice images are read.
+
+    Attributes:
+        window: HU of grey 0 and 255.
+        pixel_mm: pixel size.
+        slice_mm: increment of a stack.
+        orientation: one of ``ORIENTATIONS``.
+    """
+
+    window: Window = CLASSIFIER
+    pixel_mm: float = NOMINAL_PIXEL_MM
+    slice_mm: float = NOMINAL_SLICE_MM
+    orientation: str = AUTO
+
+
+@dataclass(frozen=True)
+class SliceMasks:
+    """What was found in slice images, each mask as its image lies.
+
+    Attributes:
+        lungs: bool (rows, columns) each.
+        lesions: uint8 (rows, columns) each, 1 ground-glass opacity, 2 consolidation.
+        orientations: name in ``TURNS`` for each image.
+        order: ``apex first`` or ``base first`` for a stack, empty for lone slices.
+    """
+
+    lungs: list[np.ndarray]
+    lesions: list[np.ndarray]
+    orientations: list[str]
+    order: str = ""
+
+    def document(self, options: SliceOptions, names: Sequence[str], bundle: Bundle) -> dict[str, Any]:
+        """How images of these names were read and by which bundle, as JSON values."""
+        return {
+            "schema_version": 1,
+            "images": [{"name": n, "orientation": o} for n, o in zip(names, self.orientations, strict=True)],
+            "order": self.order,
+            "options": asdict(options),
+            "bundle": {"name": bundle.name, "version": bundle.version, "files": bundle.sha256},
+        }
+
+
+def segment_images(
+    images: Sequence[np.ndarray], models: Models, options: SliceOptions, monitor: Monitor | None = None
+) -> SliceMasks:
+    """Lungs and lesions of slice images.
+
+    Images of one size of which each continues the one before are a CT and go the way of ``analyze``; other
+    images go alone.
+
+    Args:
+        images: 8-bit grey, (rows, columns) each, in order.
+        models: the bundle's networks.
+        options: how the images are read.
+        monitor: gets progress, may cancel.
+
+    Raises:
+        ResourceError: out of memory.
+        Cancelled: the monitor was asked to stop.
+    """
+    try:
+        return _segment_images(images, models, options, monitor or Monitor())
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(
+            "There is not enough memory for these images.", "Close other programs or give fewer images at once."
+        ) from error
+
+
+def _segment_images(
+    images: Sequence[np.ndarray], models: Models, options: SliceOptions, monitor: Monitor
+) -> SliceMasks:
+    slices = [grey_to_hu(image, options.window) for image in images]
+    stacked = is_stack(slices)
+    turns = _turns(slices, stacked, options.orientation)
+    upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
+    found = _segment_stack(upright, models, options, monitor) if stacked else None
+    lungs, lesions, order = found or (*_segment_alone(upright, models, options, monitor), "")
+    names = list(TURNS)
+    return SliceMasks(
+        [np.rot90(m, -turn) for m, turn in zip(lungs, turns, strict=True)],
+        [np.rot90(m, -turn) for m, turn in zip(lesions, turns, strict=True)],
+        [names[list(TURNS.values()).index(turn)] for turn in turns],
+        order,
+    )
+
+
+def is_stack(slices: Sequence[np.ndarray]) -> bool:
+    """Whether slices, (rows, columns) each, are those of one CT in order."""
+    if len(slices) < SMALLEST_STACK or len({s.shape for s in slices}) > 1:
+        return False
+    small = np.stack([shrink(s) for s in slices])
+    neighbours = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2))
+    # Of all distances one shift at a time, so that memory stays small.
+    shifts = range(1, len(small))
+    any_two = np.concatenate([np.abs(small[n:] - small[:-n]).mean(axis=(1, 2)) for n in shifts])
+    usual = float(np.median(any_two))
+    return bool(np.median(neighbours) < NEIGHBOURS_MEDIAN * usual and neighbours.max() < NEIGHBOURS_MOST * usual)
+
+
+def _turns(slices: Sequence[np.ndarray], stacked: bool, orientation: str) -> list[int]:
+    """Quarter turns that bring each slice upright."""
+    if orientation != AUTO:
+        return [TURNS[orientation]] * len(slices)
+    likelihoods = np.stack([log_likelihoods(s) for s in slices])
+    numbers = [common_turn(likelihoods)] * len(slices) if stacked else turns_of(likelihoods)
+    return [list(TURNS.values())[n] for n in numbers]
+
+
+def _segment_stack(
+    upright: Sequence[np.ndarray], models: Models, options: SliceOptions, monitor: Monitor
+) -> tuple[list[np.ndarray], list[np.ndarray], str] | None:
+    """Lungs, lesions and order of a CT; None where its lungs are not found."""
+    order = 1 if apex_is_last(upright) else -1
+    volume = Volume(np.stack(upright[::order]), (options.pixel_mm, options.pixel_mm, options.slice_mm))
+    try:
+        with monitor.stage("lungs", "Segmenting the lungs"):
+            lungs = segment_lungs(volume, models, monitor.report)
+    except InputError:
+        monitor.warn("No lungs were found in the stack of slices: each slice is segmented on its own.")
+        return None
+    with monitor.stage("lesions", "Segmenting lesions"):
+        found = segment_lesions(volume, lungs, models, monitor.report, merge=True, warn=monitor.warn)
+    return list(found.lungs[::order] > 0), list(found.labels[::order]), "base first" if order == 1 else "apex first"
+
+
+def _segment_alone(
+    upright: Sequence[np.ndarray], models: Models, options: SliceOptions, monitor: Monitor
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    spacing = (options.pixel_mm, options.pixel_mm, options.slice_mm)
+    volumes = [Volume(s[None], spacing) for s in upright]
+    with monitor.stage("lungs", "Segmenting the lungs"):
+        lungs = slice_lungs(volumes, models, monitor.report)
+    with monitor.stage("lesions", "Segmenting lesions"):
+        lungs, lesions = slice_lesions(volumes, lungs, models, monitor.report, merge=True)
+    return [m[0] for m in lungs], [m[0] for m in lesions]

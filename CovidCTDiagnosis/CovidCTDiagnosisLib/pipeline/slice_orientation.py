@@ -1,0 +1,154 @@
+"""Which way up the patient lies in slice images, and which end of a stack is the apex.
+
+The spine is found: dense bone in the middle of the picture's hind third. It tells the four quarter turns
+apart; whether the picture is mirrored too does not matter to masks. Thoraces that are wider than deep are a
+second, weaker evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from skimage.transform import resize
+
+TURNS = {"upright": 0, "back-left": 1, "upside-down": 2, "back-right": 3}
+"""Quarter turns, counter-clockwise, that bring the patient's back to the bottom of the picture."""
+
+THUMBNAIL = 48
+AIR_HU, BODY_HU = -500, -300
+
+# Log odds per unit of evidence, fitted by conditional logistic regression on 740 slices of four 8-bit sources
+# and two CTs; leaving any one out moves the spine's weight by at most a tenth.
+SPINE_WEIGHT, WIDTH_WEIGHT = 35.0, 2.7
+BLUNDERS = 0.03
+"""Share of slices whose evidence means nothing."""
+
+
+def log_likelihoods(hu: np.ndarray) -> np.ndarray:
+    """How well a slice agrees with each of ``TURNS``, in their order: log probabilities, (4,).
+
+    Args:
+        hu: (rows, columns), full field of view or cropped, turned by any quarter turns, mirrored or not.
+    """
+    picture = thumbnail(hu)
+    bone = _bone(picture.hu)
+    evidence = np.array([_spine(np.rot90(bone, turn)) for turn in TURNS.values()]) * SPINE_WEIGHT
+    evidence += np.array([1, -1, 1, -1]) * picture.log_aspect * WIDTH_WEIGHT
+    odds = np.exp(evidence - evidence.max())
+    return np.log((1 - BLUNDERS) * odds / odds.sum() + BLUNDERS / len(TURNS))
+
+
+def common_turn(likelihoods: np.ndarray) -> int:
+    """The quarter turns that all slices, (N, 4), agree best with."""
+    return int(likelihoods.sum(axis=0).argmax())
+
+
+def turns_of(likelihoods: np.ndarray) -> np.ndarray:
+    """Quarter turns of each slice, where those of a folder mostly, but not surely, agree.
+
+    The shares of the four in the folder are estimated from all slices (expectation maximisation), and each
+    slice takes its most probable one given these shares: doubtful slices follow the others, clear ones do not.
+
+    Args:
+        likelihoods: log probabilities, (N, 4).
+    """
+    shares = np.full(len(TURNS), 1 / len(TURNS))
+    posterior = np.exp(likelihoods)
+    for _ in range(50):
+        posterior = np.exp(likelihoods) * shares
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        shares = posterior.mean(axis=0)
+    return posterior.argmax(axis=1)
+
+
+def apex_is_last(slices: Sequence[np.ndarray]) -> bool:
+    """Whether an upright stack runs from base to apex: the heart's and liver's share of the middle shrinks then.
+
+    Args:
+        slices: (J, I) HU each, in order.
+    """
+    pictures = [thumbnail(s).hu for s in slices]
+    aerated = np.array([(p < AIR_HU).mean() for p in pictures])
+    middle = [_share(p, (0.25, 0.6), (0.3, 0.7)) for p in pictures]
+    in_lungs = np.flatnonzero(aerated > 0.08)
+    if len(in_lungs) < 3:
+        return False
+    centred = in_lungs - in_lungs.mean()
+    return float(centred @ np.asarray(middle)[in_lungs]) < 0
+
+
+class Thumbnail(NamedTuple):
+    """A slice cropped around the lungs and shrunk.
+
+    Attributes:
+        hu: (THUMBNAIL, THUMBNAIL) float32 within [-1000, 400].
+        log_aspect: logarithm of columns over rows before shrinking.
+    """
+
+    hu: np.ndarray
+    log_aspect: float
+
+
+def thumbnail(hu: np.ndarray) -> Thumbnail:
+    """Of a slice (rows, columns)."""
+    cropped = _crop_to_lungs(hu)
+    return Thumbnail(shrink(cropped), float(np.log(cropped.shape[1] / cropped.shape[0])))
+
+
+def shrink(hu: np.ndarray) -> np.ndarray:
+    """A slice (rows, columns) clipped to [-1000, 400] and resized to (THUMBNAIL, THUMBNAIL), float32."""
+    clipped = np.clip(hu, -1000, 400).astype(np.float32)
+    return resize(clipped, (THUMBNAIL, THUMBNAIL), mode="edge", anti_aliasing=True)
+
+
+def outside_air(hu: np.ndarray) -> np.ndarray:
+    """Air that connects two corners of the picture at least, bool (rows, columns): a lung may touch one."""
+    labels, _ = ndimage.label(hu < AIR_HU)
+    corners, count = np.unique(labels[[0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
+    return np.isin(labels, corners[(corners > 0) & (count > 1)])
+
+
+def _crop_to_lungs(hu: np.ndarray) -> np.ndarray:
+    """The box around the air in the body with a margin; a picture that is cropped to the body stays whole."""
+    if outside_air(hu).mean() < 0.15:
+        return hu
+    # The couch is thin and not connected with the body.
+    body = ndimage.binary_opening(hu > BODY_HU, iterations=max(max(hu.shape) // 80, 1))
+    labels, count = ndimage.label(body)
+    if count == 0:
+        return hu
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    body = ndimage.binary_fill_holes(labels == sizes.argmax())
+    inside = ndimage.binary_opening((hu < AIR_HU) & body, iterations=2)
+    if inside.sum() < 0.01 * body.sum():
+        inside = body
+    return hu[_with_margin(ndimage.find_objects(inside.astype(np.uint8))[0])]
+
+
+def _with_margin(box: tuple[slice, ...], share: float = 0.08) -> tuple[slice, ...]:
+    margins = [round(share * (s.stop - s.start)) for s in box]
+    return tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margins, strict=True))
+
+
+def _bone(hu: np.ndarray) -> np.ndarray:
+    """Between 0 (soft tissue, whose level differs from window to window) and 1 (dense bone)."""
+    soft = hu[hu > -150]
+    level = float(np.median(soft)) if soft.size else 40.0
+    return np.clip((hu - level - 40) / 200, 0, 1)
+
+
+def _spine(bone: np.ndarray) -> float:
+    return float(bone[_part(0.66, 1.0), _part(0.44, 0.56)].mean())
+
+
+def _share(hu: np.ndarray, rows: tuple[float, float], columns: tuple[float, float]) -> float:
+    """Of soft tissue in a part of the thumbnail."""
+    return float(np.clip((hu[_part(*rows), _part(*columns)] + 600) / 500, 0, 1).mean())
+
+
+def _part(first: float, last: float) -> slice:
+    return slice(round(THUMBNAIL * first), round(THUMBNAIL * last))

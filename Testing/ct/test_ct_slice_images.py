@@ -1,0 +1,109 @@
+"""8-bit slice images: which are taken, which are refused, grey as HU and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.ct.slice_images import (
+    find_slice_images,
+    grey_to_hu,
+    hu_to_grey,
+    read_slice_image,
+    write_png,
+)
+from CovidCTDiagnosisLib.errors import InputError
+from PIL import Image
+
+GREY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
+
+
+def test_images_come_in_natural_order_and_other_files_stay_out(tmp_path: Path) -> None:
+    for name in ("s10.png", "s2.JPG", "s1.tif", "s1b.bmp", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [p.name for p in find_slice_images(tmp_path)] == ["s1.tif", "s1b.bmp", "s2.JPG", "s10.png"]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="no images"):
+        find_slice_images(tmp_path)
+    with pytest.raises(InputError, match="not a folder"):
+        find_slice_images(tmp_path / "notes.txt")
+
+
+def test_images_whose_masks_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"a\.jpg and a\.png"):
+        find_slice_images(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "LA"])
+def test_grey_is_read_from_any_8_bit_mode(tmp_path: Path, suffix: str, mode: str) -> None:
+    if suffix == "bmp" and mode == "LA":
+        pytest.skip("BMP has no grey with transparency")
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(GREY).convert(mode).save(path)
+    read = read_slice_image(path)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, GREY)
+
+
+def test_an_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to view
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif)
+    assert read_slice_image(tmp_path / "a.jpg").shape == GREY.shape
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.zeros((4, 5), np.uint16), "not an 8-bit grey image"),
+        (np.zeros((4, 5), bool), "not an 8-bit grey image"),
+        (np.dstack([GREY, GREY[::-1], GREY]), "colour"),
+    ],
+    ids=["16 bit", "1 bit", "colour"],
+)
+def test_what_is_not_8_bit_grey_is_refused(tmp_path: Path, pixels: np.ndarray, words: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=words) as caught:
+        read_slice_image(tmp_path / "a.png")
+    assert "a.png" in caught.value.message and caught.value.remedy
+
+
+def test_damaged_images_are_refused(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)).save(whole)
+    for name, content in (("cut.png", whole.read_bytes()[:900]), ("text.png", b"no image"), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_slice_image(tmp_path / name)
+
+
+def test_several_pages_are_refused(tmp_path: Path) -> None:
+    page = Image.fromarray(GREY)
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    with pytest.raises(InputError, match="pages"):
+        read_slice_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("window", [(-1000.0, 400.0), (-1350.0, 150.0)])
+def test_grey_spans_the_window_and_comes_back(window: tuple[float, float]) -> None:
+    grey = np.arange(256, dtype=np.uint8)
+    hu = grey_to_hu(grey, window)
+    assert hu.dtype == np.int16 and (hu[0], hu[-1]) == window
+    np.testing.assert_array_equal(hu_to_grey(hu, window), grey)
+    np.testing.assert_array_equal(hu_to_grey(np.array([-3000, 3000]), window), [0, 255])
+
+
+def test_masks_are_written_as_grey_png(tmp_path: Path) -> None:
+    mask = np.rot90(GREY % 3)
+    write_png(mask, tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), mask)

@@ -1,0 +1,76 @@
+"""A ready lung mask: labels, grids, sides, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.bundle import Bundle
+from CovidCTDiagnosisLib.ct import Volume, digest
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.pipeline import Analysis, analyze
+from CovidCTDiagnosisLib.pipeline.given_lungs import resample_labels, take_lungs
+from CovidCTDiagnosisLib.pipeline.lungs import LEFT, RIGHT
+
+
+@pytest.fixture(scope="module")
+def chest(chest_phantom: Callable[..., Volume]) -> Volume:
+    return chest_phantom(spacing=(5.0, 5.0, 5.0))
+
+
+@pytest.fixture(scope="module")
+def sided(chest: Volume) -> np.ndarray:
+    """The phantom's aerated lung: right (1) and left (2)."""
+    lung = (chest.voxels > -930) & (chest.voxels < -770)
+    return np.where(lung, np.where(np.arange(chest.shape[2]) < chest.shape[2] // 2, RIGHT, LEFT), 0).astype(np.uint8)
+
+
+def test_right_and_left_are_kept_as_they_are(chest: Volume, sided: np.ndarray) -> None:
+    swapped = np.where(sided > 0, 3 - sided, 0).astype(np.uint8)
+    for labels in (sided, swapped):
+        np.testing.assert_array_equal(take_lungs(chest.with_voxels(labels), chest), labels)
+
+
+@pytest.mark.parametrize("numbers", [(1, 1), (7, 7), (10, 14), (300, 301)], ids=str)
+def test_other_labels_are_lung_and_get_their_sides(numbers: tuple[int, int], chest: Volume, sided: np.ndarray) -> None:
+    labels = np.array([0, *numbers], np.int16)[sided]
+    found = take_lungs(chest.with_voxels(labels), chest)
+    np.testing.assert_array_equal(found > 0, sided > 0)
+    assert (found == sided)[sided > 0].mean() > 0.99
+
+
+def test_a_flipped_mask_on_a_larger_grid_lands_where_it_lies_in_the_patient(chest: Volume, sided: np.ndarray) -> None:
+    padded = np.pad(sided, 3)[:, ::-1]
+    origin = chest.affine @ [-3, chest.shape[1] + 2, -3, 1]
+    direction = tuple((row[0], -row[1], row[2]) for row in chest.direction)
+    mask = Volume(np.ascontiguousarray(padded), chest.spacing, tuple(origin[:3]), direction)
+    np.testing.assert_array_equal(take_lungs(mask, chest), sided)
+
+
+def test_resampling_invents_no_label(chest: Volume, sided: np.ndarray) -> None:
+    """10 and 14 side by side have no 12 between them."""
+    fine = Volume(np.array([0, 10, 14], np.int16)[sided][::2], (5.0, 5.0, 10.0), chest.origin, chest.direction)
+    assert set(np.unique(resample_labels(fine, chest).voxels)) == {0, 10, 14}
+
+
+def test_what_is_no_lung_mask_of_this_ct_is_refused(chest: Volume, sided: np.ndarray) -> None:
+    far = Volume(sided, chest.spacing, (5000.0, 0.0, 0.0), chest.direction)
+    for mask, text in (
+        (chest.with_voxels(np.zeros_like(sided)), "empty"),
+        (chest, "below 0"),
+        (far, "overlap"),
+    ):
+        with pytest.raises(InputError, match=text) as caught:
+            take_lungs(mask, chest)
+        assert caught.value.code == 3 and caught.value.remedy
+
+
+def test_an_analysis_uses_the_given_lungs_and_says_so(sick, sick_analysis: Analysis, bundle: Bundle) -> None:
+    drawn = sick_analysis.images["lungs"]
+    right = drawn.with_voxels((drawn.voxels == RIGHT).astype(np.uint8))
+    analysis = analyze(sick.ct, bundle, name="sick", device="cpu", lungs=right)
+    np.testing.assert_array_equal(analysis.images["lungs"].voxels, right.voxels)
+    assert not analysis.images["lesions"].voxels[right.voxels == 0].any()
+    assert analysis.document["settings"]["lungs"] == {"source": "mask", "sha256": digest(right)}
+    assert sick_analysis.document["settings"]["lungs"] == {"source": "network"}

@@ -1,0 +1,225 @@
+"""Slice images: orientation and order are found, stacks are told from lone slices, one path with CT volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.bundle import Bundle
+from CovidCTDiagnosisLib.ct import Volume, read_scan, to_axial
+from CovidCTDiagnosisLib.ct.slice_images import find_slice_images, grey_to_hu, hu_to_grey, read_slice_image
+from CovidCTDiagnosisLib.evaluation.metrics import dice
+from CovidCTDiagnosisLib.evaluation.slices_agreement import agreement
+from CovidCTDiagnosisLib.pipeline.lesions import two_classes
+from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.pipeline.monitor import Monitor
+from CovidCTDiagnosisLib.pipeline.slice_folder import SliceMasks, SliceOptions, is_stack, segment_images
+from CovidCTDiagnosisLib.pipeline.slice_orientation import (
+    TURNS,
+    apex_is_last,
+    common_turn,
+    log_likelihoods,
+    turns_of,
+)
+from CovidCTDiagnosisLib.pipeline.slices import clean_slice, segment_slices, stack_slices
+
+POSES = [(name, mirrored) for name in TURNS for mirrored in (False, True)]
+
+
+def pose(upright: np.ndarray, orientation: str, mirrored: bool) -> np.ndarray:
+    """An upright image, laid so that the patient's back is where the orientation says."""
+    return np.rot90(upright[:, ::-1] if mirrored else upright, -TURNS[orientation])
+
+
+@pytest.fixture(scope="module")
+def models(bundle: Bundle) -> Models:
+    return Models(bundle, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def phantom(sick_phantom: Callable[..., object]) -> Volume:
+    return sick_phantom().ct  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def options(phantom: Volume) -> SliceOptions:
+    return SliceOptions(pixel_mm=phantom.spacing[0], slice_mm=phantom.spacing[2])
+
+
+@pytest.fixture(scope="module")
+def images(phantom: Volume) -> list[np.ndarray]:
+    """The phantom's slices, base first."""
+    return [hu_to_grey(s) for s in phantom.voxels]
+
+
+@pytest.fixture(scope="module")
+def stack(images: list[np.ndarray], models: Models, options: SliceOptions) -> SliceMasks:
+    return segment_images(images, models, options)
+
+
+@pytest.fixture(scope="module")
+def real_cts(nifti_ct_path: Path, dicom_ct_path: Path) -> list[np.ndarray]:
+    """Every fourth slice of two real CTs as 8-bit slices show them, base first."""
+    cts = (to_axial(read_scan(path)).voxels[::4] for path in (nifti_ct_path, dicom_ct_path))
+    return [grey_to_hu(hu_to_grey(voxels)) for voxels in cts]
+
+
+# Orientation
+
+
+@pytest.mark.parametrize(("orientation", "mirrored"), POSES)
+def test_a_ct_s_orientation_is_found(real_cts: list[np.ndarray], orientation: str, mirrored: bool) -> None:
+    for ct in real_cts:
+        likelihoods = np.stack([log_likelihoods(pose(s, orientation, mirrored)) for s in ct])
+        assert list(TURNS)[common_turn(likelihoods)] == orientation
+
+
+@pytest.mark.parametrize("share", [1, 10])
+def test_the_orientation_of_transposed_expert_slices_is_found(training_data: Path, share: int) -> None:
+    paths = find_slice_images(training_data / "lesion_slices" / "images")
+    likelihoods = np.stack([log_likelihoods(grey_to_hu(read_slice_image(p))) for p in paths[::share]])
+    assert {list(TURNS)[n] for n in turns_of(likelihoods)} == {"back-right"}
+
+
+def test_lone_slices_are_mostly_right_in_every_source(training_data: Path) -> None:
+    transposed = sorted((training_data / "lesion_slices" / "images").iterdir())
+    upright = [sorted(f.glob("*.png")) for f in sorted((training_data / "series").iterdir())[::5]]
+    middles = [paths[len(paths) // 2] for paths in upright]
+    for paths, name in ((transposed, "back-right"), (middles, "upright")):
+        found = [int(log_likelihoods(grey_to_hu(read_slice_image(p))).argmax()) for p in paths]
+        assert np.mean([list(TURNS)[n] == name for n in found]) >= 0.94
+
+
+def test_doubtful_slices_follow_the_folder_and_clear_ones_do_not() -> None:
+    upright, upside_down = np.log([0.97, 0.01, 0.01, 0.01]), np.log([0.01, 0.01, 0.97, 0.01])
+    doubtful = np.log([0.2, 0.2, 0.4, 0.2])
+    assert list(turns_of(np.stack([*[upright] * 9, doubtful]))) == [0] * 10
+    assert list(turns_of(doubtful[None])) == [2]
+    mixed = np.stack([*[upright] * 5, *[upside_down] * 5])
+    assert list(turns_of(mixed)) == [0] * 5 + [2] * 5
+
+
+def test_the_apex_is_found(real_cts: list[np.ndarray]) -> None:
+    for ct in real_cts:
+        assert apex_is_last(ct)
+        assert not apex_is_last(ct[::-1])
+
+
+# Stack or lone slices
+
+
+def test_slices_of_one_ct_are_a_stack_and_shuffled_ones_are_not(real_cts: list[np.ndarray]) -> None:
+    for ct in real_cts:
+        assert is_stack(list(ct))
+        assert not is_stack(list(np.random.default_rng(0).permutation(ct)))
+
+
+def test_two_cts_in_a_row_are_no_stack(real_cts: list[np.ndarray]) -> None:
+    assert not is_stack([*real_cts[0], *real_cts[1]])
+
+
+def test_slices_of_various_sizes_are_no_stack(images: list[np.ndarray]) -> None:
+    assert is_stack(images)
+    assert not is_stack([*images[:-1], images[-1][1:]])
+
+
+# Masks
+
+
+def found_in_ct(stack: SliceMasks) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack(stack.lungs), np.stack(stack.lesions)
+
+
+def test_a_ct_as_8_bit_slices_agrees_with_the_ct(phantom: Volume, models: Models) -> None:
+    agreed = agreement(phantom, models)
+    assert agreed["lungs"] >= 0.97 and agreed["lesions"] >= 0.9
+
+
+def test_order_and_pose_of_a_stack_change_nothing(
+    stack: SliceMasks, images: list[np.ndarray], models: Models, options: SliceOptions
+) -> None:
+    turned = segment_images([pose(s, "back-left", False) for s in images[::-1]], models, options)
+    assert (stack.order, turned.order) == ("base first", "apex first")
+    assert set(turned.orientations) == {"back-left"}
+    assert np.any(stack.lesions)
+    for straight, laid in ((stack.lungs, turned.lungs), (stack.lesions, turned.lesions)):
+        np.testing.assert_array_equal(np.stack([np.rot90(m, TURNS["back-left"]) for m in laid[::-1]]), straight)
+
+
+def test_lone_slices_have_masks_of_their_own_size_and_pose(
+    phantom: Volume, images: list[np.ndarray], models: Models, options: SliceOptions
+) -> None:
+    names = list(TURNS)
+    middle = len(images) // 2
+    chosen = [images[middle + n][n:, : -1 - n] for n in range(4)]
+    posed = [pose(s, name, False) for s, name in zip(chosen, names, strict=True)]
+    found = segment_images(posed, models, options)
+    assert found.orientations == names and found.order == ""
+    alone = [segment_slices(Volume(grey_to_hu(s)[None], phantom.spacing), models)[0][0] for s in chosen]
+    for name, mask, expected, image in zip(names, found.lungs, alone, posed, strict=True):
+        assert mask.shape == image.shape and expected.any()
+        np.testing.assert_array_equal(mask, pose(expected, name, False))
+
+
+def test_a_given_orientation_is_taken(images: list[np.ndarray], models: Models) -> None:
+    found = segment_images(images[20:22], models, SliceOptions(pixel_mm=4.0, orientation="back-left"))
+    assert found.orientations == ["back-left"] * 2
+
+
+def test_a_stack_without_lungs_is_segmented_slice_by_slice_with_a_warning(
+    images: list[np.ndarray], models: Models
+) -> None:
+    monitor = Monitor()
+    # So small that the volume of the lungs is a child's doll's.
+    found = segment_images(images, models, SliceOptions(pixel_mm=1.0, slice_mm=0.5), monitor)
+    assert found.order == "" and len(monitor.warnings) == 1
+    assert [m.shape for m in found.lungs] == [s.shape for s in images]
+
+
+def test_lesions_lie_in_the_lungs(stack: SliceMasks) -> None:
+    lungs, lesions = found_in_ct(stack)
+    assert lesions.any() and not lesions[~lungs].any()
+    assert set(np.unique(lesions)) <= {0, 1, 2}
+
+
+def test_a_slice_s_result_does_not_depend_on_its_neighbours(phantom: Volume, models: Models) -> None:
+    middle = phantom.shape[0] // 2
+    slices: Sequence[np.ndarray] = [phantom.voxels[middle], phantom.voxels[middle + 3]]
+    together, _ = segment_slices(stack_slices(slices, 3.0, phantom.spacing[0]), models)
+    alone, _ = segment_slices(stack_slices(slices[:1], 3.0, phantom.spacing[0]), models)
+    assert alone.any()
+    np.testing.assert_array_equal(together[:1], alone)
+
+
+# Rules
+
+
+def test_four_classes_become_two() -> None:
+    labels = np.array([0, 1, 2, 3, 4, 4])
+    denser = np.array([True, True, False, True, True, False])
+    assert two_classes(labels, denser).tolist() == [0, 1, 2, 1, 2, 1]
+
+
+def test_room_air_and_islands_are_no_lung_and_small_holes_are_filled() -> None:
+    hu = np.full((100, 100), 40)
+    hu[:15] = -1000
+    mask = np.zeros((100, 100), bool)
+    mask[:15] = True
+    mask[30:80, 20:50] = True
+    mask[50:54, 30:34] = False
+    mask[90:92, 90:92] = True
+    cleaned = clean_slice(mask, hu, pixel_cm2=0.04)
+    expected = np.zeros((100, 100), bool)
+    expected[30:80, 20:50] = True
+    np.testing.assert_array_equal(cleaned, expected)
+
+
+def test_the_mediastinum_between_touching_lungs_is_not_filled() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[10:90, 10:90] = True
+    mask[30:70, 30:70] = False
+    hu = np.full((100, 100), 40)
+    assert dice(clean_slice(mask, hu, pixel_cm2=0.04), mask) == 1.0

@@ -1,0 +1,207 @@
+"""A hospital's own data: what is refused and how it is named, what is held out, and a training on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.ct import Volume, write_image
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.training.own_data import (
+    OwnCase,
+    check_own_data,
+    hold_out,
+    is_own_data,
+    prepare,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+MakeCase = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def chest(chest_phantom: Callable[..., Volume]) -> Volume:
+    return chest_phantom(spacing=(3.0, 3.0, 5.0))
+
+
+def lungs_of(chest: Volume) -> np.ndarray:
+    return ((chest.voxels > -930) & (chest.voxels < -770)).astype(np.uint8)
+
+
+def lesions_of(chest: Volume) -> np.ndarray:
+    lesions = np.zeros(chest.shape, np.uint8)
+    k, j, i = np.argwhere(lungs_of(chest))[len(np.argwhere(lungs_of(chest))) // 3]
+    lesions[k - 2 : k + 3, j - 4 : j + 5, i - 4 : i + 5] = 2
+    return np.where(lungs_of(chest), lesions, 0).astype(np.uint8)
+
+
+@pytest.fixture
+def make(chest: Volume, tmp_path: Path) -> MakeCase:
+    """Writes one case; parts may be left out or changed."""
+    lungs_of_chest, lesions_of_chest = chest.with_voxels(lungs_of(chest)), chest.with_voxels(lesions_of(chest))
+
+    def write(
+        name: str,
+        image: Volume | None = chest,
+        lungs: Volume | None = lungs_of_chest,
+        lesions: Volume | None = lesions_of_chest,
+        ending: str = ".nii.gz",
+    ) -> None:
+        for kind, volume in (("images", image), ("lungs", lungs), ("lesions", lesions)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            if volume is not None:
+                write_image(volume, tmp_path / kind / f"{name}{ending}")
+
+    return write
+
+
+def test_good_cases_are_listed_by_name(make: MakeCase, tmp_path: Path) -> None:
+    make("b", ending=".nrrd")
+    make("a", lesions=None)
+    assert is_own_data(tmp_path) and not is_own_data(tmp_path / "images")
+    assert [case.name for case in check_own_data(tmp_path, "lungs")] == ["a", "b"]
+    assert [case.name for case in check_own_data(tmp_path, "lesions")] == ["b"]
+
+
+def test_every_bad_case_is_named_with_what_is_wrong(make: MakeCase, chest: Volume, tmp_path: Path) -> None:
+    empty = chest.with_voxels(np.zeros(chest.shape, np.uint8))
+    make("good")
+    make("empty-lungs", lungs=empty, lesions=None)
+    make("strange-class", lesions=chest.with_voxels(np.full(chest.shape, 9, np.uint8)))
+    make("outside", lesions=chest.with_voxels((chest.voxels > 0).astype(np.uint8)))
+    make("moved", lungs=replace(chest.with_voxels(lungs_of(chest)), origin=(50.0, 0.0, 0.0)))
+    make("lost-label", image=None)
+    make("no-ct", image=chest.with_voxels(np.zeros(chest.shape, np.int16)))
+    make("twice")
+    make("twice", ending=".nrrd")
+    make("broken")
+    (tmp_path / "images" / "broken.nii.gz").write_bytes(b"not an image")
+    (tmp_path / "cases.csv").write_text("name,patient,split\ngood,p,train\noutside,p,test\nnobody,q,\nmoved,r,half\n")
+    with pytest.raises(InputError) as caught:
+        check_own_data(tmp_path, "lungs")
+    lines = caught.value.message.splitlines()
+    for name, word in {
+        "empty-lungs": "empty",
+        "strange-class": "unknown label 9",
+        "outside": "outside the lungs",
+        "moved": "grid",
+        "lost-label": "no image",
+        "no-ct": "image",
+        "twice": "several files",
+        "broken": "image",
+        "good, outside": "two splits",
+        "nobody": "no image named",
+        "half": "not train or test",
+    }.items():
+        assert any(name in line and word in line for line in lines), (name, lines)
+    assert not any(line.strip().startswith("good:") for line in lines)
+
+
+def problems_of(data: Path, network: str) -> str:
+    with pytest.raises(InputError) as caught:
+        check_own_data(data, network)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("change", ["negative", "probabilities", "the CT"])
+def test_what_is_no_lung_label_map_is_refused(change: str, make: MakeCase, chest: Volume, tmp_path: Path) -> None:
+    lungs = lungs_of(chest).astype(np.int16)
+    voxels: dict[str, np.ndarray] = {
+        "negative": -lungs,
+        "probabilities": (0.4 * lungs).astype(np.float32),
+        "the CT": chest.voxels,
+    }
+    make("a", lungs=chest.with_voxels(voxels[change]))
+    assert "a: lungs: unknown label" in problems_of(tmp_path, "lungs")
+
+
+def test_of_many_unknown_labels_a_few_are_named(make: MakeCase, chest: Volume, tmp_path: Path) -> None:
+    make("a", lesions=chest)
+    lines = problems_of(tmp_path, "lesions").splitlines()
+    assert "more" in lines[1] and len(lines[1]) < 120
+
+
+def test_an_image_without_any_label_map_is_named(make: MakeCase, tmp_path: Path) -> None:
+    make("good")
+    make("bare", lungs=None, lesions=None)
+    assert "images/bare" in problems_of(tmp_path, "lungs")
+
+
+def test_cases_for_testing_alone_are_refused(make: MakeCase, tmp_path: Path) -> None:
+    make("a")
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,p,test\n")
+    assert "split test" in problems_of(tmp_path, "lungs")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_named(encoding: str, make: MakeCase, tmp_path: Path) -> None:
+    make("a")
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,Müller,train\n", encoding=encoding)
+    found = problems_of(tmp_path, "lungs")
+    assert "cases.csv" in found and "ller" not in found
+
+
+def test_empty_rows_and_hidden_files_do_not_matter(make: MakeCase, tmp_path: Path) -> None:
+    make("a")
+    (tmp_path / "images" / "._a.nii.gz").write_bytes(b"what some systems leave")
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,p,train\n,,\n\n")
+    assert [(case.name, case.patient) for case in check_own_data(tmp_path, "lungs")] == [("a", "p")]
+
+
+def test_a_folder_without_the_label_that_is_needed_says_so(make: MakeCase, tmp_path: Path) -> None:
+    make("a", lesions=None)
+    with pytest.raises(InputError, match="lesions/"):
+        check_own_data(tmp_path, "involvement")
+
+
+@given(
+    patients=st.lists(st.tuples(st.sampled_from("abcdefghijklmnopq"), st.booleans()), min_size=1, max_size=40),
+)
+def test_no_patient_is_learned_from_and_held_out(patients: list[tuple[str, bool]]) -> None:
+    cases = [
+        OwnCase(f"{n}", Path(), None, None, patient, "test" if test else "train")
+        for n, (patient, test) in enumerate(patients)
+    ]
+    learn, check = hold_out(cases)
+    assert {c.patient for c in learn}.isdisjoint(c.patient for c in check)
+    assert {c.name for c in [*learn, *check]} == {c.name for c in cases if c.split != "test"}
+    count = len({c.patient for c in cases if c.split != "test"})
+    assert len({c.patient for c in check}) == (max(count // 8, 1) if count >= 4 else 0)
+
+
+def test_prepared_cases_are_axial_stay_on_disk_and_are_read_once(make: MakeCase, chest: Volume, tmp_path: Path) -> None:
+    make("a")
+    cases = check_own_data(tmp_path, "lesions")
+    (case,) = prepare(cases, tmp_path / "cache", "lesions")
+    assert isinstance(case.hu, np.memmap) and case.spacing == pytest.approx(chest.spacing[::-1])
+    np.testing.assert_array_equal(case.hu, chest.voxels)
+    np.testing.assert_array_equal(case.labels, lesions_of(chest))
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
+    prepare(cases, tmp_path / "cache", "lesions")
+    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
+
+
+@pytest.mark.parametrize("network", ["lungs", "involvement", "lesions"])
+def test_training_on_own_data_makes_a_bundle(
+    network: str, make: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for name in "abcd":
+        make(name)
+    output = tmp_path / "out" / "mine"
+    assert main(["train", network, "--data", str(tmp_path), "--output", str(output), "--steps", "1"]) == 0
+    assert open_bundle(output).networks[network]["training"]["sources"] == "own data"
+
+
+def test_a_bad_folder_ends_with_exit_code_3_before_training(
+    make: MakeCase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make("a", lungs=None)
+    assert main(["train", "lungs", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 3
+    assert "lungs/" in capsys.readouterr().err and not (tmp_path / "out").exists()
