@@ -128,7 +128,7 @@ def segment_lesions(
 def _mask_probability(classes: np.ndarray, pathological: np.ndarray, source: LesionSource) -> np.ndarray:
     if source == "involvement":
         return pathological
-    lesion = classes.sum(0, dtype=np.float32)
+    lesion = np.minimum(classes.sum(0, dtype=np.float32), 1)  # half precision may sum to a little more
     return lesion if source == "lesions" else (lesion + pathological) / 2
 
 
