@@ -115,6 +115,19 @@ def test_unfit_images_end_with_code_3_and_one_sentence(
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
 
 
+@pytest.mark.parametrize(("side", "pixel_mm"), [(1, 4), (20, 4), (40, 0.1)])
+def test_tiny_images_end_with_code_3_and_one_sentence(
+    side: int, pixel_mm: float, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(np.zeros((side, side), np.uint8)).save(folder / "x.png")
+    assert main(arguments(folder, tmp_path / "masks", tiny_bundle, "--pixel-mm", pixel_mm)) == 3
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert "Image 1 of 1" in complaint and complaint.endswith(".") and "Traceback" not in complaint
+    assert {p.name for p in tmp_path.iterdir()} == {"in"}
+
+
 @pytest.mark.parametrize("wrong", [("--window", 400, -1000), ("--pixel-mm", 0), ("--slice-mm", "nan")])
 def test_senseless_options_are_a_wrong_call(
     wrong: tuple[object, ...], images: Path, tiny_bundle: Path, tmp_path: Path

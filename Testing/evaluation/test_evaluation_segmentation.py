@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.errors import Cancelled
 from CovidCTDiagnosisLib.evaluation.ceiling import GridCeiling, lung_ceiling, slice_ceiling
-from CovidCTDiagnosisLib.evaluation.figures import fold_boxes, svg
+from CovidCTDiagnosisLib.evaluation.figures import fold_boxes, share_above, svg
 from CovidCTDiagnosisLib.evaluation.metrics import BoundaryErrors, Overlap
 from CovidCTDiagnosisLib.evaluation.page import WORST, worst_slices, write_page
 from CovidCTDiagnosisLib.evaluation.scores import (
@@ -42,7 +43,7 @@ from CovidCTDiagnosisLib.evaluation.scores import (
 )
 from CovidCTDiagnosisLib.evaluation.targets import MET, MISSED, NOT_MEASURED, table
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.training.folds import held_out
+from CovidCTDiagnosisLib.training.folds import Folds, held_out
 from CovidCTDiagnosisLib.training.sources import Case, read_lesion_slices
 from monai.metrics import compute_dice
 from PIL import Image
@@ -250,8 +251,7 @@ def test_the_mean_is_over_slices_that_have_the_class_and_the_pooled_value_stands
     lesion, glass, solid = table(made_up(scores))[2:5]
     assert lesion.measured.startswith("0.500 ") and lesion.beside.startswith("0.250 ")
     assert glass.measured.startswith("0.900 ") and "(1)" in glass.measured
-    # The lung network is one and the same, so it has no score of its own without machine masks.
-    assert table(made_up(scores))[1].without == "same lung network"
+    assert table(made_up(several(lungs=0.9)))[1].without.startswith("0.850 ")
     assert (solid.measured, solid.verdict, solid.without) == (NOT_MEASURED, NOT_MEASURED, NOT_MEASURED)
 
 
@@ -344,6 +344,21 @@ def test_contours_of_the_worst_slices_lie_where_masks_are(page: Page, scored: Sc
     assert columns.mean() == pytest.approx(expected[1], abs=0.12 * middle.shape[1])
 
 
+def test_without_scores_of_networks_with_machine_masks_the_others_are_shown(
+    scored: Scored, cases: list[Case], tmp_path: Path
+) -> None:
+    others = [s for s in scored.scores if not s.machine_masks]
+    results = made_up(others)
+    results.curves = [c for c in scored.curves if not c.machine_masks]
+    write_page(results, table(results), cases, scored.masks, tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert len(page.images) == CURVES + WORST + 1
+    assert ", without machine masks." in page.text and ", with machine masks." not in page.text
+    assert {s.name for s in worst_slices(others)} < {s.name for s in others}
+    (axes,) = share_above(others).axes
+    assert len(axes.lines) == 3 and all(len(line.get_xdata()) > 5 for line in axes.lines)
+
+
 def test_a_page_without_folds_says_so(tmp_path: Path) -> None:
     results = made_up([])
     write_page(results, table(results), [], tmp_path / "masks", tmp_path / "page.html")
@@ -419,6 +434,28 @@ def test_the_command_writes_results_that_it_reads_again(
         counted = Overlap(int(row["found"]), int(row["expert"]), int(row["shared"]))
         assert float(row["dice"]) == pytest.approx(counted.dice, abs=5e-5)
     assert lesion.measured in Page(output / "segmentation.html").text
+
+
+def test_earlier_scores_stay_until_all_folds_have_new_ones(
+    evaluated: tuple[list[str], Path], scored: Scored, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, output = evaluated
+    assert main(arguments) == 0
+    known = document(output)
+    earlier = Results(known["bundle"], made_up([]).ct, scored.scores, scored.curves).document()
+    known["folds"], known["curves"] = earlier["folds"], earlier["curves"]
+    (output / "segmentation.json").write_text(json.dumps(known), "utf-8")
+
+    def trained(self: Folds, fold: int) -> Bundle:
+        if fold == 3 and not self.machine_masks:
+            raise Cancelled
+        return open_bundle(tiny_bundle)
+
+    monkeypatch.setattr(Folds, "trained", trained)
+    assert main([*arguments, "--folds", "both"]) != 0
+    after = document(output)
+    assert sorted(map(str, after["folds"])) == sorted(map(str, earlier["folds"]))  # the same networks: the same scores
+    assert len(after["curves"]) == 2
 
 
 def test_results_hold_no_path_of_this_machine(evaluated: tuple[list[str], Path], tmp_path: Path) -> None:

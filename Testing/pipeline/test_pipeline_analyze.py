@@ -12,7 +12,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, write_bundle
 from CovidCTDiagnosisLib.ct import Volume, to_axial
-from CovidCTDiagnosisLib.errors import BundleError, Cancelled
+from CovidCTDiagnosisLib.errors import BundleError, Cancelled, ResourceError
 from CovidCTDiagnosisLib.pipeline import Analysis, Event, Monitor, analyze
 from CovidCTDiagnosisLib.pipeline.diagnosis import classifier_input
 from CovidCTDiagnosisLib.pipeline.models import Models
@@ -182,6 +182,17 @@ def test_cancel_stops_in_any_stage(stage: str, sick, bundle: Bundle) -> None:
         analyze(sick.ct, bundle, name="sick", device="cpu", monitor=monitor)
     assert events[-1]["stage"] == stage
     assert stage not in monitor.timings_s
+
+
+@pytest.mark.parametrize("stage", ["lungs", "lesions", "diagnosis", "relevance"])
+def test_running_out_of_memory_in_any_stage_is_told_in_one_sentence(stage: str, sick, bundle: Bundle) -> None:
+    def use_up(event: Event) -> None:
+        if event.get("stage") == stage:
+            torch.empty(1 << 50)
+
+    with pytest.raises(ResourceError, match="not enough memory") as caught:
+        analyze(sick.ct, bundle, name="sick", device="cpu", monitor=Monitor(emit=use_up))
+    assert caught.value.code == 5 and caught.value.remedy
 
 
 @pytest.fixture(params=["lesions", "involvement", "classifier"])

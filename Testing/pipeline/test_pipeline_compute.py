@@ -7,9 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from CovidCTDiagnosisLib.errors import UsageError
+from CovidCTDiagnosisLib.errors import ResourceError, UsageError
 from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet3D, VolumeClassifier
-from CovidCTDiagnosisLib.pipeline.compute import choose_device, count_macs, fuse_batch_norm, watch_macs
+from CovidCTDiagnosisLib.pipeline.compute import (
+    choose_device,
+    count_macs,
+    estimate_macs,
+    fuse_batch_norm,
+    is_out_of_memory,
+    memory_errors,
+    watch_macs,
+)
 from CovidCTDiagnosisLib.pipeline.tiles import plan_slabs, run_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +25,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 Make = Callable[[], nn.Module]
+Size = tuple[int, int, int]
+CPU = torch.device("cpu")
+MORE_THAN_THERE_IS = 1 << 50
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +82,66 @@ def test_counting_neither_computes_nor_changes_the_network() -> None:
     count_macs(network, (1, 1, 4000, 4000, 4000))  # 10^15 voxels: could not be computed
     assert next(network.parameters()).device.type == "cpu"
     assert not any(m._forward_hooks for m in network.modules())
+
+
+class Slicewise(nn.Module):
+    """2DS on (1, 1, K, J, I), slice by slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = UNet2D()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x[0].transpose(0, 1)).transpose(0, 1)[None]
+
+
+def estimated_share(make: Make, sizes: list[Size]) -> float:
+    """The estimate over what is counted."""
+    network = make().eval()
+    return estimate_macs(network, sizes, CPU) / sum(count_macs(network, (1, 1, *size)) for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes"),
+    [
+        (DeepMedic, [(52, 43, 61)]),  # the whole chest, coarse
+        (DeepMedic, [(110, 104, 121)]),  # the lungs, fine
+        (DeepMedic, [(90, 104, 121), (67, 104, 121)]),  # in slabs
+        (UNet3D, [(40, 112, 96), (24, 200, 160), (32, 72, 104)]),
+        (Slicewise, [(1, 160, 208), (1, 112, 96), (1, 32, 48)]),
+    ],
+)
+def test_estimated_work_is_within_three_percent(make: Make, sizes: list[Size]) -> None:
+    assert estimated_share(make, sizes) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "padded"),
+    [(UNet3D, (61, 125, 173), (64, 128, 176)), (Slicewise, (1, 125, 173), (1, 128, 176))],
+)
+def test_what_a_u_net_pads_is_missing_from_the_estimate(make: Make, size: Size, padded: Size) -> None:
+    assert estimated_share(make, [size]) == pytest.approx(np.prod(size) / np.prod(padded), abs=0.005)
+
+
+def test_tiles_smaller_than_the_probe_are_estimated_by_their_own_size() -> None:
+    assert estimated_share(UNet3D, [(8, 16, 24)] * 3) == pytest.approx(1, abs=1e-6)
+
+
+def test_running_out_of_memory_becomes_one_sentence_with_a_remedy() -> None:
+    with pytest.raises(ResourceError, match="Too little") as caught, memory_errors("Too little.", "Buy more."):
+        torch.empty(MORE_THAN_THERE_IS)
+    assert caught.value.code == 5 and caught.value.remedy == "Buy more."
+    assert is_out_of_memory(caught.value.__cause__) and type(caught.value.__cause__) is RuntimeError
+    with pytest.raises(ResourceError), memory_errors("Too little.", ""):
+        np.empty(MORE_THAN_THERE_IS)
+    assert is_out_of_memory(torch.OutOfMemoryError())
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="size") as caught, memory_errors("Too little.", ""):
+        torch.zeros(2) @ torch.zeros(3, 3, 4)
+    assert not is_out_of_memory(caught.value)
+    assert not is_out_of_memory(ValueError("cannot allocate memory"))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from CovidCTDiagnosisLib.bundle import Bundle
+from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
 from CovidCTDiagnosisLib.pipeline.lesions import MOST_OUTSIDE, Lesions, reach_out, segment_lesions, two_classes
 from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.pipeline.slices import SliceProbabilities, slice_lesions, slice_probabilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SHAPE = (6, 30, 40)
+CONSOLIDATION, CRAZY_PAVING, COMBINED = 2, 3, 4
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +26,8 @@ def models(bundle: Bundle) -> Models:
     return Models(bundle, torch.device("cpu"))
 
 
-def box(*ranges: tuple[int, int]) -> np.ndarray:
-    mask = np.zeros(SHAPE, bool)
+def box(*ranges: tuple[int, int], shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    mask = np.zeros(shape, bool)
     mask[tuple(slice(*r) for r in ranges)] = True
     return mask
 
@@ -43,6 +49,12 @@ def test_a_piece_apart_and_a_thin_rim_are_not() -> None:
     assert not reach_out(LUNG, rim).any()
 
 
+def test_a_thick_piece_takes_its_own_thin_part_along_and_no_other() -> None:
+    piece, tail = box((1, 5), (10, 18), (18, 28)), box((3, 4), (14, 15), (28, 34))
+    rim_elsewhere = box((0, 6), (5, 25), (4, 5))
+    assert np.array_equal(reach_out(LUNG, piece | tail | rim_elsewhere), (piece | tail) & ~LUNG)
+
+
 def test_tissue_as_large_as_the_lungs_is_a_network_gone_wrong() -> None:
     fits = box((0, 6), (5, 25), (20, 20 + int(MOST_OUTSIDE * 15)))
     assert reach_out(LUNG, fits).any()
@@ -62,44 +74,179 @@ def test_what_reaches_out_is_pathological_outside_and_hangs_on(seed: int, share:
 # segment_lesions
 
 
-def half_missed(ct: Volume) -> np.ndarray:
-    """The phantom's lungs without the consolidation and all that lies to its side: what a lung network may miss."""
-    lungs = np.zeros(ct.shape, np.uint8)
-    middle = ct.shape[2] // 2
-    aerated = (ct.voxels > -930) & (ct.voxels < -770)
-    lungs[:, :, :middle] = aerated[:, :, :middle] * 1
-    lungs[:, :, middle:] = aerated[:, :, middle:] * 2
-    return lungs
+class Chest:
+    """Two lungs as they were given, and dense pieces that a lung network cut through or left out.
+
+    The tissue around is dark, so that the handmade networks see nothing but the pieces.
+    """
+
+    shape = (20, 44, 72)
+
+    def __init__(self) -> None:
+        right, left = self.box((3, 17), (8, 36), (6, 28)), self.box((3, 17), (8, 36), (46, 66))
+        self.lungs = (right * 1 + left * 2).astype(np.uint8)
+        self.right, self.left = self.box((6, 14), (14, 26), (22, 34)), self.box((6, 14), (14, 26), (40, 50))
+        self.apart = self.box((6, 14), (39, 43), (34, 40))
+        hu = np.where(self.lungs > 0, -850.0, -640.0)
+        hu[self.right | self.left | self.apart] = 60
+        hu += np.random.default_rng(0).normal(0, 8, hu.shape)
+        self.ct = Volume(np.rint(hu).astype(np.int16), (3.0, 3.0, 4.0))
+
+    def box(self, *ranges: tuple[int, int]) -> np.ndarray:
+        return box(*ranges, shape=self.shape)
 
 
 @pytest.fixture(scope="module")
-def missed(sick) -> np.ndarray:
-    return half_missed(sick.ct)
+def chest() -> Chest:
+    return Chest()
 
 
-def test_lesions_lie_in_the_lungs_that_come_back(sick, missed: np.ndarray, models: Models) -> None:
-    before = missed.copy()
-    found = segment_lesions(sick.ct, missed, models, lambda fraction: None)
-    assert isinstance(found, Lesions)
-    np.testing.assert_array_equal(missed, before)
+def segment(chest: Chest, models: Models, **options: Any) -> Lesions:
+    return segment_lesions(chest.ct, chest.lungs, models, lambda fraction: None, **options)
+
+
+@pytest.fixture(scope="module")
+def found(chest: Chest, models: Models) -> Lesions:
+    return segment(chest, models)
+
+
+@pytest.fixture(scope="module")
+def rarer_models(tiny_bundle: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Where the handmade U-Net says ground glass and consolidation, this one says crazy paving and combined."""
+    network, weights = bundle.networks["lesions"], dict(bundle.weights("lesions"))
+    order = [0, 3, 4, 1, 2]
+    for name in ("classify.weight", "classify.bias"):
+        weights[name] = weights[name][order].clone()
+    record = NetworkRecord(network["architecture"], network["preprocessing"], weights)
+    folder = tmp_path_factory.mktemp("rarer") / "rarer"
+    return Models(revise_bundle(tiny_bundle, folder, networks={"lesions": record}), torch.device("cpu"))
+
+
+def test_lesions_that_reach_out_of_the_lungs_make_lung_of_their_side(chest: Chest, found: Lesions) -> None:
+    for piece, side in ((chest.right, 1), (chest.left, 2)):
+        outside = piece & (chest.lungs == 0)
+        assert outside.sum() > 500
+        assert (found.lungs[outside] == side).all() and (found.labels[piece] == CONSOLIDATION).all()
+
+
+def test_nothing_but_lesion_is_added_to_the_lungs(chest: Chest, found: Lesions) -> None:
     assert not found.labels[found.lungs == 0].any()
-    assert (found.lungs[missed > 0] == missed[missed > 0]).all()
-    added = (found.lungs > 0) & (missed == 0)
-    assert (found.labels[added] > 0).all()
-    assert found.classes.shape == (4, *found.grid.count) and found.mask.shape == found.grid.count
+    np.testing.assert_array_equal(found.lungs[chest.lungs > 0], chest.lungs[chest.lungs > 0])
+    added = (found.lungs > 0) & (chest.lungs == 0)
+    assert added.any() and (found.labels[added] > 0).all()
+    assert (added & ~chest.right & ~chest.left).sum() < 0.2 * added.sum()  # voxels of the working grid are larger
+
+
+def test_dense_tissue_apart_from_the_lungs_is_none(chest: Chest, found: Lesions) -> None:
+    assert not found.lungs[chest.apart].any() and not found.labels[chest.apart].any()
+
+
+def test_the_lungs_given_are_not_written_to(chest: Chest, models: Models) -> None:
+    before = chest.lungs.copy()
+    segment(chest, models)
+    np.testing.assert_array_equal(chest.lungs, before)
+
+
+def test_lungs_that_the_user_drew_stay_as_they_are(chest: Chest, models: Models) -> None:
+    drawn = segment(chest, models, widen=False)
+    np.testing.assert_array_equal(drawn.lungs, chest.lungs)
+    assert (drawn.labels[chest.right & (chest.lungs > 0)] > 0).all() and not drawn.labels[chest.lungs == 0].any()
+
+
+def test_a_network_that_takes_the_whole_body_for_lesion_adds_no_lung(sick, models: Models) -> None:
+    """The phantom's body is soft tissue: brighter than what the handmade 2DS takes for lesion."""
+    aerated = (sick.ct.voxels > -930) & (sick.ct.voxels < -770)
+    lungs = np.where(aerated, np.where(np.arange(sick.ct.shape[2]) < sick.ct.shape[2] // 2, 1, 2), 0).astype(np.uint8)
+    found = segment_lesions(sick.ct, lungs, models, lambda fraction: None)
+    np.testing.assert_array_equal(found.lungs, lungs)
+
+
+def test_probabilities_lie_on_the_working_grid(chest: Chest, found: Lesions) -> None:
+    assert found.classes.shape == (4, *found.grid.count) and found.classes.dtype == np.float16
+    assert found.mask.shape == found.grid.count and found.mask.dtype == np.float32
     assert found.mask.min() >= 0 and found.mask.max() <= 1
+    centre = np.array([10, 20, 26]) * chest.ct.spacing[::-1]  # in the right piece
+    k, j, i = ((centre - found.grid.start) / found.grid.step).astype(int)
+    assert found.mask[k, j, i] > 0.9 and found.classes[CONSOLIDATION - 1, k, j, i] > 0.9
 
 
-def test_lungs_that_the_user_drew_stay_as_they_are(sick, missed: np.ndarray, models: Models) -> None:
-    found = segment_lesions(sick.ct, missed, models, lambda fraction: None, widen=False)
-    np.testing.assert_array_equal(found.lungs, missed)
-    assert not found.labels[missed == 0].any()
+def test_the_source_says_which_network_draws_the_mask(chest: Chest, found: Lesions, models: Models) -> None:
+    unet, involvement = (segment(chest, models, source=name) for name in ("lesions", "involvement"))
+    expected = np.minimum(unet.classes.sum(0, dtype=np.float32), 1)
+    np.testing.assert_array_equal(unet.mask, expected)
+    np.testing.assert_allclose(found.mask, (unet.mask + involvement.mask) / 2, atol=1e-6)
+    assert np.abs(unet.mask - involvement.mask).max() > 0.5
+    for one in (unet, involvement):
+        np.testing.assert_array_equal(one.classes, found.classes)
+        assert (one.labels[chest.right] == CONSOLIDATION).all()
 
 
-def test_progress_never_goes_back_and_ends(sick, missed: np.ndarray, models: Models) -> None:
+def test_merging_leaves_the_two_classes_of_experts_where_the_lesions_are(chest: Chest, rarer_models: Models) -> None:
+    four, two = (segment(chest, rarer_models, merge=merge) for merge in (False, True))
+    assert (four.labels[chest.right] == COMBINED).all()
+    assert set(np.unique(two.labels)) <= {0, 1, 2}
+    np.testing.assert_array_equal(two.labels > 0, four.labels > 0)
+
+
+def test_progress_never_goes_back_and_ends(chest: Chest, models: Models) -> None:
     seen: list[float] = []
-    segment_lesions(sick.ct, missed, models, seen.append)
+    segment_lesions(chest.ct, chest.lungs, models, seen.append)
     assert seen == sorted(seen) and 0.85 < seen[-1] <= 1
+
+
+# Lone slices
+
+
+def test_a_lone_slice_s_lesions_reach_out_as_the_volume_s_do(chest: Chest, found: Lesions, models: Models) -> None:
+    k = chest.shape[0] // 2
+    alone = Volume(chest.ct.voxels[k : k + 1], chest.ct.spacing)
+    [lungs], [labels] = slice_lesions([alone], [chest.lungs[k : k + 1] > 0], models, lambda fraction: None)
+    assert (labels[0][(chest.right | chest.left)[k]] == CONSOLIDATION).all()
+    assert not labels[~lungs].any() and not lungs[0][chest.apart[k]].any()
+    assert (lungs[0] & (chest.lungs[k] == 0)).sum() > 100
+    assert ((labels[0] > 0) != (found.labels[k] > 0)).sum() < 0.2 * (labels > 0).sum()
+
+
+def test_a_slice_s_probabilities_lie_on_its_working_grid(chest: Chest, models: Models) -> None:
+    pair = Volume(chest.ct.voxels[9:11], chest.ct.spacing)
+    [slices] = slice_probabilities([pair], models)
+    assert len(slices) == 2
+    for number, one in enumerate(slices):
+        np.testing.assert_array_equal(one.slice.voxels[0], pair.voxels[number])
+        assert one.classes.shape == (4, *one.grid.count) and one.pathological.shape == one.grid.count
+        assert one.grid.count[0] == 1
+        for values in (one.classes.sum(0), one.pathological):
+            assert values.min() >= 0 and values.max() <= 1 + 1e-5 and np.ptp(values) > 0.9
+
+
+def by_hand(kinds: dict[int, np.ndarray], pathological: np.ndarray) -> SliceProbabilities:
+    """A slice on its own pixels whose networks are sure: numbers of classes, each with its pixels (J, I)."""
+    classes = np.zeros((4, 1, *pathological.shape), np.float32)
+    for number, where in kinds.items():
+        classes[number - 1, 0][where] = 0.9
+    ct = Volume(np.zeros((1, *pathological.shape), np.int16), (1.0, 1.0, 1.0))
+    grid = WorkingGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ct.shape)
+    return SliceProbabilities(ct, grid, classes, pathological[None].astype(np.float32))
+
+
+def test_rules_of_a_lone_slice() -> None:
+    lungs, piece, apart = LUNG[0], box((0, 1), (10, 18), (16, 26))[0], box((0, 1), (10, 18), (30, 36))[0]
+    paving, combined = piece & (np.arange(SHAPE[2]) < 20), piece & (np.arange(SHAPE[2]) >= 20)
+    one = by_hand({CRAZY_PAVING: paving, COMBINED: combined | apart}, piece | apart)
+    reached, labels = one.lesions(lungs, 0.5)
+    np.testing.assert_array_equal(reached, lungs | piece)
+    np.testing.assert_array_equal(labels, paving * CRAZY_PAVING + combined * COMBINED)
+    _, merged = one.lesions(lungs, 0.5, merge=True)
+    np.testing.assert_array_equal(merged, piece)  # neither is denser: ground-glass opacity
+
+
+@pytest.mark.parametrize(("threshold", "seen"), [(0.4, True), (0.5, False)])
+def test_a_lone_slice_s_mask_is_where_the_mean_of_both_networks_passes(threshold: float, seen: bool) -> None:
+    piece = box((0, 1), (10, 18), (8, 16))[0]
+    one = by_hand({CONSOLIDATION: piece}, np.zeros(piece.shape))  # the mean is 0.45
+    reached, labels = one.lesions(LUNG[0], threshold)
+    np.testing.assert_array_equal(labels, piece * CONSOLIDATION if seen else np.zeros_like(labels))
+    np.testing.assert_array_equal(reached, LUNG[0])
 
 
 def test_the_two_classes_of_experts() -> None:

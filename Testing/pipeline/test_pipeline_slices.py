@@ -11,12 +11,20 @@ import torch
 from CovidCTDiagnosisLib.bundle import Bundle
 from CovidCTDiagnosisLib.ct import Volume, read_scan, to_axial
 from CovidCTDiagnosisLib.ct.slice_images import find_slice_images, grey_to_hu, hu_to_grey, read_slice_image
+from CovidCTDiagnosisLib.errors import InputError, ResourceError
 from CovidCTDiagnosisLib.evaluation.metrics import dice
 from CovidCTDiagnosisLib.evaluation.slices_agreement import agreement
+from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.pipeline.lesions import two_classes
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.pipeline.monitor import Monitor
-from CovidCTDiagnosisLib.pipeline.slice_folder import SliceMasks, SliceOptions, is_stack, segment_images
+from CovidCTDiagnosisLib.pipeline.monitor import Event, Monitor
+from CovidCTDiagnosisLib.pipeline.slice_folder import (
+    SMALLEST_WORKING_SIDE,
+    SliceMasks,
+    SliceOptions,
+    is_stack,
+    segment_images,
+)
 from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     TURNS,
     apex_is_last,
@@ -177,6 +185,50 @@ def test_a_stack_without_lungs_is_segmented_slice_by_slice_with_a_warning(
     found = segment_images(images, models, SliceOptions(pixel_mm=1.0, slice_mm=0.5), monitor)
     assert found.order == "" and len(monitor.warnings) == 1
     assert [m.shape for m in found.lungs] == [s.shape for s in images]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (31, 200), (200, 31)], ids=str)
+def test_an_image_of_too_few_pixels_is_refused(
+    shape: tuple[int, int], images: list[np.ndarray], models: Models, options: SliceOptions
+) -> None:
+    with pytest.raises(InputError, match=f"Image 2 of 2 has only {shape[1]} x {shape[0]} pixels") as caught:
+        segment_images([images[0], np.zeros(shape, np.uint8)], models, options)
+    assert caught.value.code == 3 and "32 pixels" in caught.value.remedy
+
+
+def test_an_image_of_a_few_millimetres_is_refused(models: Models) -> None:
+    """However many pixels it has: on the working grid it would be as small as the smallest."""
+    image = np.zeros((60, 90), np.uint8)
+    with pytest.raises(InputError, match="Image 1 of 1 shows only 9 x 6 mm") as caught:
+        segment_images([image], models, SliceOptions(pixel_mm=0.1))
+    assert "0.1 mm" in caught.value.remedy
+    smallest_mm = 12 * models.preprocessing("lesions")["step_mm"][1]
+    (lungs,) = segment_images([image[:32, :32]], models, SliceOptions(pixel_mm=smallest_mm / 32)).lungs
+    assert lungs.shape == (32, 32) and not lungs.any()
+
+
+def test_the_smallest_image_fits_the_u_net_as_it_ships() -> None:
+    """Instance normalisation needs more than one voxel at the lowest of its four levels."""
+    network = UNet3D().eval()
+    with torch.inference_mode():
+        for smallest in (SMALLEST_WORKING_SIDE - 1, SMALLEST_WORKING_SIDE):  # a working grid may round down
+            assert network(torch.zeros(1, 1, 1, smallest, smallest)).shape[-1] == smallest
+        with pytest.raises(ValueError, match="spatial element"):
+            network(torch.zeros(1, 1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("stage", ["lungs", "lesions"])
+@pytest.mark.parametrize("count", [2, None], ids=["lone slices", "stack"])
+def test_running_out_of_memory_is_told_in_one_sentence(
+    stage: str, count: int | None, images: list[np.ndarray], models: Models, options: SliceOptions
+) -> None:
+    def use_up(event: Event) -> None:
+        if event.get("stage") == stage:
+            torch.empty(1 << 50)
+
+    with pytest.raises(ResourceError, match="not enough memory for these images") as caught:
+        segment_images(images[:count], models, options, Monitor(emit=use_up))
+    assert caught.value.code == 5 and "fewer images" in caught.value.remedy
 
 
 def test_lesions_lie_in_the_lungs(stack: SliceMasks) -> None:

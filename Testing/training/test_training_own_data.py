@@ -196,7 +196,8 @@ def test_training_on_own_data_makes_a_bundle(
         make(name)
     output = tmp_path / "out" / "mine"
     assert main(["train", network, "--data", str(tmp_path), "--output", str(output), "--steps", "1"]) == 0
-    assert open_bundle(output).networks[network]["training"]["sources"] == "own data"
+    facts = open_bundle(output).networks[network]["training"]
+    assert facts["sources"] == "own data" and facts["steps"] == [0, 1]  # one stage
 
 
 def test_a_bad_folder_ends_with_exit_code_3_before_training(

@@ -12,10 +12,11 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import to_grid
 from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, dice
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
-from CovidCTDiagnosisLib.training.augment import random_grid, random_turn, random_window, sample
+from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate
 from CovidCTDiagnosisLib.training.diagnosis import Example, draw_volumes, fit_size, focal_loss, split_by_blocks
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
+from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
 from CovidCTDiagnosisLib.training.planting import plant_lesions
 from CovidCTDiagnosisLib.training.sources import Case
 from hypothesis import given, settings
@@ -160,6 +161,38 @@ def test_labels_of_a_lone_slice_agree_and_take_in_known_lesions(phantom: Volume)
     assert label_lung_slice(hu, lesion)[lesion].all() and label_lung_slice(hu)[lesion].mean() < 0.9
 
 
+def test_an_expert_s_lesions_are_lung_wherever_they_lie_a_machine_s_are_not(phantom: Volume) -> None:
+    hu = phantom.voxels[phantom.shape[0] // 2]
+    lesion = np.zeros(hu.shape, bool)
+    middle = hu.shape[1] // 2
+    lesion[-20:-12, middle - 4 : middle + 4] = True  # in the back, away from both lungs
+    assert hu[lesion].min() > -200
+    assert label_lung_slice(hu, lesion, trusted=True)[lesion].all()
+    assert not label_lung_slice(hu, lesion)[lesion].any()
+
+
+def lone_slice(name: str, lung: int) -> Case:
+    """Lung everywhere (1) or nowhere (0), of an even HU."""
+    hu = np.full((1, 90, 120), -850 if lung else 40, np.int16)
+    return Case(name, hu, (3.0, 2.0, 2.0), np.full(hu.shape, lung, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("machine", "expert", "least", "most"), [(1, 0, 1, 1), (0, 1, 0, 0), (1, 1, 0.3, 0.7)], ids=str
+)
+def test_lung_slices_are_the_expert_s_and_the_machine_s(
+    machine: int, expert: int, least: float, most: float, phantom: Volume
+) -> None:
+    chest = Case("chest", phantom.voxels, phantom.spacing[::-1], aerated(phantom).astype(np.uint8))
+    cases = LungCases([chest], [lone_slice("m", 1)] * machine, [lone_slice("e", 0)] * expert)
+    shares = []
+    for seed in range(16):
+        _, lungs = draw_lungs(np.random.default_rng(seed), cases)
+        if len(lungs) > 1:  # not a patch of the chest
+            shares.append((lungs[:8].mean((1, 2, 3, 4)) > 0.5).float().mean().item())
+    assert len(shares) > 5 and least <= np.mean(shares) <= most
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_planted_lesions_stay_inside_the_lungs(seed: int) -> None:
     lungs = np.zeros((12, 40, 40), bool)
@@ -252,3 +285,13 @@ def test_another_window_keeps_the_order_of_grey_levels(seed: int) -> None:
     seen = random_window(np.random.default_rng(seed), hu).ravel()
     assert seen.min() == pytest.approx(-1000) and seen.max() == pytest.approx(400)
     assert (np.diff(seen) >= 0).all() and len(np.unique(seen)) <= 256
+
+
+def test_contrast_changes_either_way_and_keeps_the_order() -> None:
+    hu = np.linspace(-1000, 400, 1400, dtype=np.float32)[None, None]
+    brighter = []
+    for seed in range(20):
+        seen = random_contrast(np.random.default_rng(seed), hu)
+        assert seen.min() >= -1000 and seen.max() <= 400 and (np.diff(seen.ravel()) >= 0).all()
+        brighter.append(seen[0, 0, 700] > hu[0, 0, 700])
+    assert 3 < sum(brighter) < 17

@@ -104,11 +104,11 @@ def dice_by_size(scores: Sequence[SliceScore]) -> Figure:
 
 
 def share_above(scores: Sequence[SliceScore]) -> Figure:
-    """Share of slices whose Dice reaches a value, for each mask; networks with machine masks."""
+    """Share of slices whose Dice reaches a value, for each mask; of one kind of training."""
     figure = Figure((_WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     for mask, (colour, style) in _LINES.items():
-        values = np.sort([o.dice for o in overlaps_of([s for s in scores if s.machine_masks], mask)])
+        values = np.sort([o.dice for o in overlaps_of(scores, mask)])
         if len(values):
             reached = 1 - np.arange(len(values) + 1) / len(values)
             axes.step([0, *values], reached, where="post", color=colour, linestyle=style, label=mask)

@@ -52,8 +52,7 @@ _LEAK = (
     "The machine masks were drawn by a network that had learned from all expert slices, those kept apart too: scores "
     "with them leak a little, so those of networks that never saw them stand beside. Both kinds of networks share no "
     "slice of the fold on which they are scored, and neighbouring slice numbers are in one fold, as they may be one "
-    "patient. The lung network is the bundle's own in every fold: it learns from no expert slice, but from machine "
-    "masks. Intervals draw slices as if they were independent patients, so they are rather too narrow."
+    "patient. Intervals draw slices as if they were independent patients, so they are rather too narrow."
 )
 
 
@@ -88,10 +87,18 @@ def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], mas
     )
 
 
+def shown(scores: Sequence[SliceScore]) -> list[SliceScore]:
+    """Those of networks that learned from machine masks, or of the others where there are no such."""
+    return [s for s in scores if s.machine_masks] or list(scores)
+
+
+def _kind(scores: Sequence[SliceScore]) -> str:
+    return f"{'with' if any(s.machine_masks for s in scores) else 'without'} machine masks"
+
+
 def worst_slices(scores: Sequence[SliceScore]) -> list[SliceScore]:
-    """The ``WORST`` slices by lesion Dice of networks that learned from machine masks, worst first."""
-    chosen = [s for s in scores if s.machine_masks]
-    return sorted(chosen, key=lambda s: s.overlaps[LESION].dice)[:WORST]
+    """The ``WORST`` slices by lesion Dice, worst first, of the kind of training that figures show."""
+    return sorted(shown(scores), key=lambda s: s.overlaps[LESION].dice)[:WORST]
 
 
 def _targets(rows: Sequence[Row]) -> str:
@@ -131,7 +138,7 @@ def _folds(scores: Sequence[SliceScore], curves: Sequence[ThresholdCurve]) -> li
         _figure(
             svg(fold_boxes(scores)), "svg+xml", "Dice of every slice: a point a slice, boxes with median, by fold."
         ),
-        _figure(svg(share_above(scores)), "svg+xml", "Share of slices that reach a Dice, with machine masks."),
+        _figure(svg(share_above(shown(scores))), "svg+xml", f"Share of slices that reach a Dice, {_kind(scores)}."),
         _figure(
             svg(threshold_curves(curves)),
             "svg+xml",
@@ -149,7 +156,7 @@ def _worst(scores: Sequence[SliceScore], cases: Sequence[Case], masks: Path) -> 
         return []
     parts = [
         "<h2>Where the networks are worst</h2>",
-        "<p>Yellow: lesion; light blue, dashed: consolidation. With machine masks, worst lesion Dice first.</p>",
+        f"<p>Yellow: lesion; light blue, dashed: consolidation. Worst lesion Dice first, {_kind(scores)}.</p>",
     ]
     for score, case in drawn:
         with Image.open(mask_path(masks, score)) as image:

@@ -72,14 +72,13 @@ def evaluate_segmentation(
         pairs = FOLDS * len(folds)
         print(f"Trains {pairs} pairs of networks where they are not there yet: hours. Stopped, it goes on later.")
     results = _measure(models, cases)
-    results.folds = [s for s in scores if s.machine_masks not in folds]
-    results.curves = [c for c in curves if c.machine_masks not in folds]
+    results.folds, results.curves = scores, curves
     _save(results, output, cases)
     for kind in folds if data and output else ():
         assert data is not None and output is not None
         found, curve = score_folds(cases, _fold_networks(data, output, models, kind), kind, output / MASKS)
-        results.folds += found
-        results.curves.append(curve)
+        results.folds = [*(s for s in results.folds if s.machine_masks is not kind), *found]
+        results.curves = [*(c for c in results.curves if c.machine_masks is not kind), curve]
         # Written after either kind, so that a run which is stopped leaves what it knows.
         _save(results, output, cases)
         for fold in range(FOLDS):

@@ -198,8 +198,6 @@ def _slice_row(target: _SliceTarget, folds: Sequence[SliceScore]) -> Row:
 
 
 def _without_machine_masks(target: _SliceTarget, folds: Sequence[SliceScore]) -> str:
-    if target.overlap == LUNGS:
-        return "same lung network"
     overlaps = overlaps_of([s for s in folds if not s.machine_masks], target.overlap)
     return interval_text(bootstrap_images(overlaps, target.main)) if overlaps else NOT_MEASURED
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from .. import __version__
 from ..bundle import Bundle
 from ..ct import Volume, check_chest_ct, digest, from_axial, to_axial
-from ..errors import ResourceError
-from .compute import choose_device, describe_device, peak_memory_mb
+from .compute import choose_device, describe_device, memory_errors, peak_memory_mb
 from .diagnosis import Diagnosis, classifier_input, diagnose
 from .explanation import describe_relevance, explain_diagnosis
 from .given_lungs import take_lungs
@@ -83,14 +81,10 @@ def analyze(
     models.require("lesions", "involvement", "classifier")
     lung_source = _LungSource(lungs, lung_engine, lungmask_weights)
     lung_source.require(models)
-    try:
+    with memory_errors(
+        "There is not enough memory to analyze this CT.", "Close other programs or use a larger machine."
+    ):
         return _analyze(ct, models, name, lesion_source, lung_source, monitor)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory() from error
-    except RuntimeError as error:
-        if "alloc" in str(error).lower() and "memory" in str(error).lower():
-            raise _out_of_memory() from error
-        raise
 
 
 @dataclass(frozen=True)
@@ -116,12 +110,6 @@ class _LungSource:
             lungs, weights = segment_with_lungmask(axial, self.weights, models.device, monitor.report)
             return lungs, {"source": "lungmask", **weights}
         return segment_lungs(axial, models, monitor.report, monitor.warn), {"source": "network"}
-
-
-def _out_of_memory() -> ResourceError:
-    return ResourceError(
-        "There is not enough memory to analyze this CT.", "Close other programs or use a larger machine."
-    )
 
 
 def _analyze(

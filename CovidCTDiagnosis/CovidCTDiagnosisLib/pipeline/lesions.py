@@ -85,13 +85,13 @@ def segment_lesions(
             network's; the class is always the U-Net's.
         merge: give the two classes of ``two_classes``.
         widen: count lesions that reach out of the lungs as lung; not wanted for lungs that the user drew.
-        warn: told when a graphics card's memory runs out and what is done about it.
+        warn: told when memory runs out and what is done about it.
 
     Returns:
         Labels, lungs and probabilities.
 
     Raises:
-        torch.OutOfMemoryError: the CPU has not enough memory either.
+        MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
     """
     spacing = axial.spacing[::-1]
     settings = models.preprocessing("lesions")

@@ -60,7 +60,7 @@ def segment_lungs(
         axial: HU, k inferior to superior, j anterior to posterior, i right to left.
         models: gives the network ``lungs`` and its grids.
         report: gets the fraction of the work done.
-        warn: told when a graphics card's memory runs out and what is done about it.
+        warn: told when memory runs out and what is done about it.
 
     Returns:
         uint8 (K, J, I): 1 right lung, 2 left lung.

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..bundle import Bundle
 from ..ct.slice_images import grey_to_hu
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, Window
-from ..errors import InputError, ResourceError
+from ..errors import InputError
+from .compute import memory_errors
 from .lesions import segment_lesions
 from .lungs import segment_lungs
 from .models import Models
@@ -24,6 +24,8 @@ from .slices import NOMINAL_PIXEL_MM, slice_lesions, slice_lungs
 NOMINAL_SLICE_MM = 3.0
 """Increment taken for stacks that come without one."""
 
+SMALLEST_SIDE, SMALLEST_WORKING_SIDE = 32, 12
+"""Pixels of an image, and of the working grid: the U-Net normalises over more than one voxel of its lowest level."""
 SMALLEST_STACK = 8
 NEIGHBOURS_MEDIAN, NEIGHBOURS_MOST = 0.5, 0.75
 """Neighbours differ less than this share of what any two slices differ by, at the median and at most."""
@@ -91,15 +93,30 @@ def segment_images(
         monitor: gets progress, may cancel.
 
     Raises:
+        InputError: an image is too small.
         ResourceError: out of memory.
         Cancelled: the monitor was asked to stop.
     """
-    try:
+    _check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
+    with memory_errors(
+        "There is not enough memory for these images.", "Close other programs or give fewer images at once."
+    ):
         return _segment_images(images, models, options, monitor or Monitor())
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            "There is not enough memory for these images.", "Close other programs or give fewer images at once."
-        ) from error
+
+
+def _check_sizes(images: Sequence[np.ndarray], step_mm: float, pixel_mm: float) -> None:
+    for number, image in enumerate(images, start=1):
+        rows, columns = image.shape
+        if min(rows, columns) < SMALLEST_SIDE:
+            raise InputError(
+                f"Image {number} of {len(images)} has only {columns} x {rows} pixels.",
+                f"Give whole axial slices, at least {SMALLEST_SIDE} pixels a side.",
+            )
+        if min(rows, columns) * pixel_mm < SMALLEST_WORKING_SIDE * step_mm:
+            raise InputError(
+                f"Image {number} of {len(images)} shows only {columns * pixel_mm:.3g} x {rows * pixel_mm:.3g} mm.",
+                f"Give whole axial slices and their pixel size; it is taken to be {pixel_mm:g} mm.",
+            )
 
 
 def _segment_images(
@@ -150,7 +167,7 @@ def _segment_stack(
     volume = Volume(np.stack(upright[::order]), (options.pixel_mm, options.pixel_mm, options.slice_mm))
     try:
         with monitor.stage("lungs", "Segmenting the lungs"):
-            lungs = segment_lungs(volume, models, monitor.report)
+            lungs = segment_lungs(volume, models, monitor.report, monitor.warn)
     except InputError:
         monitor.warn("No lungs were found in the stack of slices: each slice is segmented on its own.")
         return None

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..ct.regrid import Region, bounding_region
-from .compute import estimate_macs, report_macs
+from .compute import estimate_macs, is_out_of_memory, report_macs
 
 HALVINGS = 3
-"""So often tiles are halved on a graphics card before the CPU takes over."""
+"""So often tiles are halved before the CPU takes over from a graphics card, or gives up."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run_network(
         (C, K, J, I) float32.
 
     Raises:
-        torch.OutOfMemoryError: the CPU has not enough memory either.
+        MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
     """
     plane = slice(0, ct.shape[1]), slice(0, ct.shape[2])
 
@@ -89,7 +89,7 @@ def run_tiles(
     warn: Callable[[str], None] = lambda text: None,
     dtype: type[np.floating] = np.float32,
 ) -> np.ndarray:
-    """Dense inference on tiles; on a graphics card without enough memory on smaller ones, then on the CPU.
+    """Dense inference on tiles; without enough memory on smaller ones, then on the CPU instead of a graphics card.
 
     Args:
         network: (1, 1, K, J, I) to (1, C, K, J, I).
@@ -107,7 +107,7 @@ def run_tiles(
         (C, K, J, I), zero where no tile answers.
 
     Raises:
-        torch.OutOfMemoryError: the CPU has not enough memory either.
+        MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
     """
     furthest = 0.0
 
@@ -119,11 +119,14 @@ def run_tiles(
     for halvings in range(HALVINGS + 1):
         try:
             return _run(network, ct, device, activate, forward, plan(tile_voxels >> halvings), blend, dtype)
-        except torch.OutOfMemoryError:
-            pass  # left first: until then the failed pass holds on to its memory
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or (device.type == "cpu" and halvings == HALVINGS):
+                raise
+        # Only now: within the handler the failed pass holds on to its memory.
         _free(device)
         if halvings < HALVINGS:
-            warn("The graphics card ran out of memory: smaller tiles are used.")
+            owner = "computer" if device.type == "cpu" else "graphics card"
+            warn(f"The {owner} ran out of memory: smaller tiles are used.")
     warn("The graphics card has not enough memory: the CPU is used, which takes longer.")
     cpu = torch.device("cpu")
     return _run(network.to(cpu), ct, cpu, activate, forward, plan(tile_voxels >> HALVINGS), blend, dtype)

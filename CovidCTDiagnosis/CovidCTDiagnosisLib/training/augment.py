@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from ..ct.regrid import Triple, WorkingGrid, to_grid
-from ..ct.windows import CLASSIFIER, scale, unscale
+from ..ct.windows import CLASSIFIER, Window, scale, unscale
 from .sources import Case
 
 LARGEST_TURN_DEG = 15.0
@@ -87,7 +87,15 @@ def random_window(rng: np.random.Generator, hu: np.ndarray) -> np.ndarray:
 
     Pictures are read as [-1000, 400]; many were made with other lung windows, such as [-1400, 200].
     """
-    window = (float(rng.uniform(-1500, -950)), float(rng.uniform(100, 450)))
+    return _as_shown(hu, (float(rng.uniform(-1500, -950)), float(rng.uniform(100, 450))))
+
+
+def random_contrast(rng: np.random.Generator, hu: np.ndarray) -> np.ndarray:
+    """HU of an 8-bit picture whose contrast was changed, either way; same shape."""
+    return _as_shown(hu, (float(rng.uniform(-1250, -850)), float(rng.uniform(200, 650))))
+
+
+def _as_shown(hu: np.ndarray, window: Window) -> np.ndarray:
     return unscale(np.round(scale(hu, window) * 255) / 255, CLASSIFIER)
 
 

@@ -1,7 +1,7 @@
-"""Cross-validation of the lesion networks over the expert slices.
+"""Cross-validation of the segmentation networks over the expert slices.
 
-Neighbouring slice numbers stay in one fold, as they may be one patient. The lung network learns from no expert
-slice, so every fold takes it from a ready bundle; pre-training sees no expert slice either and is shared.
+Neighbouring slice numbers stay in one fold, as they may be one patient. Pre-training sees no expert slice and is
+shared by all folds.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, TypeVar
+
+from torch import nn
 
 from ..bundle import Bundle, NetworkRecord, revise_bundle
 from ..ct import fetch_sample
 from .lesions import LesionCases, LesionNetwork, lesion_cases, train_lesions
 from .loop import Steps
+from .lungs import LungCases, lung_cases, train_lungs
 from .sources import Case
 from .train import PLANS
 
 FOLDS = 5
 
-NETWORKS: tuple[LesionNetwork, ...] = ("involvement", "lesions")
+LESION_NETWORKS: tuple[LesionNetwork, ...] = ("involvement", "lesions")
+
+Cases = TypeVar("Cases", LungCases, LesionCases)
 
 
 def held_out(cases: list[Case], fold: int) -> list[Case]:
@@ -35,7 +41,7 @@ class Folds:
     Attributes:
         data: training data folder.
         folder: where runs and bundles are kept; a run that was stopped goes on.
-        bundle: gives the lung network.
+        bundle: gives the other networks.
         machine_masks: whether slices with machine-made masks are learned from.
         steps: of each network, or the shipped bundle's.
         seed: of everything random.
@@ -49,8 +55,13 @@ class Folds:
     seed: int = 0
 
     @cached_property
-    def cases(self) -> LesionCases:
-        """All cases; reading them takes a minute."""
+    def lungs(self) -> LungCases:
+        """All cases of the lung network; reading them takes a minute."""
+        return lung_cases(self.data, fetch_sample("chest-dicom"), self.machine_masks)
+
+    @cached_property
+    def lesions(self) -> LesionCases:
+        """All cases of the lesion networks; reading them takes a minute."""
         return lesion_cases(self.data, fetch_sample("chest-dicom"), self.machine_masks)
 
     @property
@@ -58,23 +69,27 @@ class Folds:
         return self.folder / ("with-machine-masks" if self.machine_masks else "without-machine-masks")
 
     def trained(self, fold: int) -> Bundle:
-        """The bundle of a fold, whose lesion networks never saw the fold's slices."""
-        records: dict[str, NetworkRecord] = {}
-        for network in NETWORKS:
-            plan = PLANS[network]
-            steps = self.steps or plan.steps
-            kept = {case.name for case in held_out(self.cases.expert, fold)}
-            cases = replace(self.cases, expert=[case for case in self.cases.expert if case.name not in kept])
-            runs = self._kind / "runs"
-            trained = train_lesions(
-                network, cases, runs / f"{network}-pretrained", runs / f"{network}-fold-{fold}", steps, self.seed
-            )
-            records[network] = NetworkRecord(
-                plan.architecture,
-                plan.preprocessing,
-                trained.state_dict(),
-                {"held_out": sorted(kept), "machine_masks": self.machine_masks, "steps": list(steps)},
-            )
+        """The bundle of a fold, whose segmentation networks never saw the fold's slices."""
+        records = {"lungs": self._record("lungs", fold)}
+        records |= {network: self._record(network, fold) for network in LESION_NETWORKS}
         target = self._kind / f"fold-{fold}"
         target.parent.mkdir(parents=True, exist_ok=True)
         return revise_bundle(self.bundle.folder, target, networks=records)
+
+    def _record(self, network: Literal["lungs"] | LesionNetwork, fold: int) -> NetworkRecord:
+        plan = PLANS[network]
+        steps = self.steps or plan.steps
+        kept = {case.name for case in held_out(self.lesions.expert, fold)}
+        runs = self._kind / "runs"
+        first, second = runs / f"{network}-pretrained", runs / f"{network}-fold-{fold}"
+        trained: nn.Module
+        if network == "lungs":
+            trained = train_lungs(_without(self.lungs, kept), first, second, steps, self.seed)
+        else:
+            trained = train_lesions(network, _without(self.lesions, kept), first, second, steps, self.seed)
+        learned = {"held_out": sorted(kept), "machine_masks": self.machine_masks, "steps": list(steps)}
+        return NetworkRecord(plan.architecture, plan.preprocessing, trained.state_dict(), learned)
+
+
+def _without(cases: Cases, kept: set[str]) -> Cases:
+    return replace(cases, expert=[case for case in cases.expert if case.name not in kept])

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from ..ct.regrid import Triple
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import UNet2D, UNet3D
-from .augment import random_flip, random_grid, random_scanner, random_turn, random_window, sample
-from .loop import Hardware, Recipe, Steps, fit
+from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
+from .loop import Hardware, Recipe, Steps, fit_in_stages
 from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
 from .planting import plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_ct, read_lesion_slices
@@ -37,8 +37,8 @@ STEP: Triple = (3.0, 1.75, 1.75)
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
 SLICES, PLANES = 8, 4
-PLANTED_SHARE = 0.25
-EXPERT_SHARE = 0.7
+PLANTED_SHARE = 0.2
+EXPERT_SHARE = 0.8
 
 # Distances between classes for the generalized Wasserstein Dice loss (Fidon 2017): every lesion class is far
 # from background, the combined pattern is near the patterns it combines.
@@ -113,6 +113,8 @@ def _draw_labelled(
     fractions = list(found.values())
     if rng.random() < 0.5:
         hu, *fractions = random_turn(rng, hu, *fractions)
+    if rng.random() < 0.5:
+        hu = random_contrast(rng, hu)
     labels = np.zeros(hu.shape, np.uint8)
     if found:
         lesion = np.stack(fractions)
@@ -264,7 +266,5 @@ def train_lesions(
         The network in evaluation mode.
     """
     plentiful = lesion_recipe(network, replace(cases, expert=[]), steps.pretraining, seed=seed)
-    first = fit(plentiful, pretrained, hardware)
-    recipe = lesion_recipe(network, cases, steps.learning, learning_rate=1e-3, seed=seed)
-    recipe.start_from(first.state_dict())
-    return fit(recipe, run, hardware)
+    everything = lesion_recipe(network, cases, steps.learning, learning_rate=1e-3, seed=seed)
+    return fit_in_stages(plentiful, everything, pretrained, run, hardware)

@@ -179,6 +179,14 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
     return recipe.network.cpu().eval()
 
 
+def fit_in_stages(
+    first: Recipe, second: Recipe, first_run: Path, second_run: Path, hardware: Hardware | None = None
+) -> nn.Module:
+    """``fit`` one recipe, then another on the same network that starts where the first ended."""
+    second.start_from(fit(first, first_run, hardware).state_dict())
+    return fit(second, second_run, hardware)
+
+
 def is_helper() -> bool:
     """Whether this process only helps another one to train, and must write no results."""
     return getattr(rank_zero_only, "rank", 0) != 0

@@ -39,19 +39,20 @@ def label_lungs(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarr
     return np.stack([_smooth(s, radius, largest_hole) for s in lungs])
 
 
-def label_lung_slice(hu: np.ndarray, lesions: np.ndarray | None = None) -> np.ndarray:
+def label_lung_slice(hu: np.ndarray, lesions: np.ndarray | None = None, trusted: bool = False) -> np.ndarray:
     """Lungs of one slice cropped around the lungs, known lesions added.
 
     Args:
         hu: (J, I).
-        lesions: bool (J, I) or None; pieces outside the lungs are left out.
+        lesions: bool (J, I) or None.
+        trusted: whether all lesions lie in the lungs; otherwise see ``lesions_of_lungs``.
 
     Returns:
         bool (J, I).
     """
     lungs = aerated_lungs(hu)
     if lesions is not None:
-        lungs |= lesions_of_lungs(lesions, lungs)
+        lungs |= lesions if trusted else lesions_of_lungs(lesions, lungs)
     return _smooth(lungs, max(round(0.015 * max(hu.shape)), 2), 0.008 * hu.size)
 
 

