@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_analyze(commands)
     _add_segment_slices(commands)
+    _add_diagnose_series(commands)
     _add_picture(commands)
     _add_sample(commands)
     _add_complexity(commands)
@@ -195,6 +196,13 @@ def _add_segment_slices(commands: Any) -> None:
     )
     command.add_argument("images", type=Path, help="folder of slice images")
     command.add_argument("--output", type=Path, required=True, help="folder of masks to write")
+    _add_slice_options(command)
+    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _add_slice_options(command: Any) -> None:
     command.add_argument(
         "--window",
         type=float,
@@ -211,16 +219,12 @@ def _add_segment_slices(commands: Any) -> None:
         default="auto",
         help="where the patient's back lies in the images: found (auto), below, above, left or right",
     )
-    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
-    _add_bundle(command)
-    _add_device(command)
 
 
 def _segment_slices(options: argparse.Namespace) -> None:
     from .console import emit_json, print_slices, progress_bar
     from .pipeline.compute import tune_allocator
 
-    _check_slice_options(options)
     tune_allocator()
     with contextlib.ExitStack() as stack:
         emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
@@ -231,13 +235,17 @@ def _segment_slices(options: argparse.Namespace) -> None:
         print_slices(document, options.output)
 
 
-def _check_slice_options(options: argparse.Namespace) -> None:
+def _slice_options(options: argparse.Namespace) -> Any:
+    """How slice images are read, as ``SliceOptions``."""
+    from .pipeline.slice_folder import SliceOptions
+
     low, high = options.window
     if not (-5000 <= low < high <= 5000):
         raise UsageError(f"{low:g} to {high:g} HU is no window.", "Give the HU of black and then that of white.")
     for name, size in (("--pixel-mm", options.pixel_mm), ("--slice-mm", options.slice_mm)):
         if not 0.1 <= size <= 50:
             raise UsageError(f"{name} cannot be {size:g}.", "Give millimetres, 0.1 to 50.")
+    return SliceOptions((low, high), options.pixel_mm, options.slice_mm, options.orientation)
 
 
 def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -246,9 +254,10 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     from .pipeline import Monitor
     from .pipeline.compute import choose_device
     from .pipeline.models import Models
-    from .pipeline.slice_folder import SliceOptions, segment_images
+    from .pipeline.slice_folder import segment_images
     from .study.slice_masks import check_masks_output, write_masks
 
+    read_as = _slice_options(options)
     paths = find_slice_images(options.images)
     check_masks_output(options.output, options.images)
     models = Models(open_bundle(options.bundle), choose_device(options.device))
@@ -256,12 +265,88 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     monitor = Monitor(emit=emit)
     with monitor.stage("reading", "Reading the images"):
         images = [read_slice_image(path) for path in paths]
-    read_as = SliceOptions(tuple(options.window), options.pixel_mm, options.slice_mm, options.orientation)
     found = segment_images(images, models, read_as, monitor)
     document = found.document(read_as, [path.name for path in paths], models.bundle)
     with monitor.stage("writing", "Writing the masks"):
         write_masks(options.output, [path.stem for path in paths], found.lungs, found.lesions, document)
     return document
+
+
+# diagnose-series
+
+
+def _add_diagnose_series(commands: Any) -> None:
+    command = _command(
+        commands,
+        "diagnose-series",
+        _diagnose_series,
+        "COVID-19 probability of many scans: a folder of folders, each with the 8-bit lung-window slices of one scan. "
+        "Writes a table (CSV): series, probability, label, warnings. A series that cannot be read keeps its row, and "
+        "its warning says why.",
+    )
+    command.add_argument("folder", type=Path, help="folder of series folders")
+    command.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    _add_slice_options(command)
+    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _diagnose_series(options: argparse.Namespace) -> None:
+    from .console import emit_json, print_series, progress_bar
+    from .pipeline.compute import tune_allocator
+
+    tune_allocator()
+    with contextlib.ExitStack() as stack:
+        emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
+        rows = _diagnose_series_to_table(options, emit)
+    if options.events == "jsonl":
+        emit_json({"event": "result", "table": str(options.output), "series": [row._asdict() for row in rows]})
+    else:
+        print_series(rows, options.output)
+
+
+def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> Any:
+    from .bundle import open_bundle
+    from .ct.slice_images import find_series
+    from .pipeline import Monitor
+    from .pipeline.compute import choose_device
+    from .pipeline.models import Models
+    from .pipeline.slice_series import NETWORKS as USED
+    from .study.series_table import check_table_output, write_table
+
+    read_as = _slice_options(options)
+    folders = find_series(options.folder)
+    check_table_output(options.output)
+    models = Models(open_bundle(options.bundle), choose_device(options.device))
+    models.require(*USED)
+    monitor = Monitor(emit=emit, stages={"diagnosis": 0.99, "writing": 0.01})
+    rows = []
+    with monitor.stage("diagnosis", "Diagnosing the series"):
+        for number, folder in enumerate(folders):
+            rows.append(
+                _diagnose_folder(folder, models, read_as, monitor.part(number / len(folders), 1 / len(folders)))
+            )
+    failed = [row for row in rows if not row.label]
+    if len(failed) == len(rows):
+        raise InputError(f"No series could be diagnosed. {failed[0].series}: {failed[0].warnings}", "Check the folder.")
+    with monitor.stage("writing", "Writing the table"):
+        write_table(options.output, rows)
+    return rows
+
+
+def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[float], None]) -> Any:
+    """The row of one series."""
+    from .ct.slice_images import find_slice_images, read_slice_image
+    from .pipeline.slice_series import diagnose_images
+    from .study.series_table import SeriesRow
+
+    try:
+        images = [read_slice_image(path) for path in find_slice_images(folder)]
+        found = diagnose_images(images, models, read_as, report)
+    except InputError as error:
+        return SeriesRow(folder.name, "", "", error.message)
+    return SeriesRow(folder.name, f"{found.probability:.4f}", found.label, "")
 
 
 def _check_lung_options(options: argparse.Namespace) -> None:

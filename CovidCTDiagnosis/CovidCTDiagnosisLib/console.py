@@ -90,6 +90,17 @@ def print_slices(document: dict[str, Any], folder: Any) -> None:
     print(f"Masks: {folder}")
 
 
+def print_series(rows: Any, table: Any) -> None:
+    """How many series of a table were called what, on standard output."""
+    counts = Counter(row.label or "not diagnosed" for row in rows)
+    print(f"{len(rows)} series: " + ", ".join(f"{count} {label}" for label, count in sorted(counts.items())))
+    for row in rows:
+        if row.warnings:
+            print(f"{row.series}: {row.warnings}")
+    print(f"Table: {table}")
+    print("\nFor research, not for diagnosis.")
+
+
 _SIDES = ("right", "left", "both")
 
 

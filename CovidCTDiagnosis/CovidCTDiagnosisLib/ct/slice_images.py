@@ -41,6 +41,22 @@ def find_slice_images(folder: Path) -> list[Path]:
     return paths
 
 
+def find_series(folder: Path) -> list[Path]:
+    """The folders of a folder in natural order of their names; each holds the slices of one scan.
+
+    Raises:
+        InputError: there is no such folder, or it holds no folders.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.", "Give a folder of series folders.")
+    folders = sorted((p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."), key=_natural)
+    if not folders:
+        raise InputError(
+            f"The folder {folder} holds no folders of slices.", "Give the folder above the series, one folder each."
+        )
+    return folders
+
+
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     """Sorts digits by value, the rest as text."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.stem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,7 @@ from ..errors import Cancelled
 
 Event = dict[str, Any]
 
-# Shares of the whole, from timings on two CPU cores.
-STAGES = {
+STAGES: Mapping[str, float] = {
     "reading": 0.05,
     "lungs": 0.25,
     "lesions": 0.5,
@@ -21,6 +20,7 @@ STAGES = {
     "relevance": 0.1,
     "writing": 0.05,
 }
+"""Of an analysis, each with its share of the whole, from timings on two CPU cores."""
 
 
 @dataclass
@@ -30,12 +30,14 @@ class Monitor:
     Attributes:
         emit: gets every event, a JSON-ready dict as in the command line's contract.
         cancelled: asked after every piece of work; True raises Cancelled.
+        stages: in order, each with its share of the whole.
         timings_s: wall seconds of each finished stage.
         warnings: texts of all warnings so far.
     """
 
     emit: Callable[[Event], None] = lambda event: None
     cancelled: Callable[[], bool] = lambda: False
+    stages: Mapping[str, float] = field(default_factory=lambda: STAGES)
     timings_s: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     progress: float = 0.0
@@ -44,10 +46,10 @@ class Monitor:
 
     @contextmanager
     def stage(self, name: str, message: str) -> Iterator[None]:
-        """A stage of ``STAGES``, from its share of the progress bar's start to its end."""
-        names = list(STAGES)
-        start = sum(STAGES[n] for n in names[: names.index(name)])
-        self._stage, self._span = name, (start, start + STAGES[name])
+        """One of ``stages``, from its share of the progress bar's start to its end."""
+        names = list(self.stages)
+        start = sum(self.stages[n] for n in names[: names.index(name)])
+        self._stage, self._span = name, (start, start + self.stages[name])
         self._message = message
         begun = time.perf_counter()
         self.report(0.0)
@@ -75,6 +77,10 @@ class Monitor:
                     "message": self._message,
                 }
             )
+
+    def part(self, start: float, share: float) -> Callable[[float], None]:
+        """Reports fractions of a part of the current stage, which begins at ``start`` and is this share of it."""
+        return lambda fraction: self.report(start + share * fraction)
 
     def warn(self, text: str) -> None:
         """A warning for the user, kept for the study too."""

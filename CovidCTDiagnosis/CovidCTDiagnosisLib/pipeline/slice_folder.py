@@ -97,14 +97,19 @@ def segment_images(
         ResourceError: out of memory.
         Cancelled: the monitor was asked to stop.
     """
-    _check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
+    check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
     with memory_errors(
         "There is not enough memory for these images.", "Close other programs or give fewer images at once."
     ):
         return _segment_images(images, models, options, monitor or Monitor())
 
 
-def _check_sizes(images: Sequence[np.ndarray], step_mm: float, pixel_mm: float) -> None:
+def check_sizes(images: Sequence[np.ndarray], step_mm: float, pixel_mm: float) -> None:
+    """Refuse images, (rows, columns) each, that are too small for networks on a grid of this step.
+
+    Raises:
+        InputError: says which, and what to give instead.
+    """
     for number, image in enumerate(images, start=1):
         rows, columns = image.shape
         if min(rows, columns) < SMALLEST_SIDE:
@@ -124,7 +129,7 @@ def _segment_images(
 ) -> SliceMasks:
     slices = [grey_to_hu(image, options.window) for image in images]
     stacked = is_stack(slices)
-    turns = _turns(slices, stacked, options.orientation)
+    turns = find_turns(slices, stacked, options.orientation)
     upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
     found = _segment_stack(upright, models, options, monitor) if stacked else None
     lungs, lesions, order = found or (*_segment_alone(upright, models, options, monitor), "")
@@ -150,12 +155,18 @@ def is_stack(slices: Sequence[np.ndarray]) -> bool:
     return bool(np.median(neighbours) < NEIGHBOURS_MEDIAN * usual and neighbours.max() < NEIGHBOURS_MOST * usual)
 
 
-def _turns(slices: Sequence[np.ndarray], stacked: bool, orientation: str) -> list[int]:
-    """Quarter turns that bring each slice upright."""
+def find_turns(slices: Sequence[np.ndarray], together: bool, orientation: str) -> list[int]:
+    """Quarter turns that bring each slice upright.
+
+    Args:
+        slices: HU, (rows, columns) each.
+        together: whether all lie the same way.
+        orientation: one of ``ORIENTATIONS``.
+    """
     if orientation != AUTO:
         return [TURNS[orientation]] * len(slices)
     likelihoods = np.stack([log_likelihoods(s) for s in slices])
-    numbers = [common_turn(likelihoods)] * len(slices) if stacked else turns_of(likelihoods)
+    numbers = [common_turn(likelihoods)] * len(slices) if together else turns_of(likelihoods)
     return [list(TURNS.values())[n] for n in numbers]
 
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..networks import CVAE, VolumeClassifier
-from ..pipeline.diagnosis import classifier_input
 from ..pipeline.models import Models
-from ..pipeline.slices import segment_slices, stack_slices
+from ..pipeline.slice_series import series_input
 from .loop import Recipe
 from .sources import NOMINAL_SLICE_MM, Series
 
@@ -71,9 +70,7 @@ def prepare_examples(
 
 
 def _save(file: Path, series: Series, models: Models) -> None:
-    volume = stack_slices([s[0] for s in series.slices], NOMINAL_SLICE_MM)
-    lungs, lesions = segment_slices(volume, models)
-    inputs = classifier_input(volume, lungs, lesions, slice_mm=NOMINAL_SLICE_MM, longest_side=LONGEST_SIDE)
+    inputs = series_input([s[0] for s in series.slices], models, LONGEST_SIDE, NOMINAL_SLICE_MM)
     arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
     partial = file.with_suffix(".partial.npz")
     np.savez_compressed(partial, **arrays)

@@ -1,0 +1,72 @@
+"""The COVID-19 probability of a series of slice images, by the networks that serve a CT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..ct.slice_images import grey_to_hu
+from ..errors import InputError
+from .compute import memory_errors
+from .diagnosis import ClassifierInput, Diagnosis, classifier_input, diagnose
+from .models import Models
+from .slice_folder import SliceOptions, check_sizes, find_turns
+from .slices import NOMINAL_PIXEL_MM, segment_slices, stack_slices
+
+NETWORKS = ("lungs", "lesions", "involvement", "classifier")
+
+
+def diagnose_images(
+    images: Sequence[np.ndarray],
+    models: Models,
+    options: SliceOptions,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> Diagnosis:
+    """Diagnose the slices of one scan as the classifier has learned it: each segmented on its own.
+
+    Args:
+        images: 8-bit grey, (rows, columns) each; any order, sizes may differ.
+        models: ``NETWORKS`` and the calibration of the bundle.
+        options: how the images are read; all lie the same way.
+        report: gets the fraction of the work done.
+
+    Raises:
+        InputError: an image is too small, or no lungs are found.
+        ResourceError: out of memory.
+    """
+    check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
+    settings = models.preprocessing("classifier")
+    with memory_errors("There is not enough memory for these images.", "Close other programs or give smaller images."):
+        slices = [grey_to_hu(image, options.window) for image in images]
+        turns = find_turns(slices, True, options.orientation)
+        upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
+        inputs = series_input(upright, models, settings["longest_side"], options.slice_mm, options.pixel_mm)
+        report(0.95)
+        return diagnose(inputs, models, lambda fraction: report(0.95 + 0.05 * fraction))
+
+
+def series_input(
+    upright: Sequence[np.ndarray],
+    models: Models,
+    longest_side: int,
+    slice_mm: float,
+    pixel_mm: float = NOMINAL_PIXEL_MM,
+) -> ClassifierInput:
+    """What the classifier sees of a series: every slice that is given, whatever its increment.
+
+    Args:
+        upright: HU, (J, I) each.
+        models: networks ``lungs``, ``lesions`` and ``involvement``.
+        longest_side: see ``classifier_input``.
+        slice_mm: increment.
+        pixel_mm: pixel size.
+
+    Raises:
+        InputError: no lungs are found.
+    """
+    volume = stack_slices(upright, slice_mm, pixel_mm)
+    lungs, lesions = segment_slices(volume, models)
+    if not lungs.any():
+        raise InputError("No lungs were found in the images.", "Give axial chest CT slices in a lung window.")
+    return classifier_input(volume, lungs, lesions, slice_mm=slice_mm, longest_side=longest_side)

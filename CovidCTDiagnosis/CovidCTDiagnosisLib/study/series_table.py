@@ -1,0 +1,65 @@
+"""The table of ``covid-ct diagnose-series``: one row per series, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from CovidCTDiagnosisLib.errors import UsageError
+
+_REMEDY = "Choose another name for the table."
+
+
+class SeriesRow(NamedTuple):
+    """One series; probability and label are empty where it could not be diagnosed, and a warning says why.
+
+    Attributes:
+        series: name of its folder.
+        probability: calibrated, of COVID-19, four digits.
+        label: ``COVID-19`` or ``not COVID-19``.
+        warnings: sentences, one after the other.
+    """
+
+    series: str
+    probability: str
+    label: str
+    warnings: str
+
+
+def check_table_output(path: Path) -> None:
+    """Make sure that writing to `path` destroys nothing but an older table.
+
+    Raises:
+        UsageError: it holds something else, or its folder does not exist.
+    """
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", _REMEDY)
+    if path.exists() and path.read_bytes()[: len(_header())] != _header():
+        raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
+
+
+def _header() -> bytes:
+    return ",".join(SeriesRow._fields).encode("ascii")
+
+
+def write_table(path: Path, rows: Sequence[SeriesRow]) -> None:
+    """Write the table, whole or not at all.
+
+    Args:
+        path: CSV file; an older table is replaced.
+        rows: in order.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(SeriesRow._fields)
+            writer.writerows(rows)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

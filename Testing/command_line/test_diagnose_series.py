@@ -1,0 +1,160 @@
+"""covid-ct diagnose-series: a row for every series, the classifier's own answer, nothing half done left behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct.slice_images import grey_to_hu, hu_to_grey, read_slice_image
+from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.training.diagnosis import prepare_examples
+from CovidCTDiagnosisLib.training.sources import Series
+from PIL import Image
+
+HEADER = "series,probability,label,warnings"
+
+
+@pytest.fixture(autouse=True)
+def _same_signals_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def scans(chest_phantom: Callable[..., Volume], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three series of slices of various sizes: one sick and lying on its side, two not; names in no easy order."""
+    folder = tmp_path_factory.mktemp("scans") / "series"
+    healthy = chest_phantom(spacing=(4.0, 4.0, 5.0)).voxels
+    sick = healthy.copy()
+    sick[30:38, 30:37, 24:31] = 0
+    for name, voxels, turn in (("p10", healthy, 0), ("p2", sick, -1), ("other", healthy[:, 4:, 3:], 0)):
+        (folder / name).mkdir(parents=True)
+        for k in range(30, 42, 4):
+            image = np.ascontiguousarray(np.rot90(hu_to_grey(voxels[k]), turn))
+            Image.fromarray(image).save(folder / name / f"{k}.png")
+    return folder
+
+
+def arguments(scans: Path, table: Path, bundle: Path, *more: object) -> list[str]:
+    options = ["--output", table, "--bundle", bundle, "--pixel-mm", 4, "--device", "cpu", *more]
+    return ["diagnose-series", str(scans), *map(str, options)]
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_series_has_a_row_in_natural_order(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "scores.csv"
+    assert main(arguments(scans, table, tiny_bundle)) == 0
+    assert table.read_text().splitlines()[0] == HEADER
+    rows = read(table)
+    assert [row["series"] for row in rows] == ["other", "p2", "p10"]
+    for row in rows:
+        probability = float(row["probability"])
+        assert 0 <= probability <= 1 and row["warnings"] == ""
+        threshold = open_bundle(tiny_bundle).settings["diagnosis"]["threshold"]
+        assert row["label"] == ("COVID-19" if probability >= threshold else "not COVID-19")
+    out = capsys.readouterr().out
+    assert "3 series: " in out and str(table) in out and "not for diagnosis" in out
+    assert {p.name for p in tmp_path.iterdir()} == {"scores.csv"}
+
+
+def test_the_answer_is_that_for_which_the_classifier_is_trained(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """The same images as training reads them: same segmentation, same input, same calibration."""
+    table = tmp_path / "scores.csv"
+    assert main(arguments(scans, table, tiny_bundle, "--pixel-mm", 0.7)) == 0
+    models = Models(open_bundle(tiny_bundle), torch.device("cpu"))
+    for row in read(table):
+        paths = sorted((scans / row["series"]).iterdir())
+        slices = [grey_to_hu(read_slice_image(path)) for path in paths]
+        if row["series"] == "p2":
+            slices = [np.rot90(s) for s in slices]
+        (example,) = prepare_examples([Series(row["series"], [s[None] for s in slices], 0)], models, tmp_path / "cache")
+        with torch.inference_mode():
+            negative, positive = models.network("classifier")(example.ct, example.lesions).tolist()
+        expected = calibrated((negative, positive), models.bundle.settings["diagnosis"]).probability
+        assert float(row["probability"]) == pytest.approx(expected, abs=2e-3)  # examples are kept with 8 bits
+
+
+def test_a_series_that_cannot_be_read_keeps_its_row(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "series"
+    shutil.copytree(scans / "p10", folder / "good")
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "0.png").write_bytes(b"no image")
+    (folder / "dark").mkdir()
+    for n in range(2):
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "dark" / f"{n}.png")
+    table = tmp_path / "scores.csv"
+    assert main(arguments(folder, table, tiny_bundle)) == 0
+    rows = {row["series"]: row for row in read(table)}
+    assert set(rows) == {"good", "empty", "broken", "dark"}
+    assert rows["good"]["label"] and not rows["good"]["warnings"]
+    for name, reason in (("empty", "no images"), ("broken", "cannot be read"), ("dark", "No lungs")):
+        assert rows[name]["probability"] == rows[name]["label"] == "" and reason in rows[name]["warnings"]
+    assert "3 not diagnosed" in capsys.readouterr().out
+
+
+def test_progress_never_goes_back_and_the_last_event_has_the_rows(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "scores.csv"
+    assert main(arguments(scans, table, tiny_bundle, "--events", "jsonl")) == 0
+    *stages, result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    progress = [event["progress"] for event in stages]
+    assert progress == sorted(progress) and progress[0] == 0 and progress[-1] == 1 and len(progress) > 6
+    assert result["event"] == "result" and [r["series"] for r in result["series"]] == ["other", "p2", "p10"]
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "text"),
+    [
+        (lambda folder: None, 3, "is not a folder"),
+        (lambda folder: folder.mkdir(), 3, "folder above the series"),
+        (lambda folder: (folder / "one").mkdir(parents=True), 3, "No series could be diagnosed. one: "),
+    ],
+)
+def test_nothing_to_diagnose(
+    make: Callable[[Path], None],
+    code: int,
+    text: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make(tmp_path / "series")
+    table = tmp_path / "scores.csv"
+    assert main(arguments(tmp_path / "series", table, tiny_bundle)) == code
+    err = capsys.readouterr().err
+    assert text in err and "Traceback" not in err and not table.exists()
+
+
+def test_an_older_table_is_replaced_another_file_is_not(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, older = tmp_path / "mine.csv", tmp_path / "older.csv"
+    mine.write_text("name,age\n")
+    older.write_text(HEADER + "\nold,0.5,COVID-19,\n")
+    one = tmp_path / "series"
+    shutil.copytree(scans / "p10", one / "p10")
+    assert main(arguments(one, mine, tiny_bundle)) == 2
+    assert "is no table of series" in capsys.readouterr().err and mine.read_text() == "name,age\n"
+    assert main(arguments(one, older, tiny_bundle)) == 0
+    assert [row["series"] for row in read(older)] == ["p10"]
+    assert main(arguments(one, tmp_path / "none" / "x.csv", tiny_bundle)) == 2
+    assert main(arguments(one, tmp_path, tiny_bundle)) == 2
