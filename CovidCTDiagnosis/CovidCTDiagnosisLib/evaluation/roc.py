@@ -1,0 +1,182 @@
+"""Discrimination: ROC curve with a bootstrap band, and areas under it with intervals and a paired test.
+
+``scores`` are (N,) floats, higher for COVID-19; ``labels`` are (N,), 1 COVID-19 and 0 not. All intervals are of 95 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm, rankdata
+from sklearn.metrics import roc_curve
+
+from .metrics import Interval
+
+REPLICATES = 2000
+Z = float(norm.ppf(0.975))
+GRID = np.linspace(0, 1, 101)
+"""False positive rates at which the band is known."""
+
+
+@dataclass(frozen=True)
+class Roc:
+    """A ROC curve and its pointwise band.
+
+    Attributes:
+        false_positive_rate, true_positive_rate: corners of the empirical curve.
+        low, high: true positive rates of the band at ``GRID``.
+    """
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Difference(NamedTuple):
+    """Area of one score less that of another on the same cases.
+
+    Attributes:
+        areas: of both.
+        interval: of the difference.
+        p: two-sided, of no difference.
+    """
+
+    areas: tuple[float, float]
+    interval: Interval
+    p: float
+
+
+_Groups = tuple[np.ndarray, np.ndarray]
+
+
+def _groups(scores: np.ndarray, labels: np.ndarray) -> _Groups:
+    """Scores of COVID-19 and of the others.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    positive = np.asarray(labels).astype(bool)
+    scores = np.asarray(scores, float)
+    if positive.all() or not positive.any():
+        raise ValueError("Both COVID-19 and other cases are needed.")
+    return scores[positive], scores[~positive]
+
+
+def _placements(scores: np.ndarray, labels: np.ndarray) -> _Groups:
+    """For each case the share of the other group that it is ranked right of, ties half (DeLong 1988)."""
+    positives, negatives = _groups(scores, labels)
+    ranks = rankdata(np.concatenate([positives, negatives]))
+    of_positives = (ranks[: len(positives)] - rankdata(positives)) / len(negatives)
+    of_negatives = 1 - (ranks[len(positives) :] - rankdata(negatives)) / len(positives)
+    return of_positives, of_negatives
+
+
+def _covariance(placements: list[_Groups]) -> np.ndarray:
+    """Of the areas of several scores on the same cases."""
+    total = np.zeros((len(placements), len(placements)))
+    for group in zip(*placements, strict=True):
+        total += np.atleast_2d(np.cov(np.stack(group))) / len(group[0])
+    return total
+
+
+def delong(scores: np.ndarray, labels: np.ndarray) -> Interval:
+    """Area with DeLong's variance, normal on the logit scale, so that the interval stays within 0 and 1.
+
+    Raises:
+        ValueError: fewer than two cases of either kind.
+    """
+    placements = _placements(scores, labels)
+    if min(len(p) for p in placements) < 2:
+        raise ValueError("DeLong's interval needs two cases of either kind.")
+    area = float(placements[0].mean())
+    spread = float(np.sqrt(_covariance([placements])[0, 0]))
+    if spread == 0:
+        return Interval(area, area, area)
+    logit, half = np.log(area / (1 - area)), Z * spread / (area * (1 - area))
+    return Interval(area, float(1 / (1 + np.exp(half - logit))), float(1 / (1 + np.exp(-half - logit))))
+
+
+def compare_areas(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Difference:
+    """DeLong's test of two scores of the same cases."""
+    placements = [_placements(first, labels), _placements(second, labels)]
+    areas = (float(placements[0][0].mean()), float(placements[1][0].mean()))
+    covariance = _covariance(placements)
+    spread = float(np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0)))
+    difference = areas[0] - areas[1]
+    # Two scores that order all cases alike do not differ, whatever their spread.
+    p = float(2 * norm.sf(abs(difference) / spread)) if spread > 1e-12 else float(difference == 0)
+    return Difference(areas, Interval(difference, difference - Z * spread, difference + Z * spread), p)
+
+
+def demidenko(scores: np.ndarray, labels: np.ndarray) -> Interval:
+    """Area of the binormal model with its asymptotic interval (Demidenko 2012), as the paper reports it.
+
+    Both groups are taken to be normal: the area is that of means and variances, not of ranks.
+    """
+    positives, negatives = _groups(scores, labels)
+    groups = (positives, negatives)
+    variances = [float(g.var(ddof=1)) for g in groups]
+    total = sum(variances)
+    apart = (positives.mean() - negatives.mean()) / np.sqrt(total)
+    # Delta method: means and variances of normal samples are independent.
+    of_means = sum(v / len(g) for v, g in zip(variances, groups, strict=True)) / total
+    of_variances = sum(2 * v**2 / (len(g) - 1) for v, g in zip(variances, groups, strict=True))
+    half = Z * np.sqrt(of_means + apart**2 / (4 * total**2) * of_variances)
+    area, low, high = norm.cdf([apart, apart - half, apart + half])
+    return Interval(float(area), float(low), float(high))
+
+
+def _replicates(scores: np.ndarray, labels: np.ndarray, replicates: int, seed: int) -> list[_Groups]:
+    """Sorted scores of both groups, each drawn anew with replacement (stratified bootstrap)."""
+    rng = np.random.default_rng(seed)
+    groups = _groups(scores, labels)
+    return [_sorted(*(rng.choice(g, len(g)) for g in groups)) for _ in range(replicates)]
+
+
+def _sorted(positives: np.ndarray, negatives: np.ndarray) -> _Groups:
+    return np.sort(positives), np.sort(negatives)
+
+
+def _sensitivity_at(positives: np.ndarray, negatives: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """Highest true positive rate whose false positive rate is no more than each of ``rates``; sorted groups."""
+    allowed = np.floor(rates * len(negatives) + 1e-9).astype(int)
+    # A case counts as positive above the threshold: the first negative score that must not pass.
+    threshold = np.concatenate([[-np.inf], negatives])[len(negatives) - allowed]
+    return 1 - np.searchsorted(positives, threshold, side="right") / len(positives)
+
+
+def roc(scores: np.ndarray, labels: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Roc:
+    """The curve, and the band that holds 95 % of stratified bootstrap replicates at each false positive rate."""
+    curves = np.stack([_sensitivity_at(*groups, GRID) for groups in _replicates(scores, labels, replicates, seed)])
+    low, high = np.percentile(curves, [2.5, 97.5], axis=0)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return Roc(fpr, tpr, low, high)
+
+
+def threshold_for(scores: np.ndarray, labels: np.ndarray, sensitivity: float) -> float:
+    """The highest threshold that calls at least this share of COVID-19 cases positive (score ≥ threshold)."""
+    positives, _ = _groups(scores, labels)
+    needed = max(int(np.ceil(sensitivity * len(positives) - 1e-9)), 1)
+    return float(np.sort(positives)[-needed])
+
+
+def _false_positive_rate(positives: np.ndarray, negatives: np.ndarray, sensitivity: float) -> float:
+    needed = max(int(np.ceil(sensitivity * len(positives) - 1e-9)), 1)
+    return 1 - float(np.searchsorted(negatives, positives[-needed], side="left")) / len(negatives)
+
+
+def false_positive_rate_at(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    sensitivity: float = 0.95,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Interval:
+    """False positive rate where this sensitivity is just reached, with the bootstrap's percentile interval."""
+    value = _false_positive_rate(*_sorted(*_groups(scores, labels)), sensitivity)
+    drawn = [_false_positive_rate(*g, sensitivity) for g in _replicates(scores, labels, replicates, seed)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(value, float(low), float(high))

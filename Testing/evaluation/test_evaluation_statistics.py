@@ -1,0 +1,209 @@
+"""Statistics of diagnosis against independent implementations: pairs counted one by one, SciPy, scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.evaluation.confusion import Confusion
+from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve
+from CovidCTDiagnosisLib.evaluation.reliability import (
+    brier,
+    decision_curve,
+    expected_calibration_error,
+    reliability_curve,
+)
+from CovidCTDiagnosisLib.evaluation.roc import (
+    GRID,
+    compare_areas,
+    delong,
+    demidenko,
+    false_positive_rate_at,
+    roc,
+    threshold_for,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+from sklearn.metrics import auc, f1_score, roc_auc_score
+
+Sample = tuple[np.ndarray, np.ndarray]
+
+
+def sample(seed: int, positives: int = 40, negatives: int = 60, apart: float = 1.0) -> Sample:
+    """Scores and labels, some of them tied."""
+    rng = np.random.default_rng(seed)
+    scores = np.concatenate([rng.normal(apart, 1, positives), rng.normal(0, 1, negatives)])
+    labels = np.repeat([1, 0], [positives, negatives])
+    order = rng.permutation(len(labels))
+    return np.round(scores[order], 1), labels[order]
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    pairs = draw(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=6, max_size=40))
+    scores = np.array([s for s, _ in pairs] + [0, 1, 0, 1], float)
+    return scores, np.array([int(c) for _, c in pairs] + [0, 0, 1, 1])
+
+
+# Areas
+
+
+def delong_by_hand(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Area and variance from all pairs of cases (DeLong, DeLong, Clarke-Pearson 1988, equations 3 to 6)."""
+    p, n = scores[labels == 1], scores[labels == 0]
+    better = (p[:, None] > n[None]) + 0.5 * (p[:, None] == n[None])
+    return float(better.mean()), float(better.mean(1).var(ddof=1) / len(p) + better.mean(0).var(ddof=1) / len(n))
+
+
+@given(samples())
+@settings(deadline=None)
+def test_delong_is_that_of_all_pairs(given: Sample) -> None:
+    area, variance = delong_by_hand(*given)
+    found = delong(*given)
+    assert found.value == pytest.approx(area) == pytest.approx(roc_auc_score(given[1], given[0]))
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    if variance > 0:
+        half = (np.log(found.high / (1 - found.high)) - np.log(found.low / (1 - found.low))) / 2
+        assert half == pytest.approx(1.959964 * np.sqrt(variance) / (area * (1 - area)), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_score_does_not_differ_from_itself_in_another_unit(seed: int) -> None:
+    scores, labels = sample(seed)
+    same = compare_areas(scores, 3 * scores - 7, labels)
+    assert same.p == 1 and same.interval == (0, 0, 0) and same.areas[0] == same.areas[1]
+    assert compare_areas(scores, -scores, labels).p < 1e-4
+
+
+def test_the_paired_test_agrees_with_a_permutation_test() -> None:
+    scores, labels = sample(3, apart=1.5)
+    rng = np.random.default_rng(0)
+    other = scores + rng.normal(0, 1.3, len(scores))
+    found = compare_areas(scores, other, labels)
+    # Both as ranks, so that swapping the two of a case is fair.
+    ranks = np.stack([np.argsort(np.argsort(s)) for s in (scores, other)]).astype(float)
+    differences = []
+    for _ in range(2000):
+        swap = rng.random(len(labels)) < 0.5
+        one, two = np.where(swap, ranks[::-1], ranks)
+        differences.append(area_under_curve(one, labels) - area_under_curve(two, labels))
+    expected = np.mean(np.abs(differences) >= abs(found.areas[0] - found.areas[1]))
+    assert 0.001 < expected < 0.3 and found.p == pytest.approx(expected, abs=0.03)
+    assert found.interval.low < found.interval.value < found.interval.high
+
+
+def test_intervals_hold_the_true_area_about_as_often_as_they_say() -> None:
+    truth = norm.cdf(1 / np.sqrt(2))
+    for interval in (delong, demidenko):
+        found = [interval(*_exact(seed)) for seed in range(300)]
+        held = np.mean([f.low <= truth <= f.high for f in found])
+        assert 0.91 < held < 0.98
+        assert np.mean([f.value for f in found]) == pytest.approx(truth, abs=0.01)
+
+
+def _exact(seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(1, 1, 40), rng.normal(0, 1, 60)]), np.repeat([1, 0], [40, 60])
+
+
+def test_one_kind_of_case_has_no_area() -> None:
+    for function in (delong, demidenko, roc, false_positive_rate_at):
+        with pytest.raises(ValueError, match="COVID-19"):
+            function(np.arange(5.0), np.ones(5))
+    with pytest.raises(ValueError, match="two cases"):
+        delong(np.arange(3.0), np.array([0, 0, 1]))
+
+
+# Curve
+
+
+def test_the_curve_has_the_area_and_lies_in_its_band() -> None:
+    scores, labels = sample(1)
+    curve = roc(scores, labels)
+    assert auc(curve.false_positive_rate, curve.true_positive_rate) == pytest.approx(area_under_curve(scores, labels))
+    assert (np.diff(curve.low) >= 0).all() and (np.diff(curve.high) >= 0).all()
+    # The highest point of the curve at each rate.
+    here = np.array([curve.true_positive_rate[curve.false_positive_rate <= rate + 1e-9].max() for rate in GRID])
+    assert (curve.low <= here + 1e-9).mean() > 0.97 and (here <= curve.high + 1e-9).mean() > 0.97
+    assert 0.05 < (curve.high - curve.low).mean() < 0.4
+    again = roc(scores, labels)
+    np.testing.assert_array_equal(curve.low, again.low)
+
+
+@given(samples(), st.floats(0.05, 1))
+@settings(deadline=None)
+def test_a_threshold_reaches_the_sensitivity_and_is_the_highest(given: Sample, sensitivity: float) -> None:
+    scores, labels = given
+    threshold = threshold_for(scores, labels, sensitivity)
+    positives = scores[labels == 1]
+    assert (positives >= threshold).mean() >= sensitivity - 1e-9
+    assert (positives > threshold).mean() < sensitivity
+    rate = false_positive_rate_at(scores, labels, sensitivity, replicates=20)
+    assert rate.value == pytest.approx((scores[labels == 0] >= threshold).mean())
+
+
+def test_the_false_positive_rate_has_an_interval_around_it() -> None:
+    rate = false_positive_rate_at(*sample(2, apart=2))
+    assert 0 <= rate.low < rate.value < rate.high <= 1
+
+
+# Calls
+
+
+def test_counts_and_shares_of_calls() -> None:
+    labels, called = np.repeat([1, 0], [10, 30]), np.repeat([1, 0, 1, 0], [8, 2, 6, 24])
+    found = Confusion.of(called, labels)
+    assert found == (8, 6, 24, 2)
+    assert found.f1.value == pytest.approx(f1_score(labels, called))
+    for interval, (hits, trials) in (
+        (found.sensitivity, (8, 10)),
+        (found.specificity, (24, 30)),
+        (found.accuracy, (32, 40)),
+    ):
+        theirs = binomtest(hits, trials).proportion_ci(method="wilson")
+        assert interval == pytest.approx((hits / trials, theirs.low, theirs.high))
+
+
+def test_the_interval_of_f1_is_about_that_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], [60, 140])
+    called = rng.random(200) < np.where(labels == 1, 0.8, 0.2)
+    found = Confusion.of(called, labels).f1
+    drawn = [f1_score(labels[d], called[d]) for d in rng.integers(200, size=(500, 200))]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert found.low == pytest.approx(low, abs=0.025) and found.high == pytest.approx(high, abs=0.025)
+
+
+# Probabilities
+
+
+def test_calibrated_probabilities_have_a_straight_curve_and_others_do_not() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0, 1, 20_000)
+    labels = (rng.random(20_000) < probability).astype(int)
+    curve = reliability_curve(probability, labels)
+    assert len(curve) == 10 and sum(b.cases for b in curve) == 20_000
+    assert all(b.observed.low - 0.02 < b.predicted < b.observed.high + 0.02 for b in curve)
+    assert expected_calibration_error(probability, labels) < 0.015
+    assert brier(probability, labels) == pytest.approx(1 / 6, abs=0.005)
+    sure = probability.round()
+    assert expected_calibration_error(sure, labels) == pytest.approx(0.25, abs=0.01)
+    assert brier(sure, labels) > brier(probability, labels)
+
+
+def test_the_calibration_error_by_hand() -> None:
+    probability, labels = np.array([0.1, 0.1, 0.9, 0.9, 1.0]), np.array([0, 1, 1, 1, 0])
+    # Bins at 0.1 (observed 0.5) and at 0.9..1 (predicted 0.9333, observed 2/3).
+    assert expected_calibration_error(probability, labels) == pytest.approx((2 * 0.4 + 3 * (2.8 / 3 - 2 / 3)) / 5)
+
+
+def test_the_decision_curve_by_hand_and_its_limits() -> None:
+    probability, labels = np.array([0.9, 0.6, 0.4, 0.2]), np.array([1, 0, 1, 0])
+    found = decision_curve(probability, labels, np.array([0.5]))
+    assert found.model[0] == pytest.approx(1 / 4 - 1 / 4) and found.everybody[0] == pytest.approx(0)
+    curve = decision_curve(probability, labels)
+    low = curve.thresholds < 0.2
+    np.testing.assert_allclose(curve.model[low], curve.everybody[low])  # everybody is called
+    assert (curve.model[curve.thresholds > 0.9] == 0).all()  # nobody is
+    perfect = decision_curve(labels.astype(float), labels)
+    np.testing.assert_allclose(perfect.model, 0.5)
