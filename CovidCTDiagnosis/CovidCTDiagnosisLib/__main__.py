@@ -506,15 +506,18 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    command = _command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "Measure a bundle on data that it has not learned from; prints a table.",
-    )
-    command.add_argument("what", choices=("segmentation", "diagnosis"))
+    text = "Measure a bundle on data that it has not learned from, or judge a table of predictions."
+    command = commands.add_parser("evaluate", help=text, description=text)
+    parts = command.add_subparsers(title="what", metavar="WHAT", required=True)
+    _add_evaluate_segmentation(parts)
+    _add_evaluate_diagnosis(parts)
+    _add_evaluate_report(parts)
+
+
+def _add_evaluate_segmentation(parts: Any) -> None:
+    command = _command(parts, "segmentation", _evaluate_segmentation, "Lungs and lesions against experts; a table.")
     command.add_argument("--data", type=Path, help="data folder (without it only the sample CT is measured)")
-    command.add_argument("--output", type=Path, help="folder for results and a page with figures (segmentation)")
+    command.add_argument("--output", type=Path, help="folder for results and a page with figures")
     command.add_argument(
         "--folds",
         nargs="?",
@@ -527,18 +530,55 @@ def _add_evaluate(commands: Any) -> None:
     _add_device(command)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    if options.what == "diagnosis" and (options.folds or options.output):
-        raise UsageError("The diagnosis has no folds and no page.", "Leave out --folds and --output.")
+def _evaluate_segmentation(options: argparse.Namespace) -> None:
     with _training_packages():
-        from .evaluation.diagnosis import print_diagnosis
         from .evaluation.segmentation import evaluate_segmentation
 
-    if options.what == "segmentation":
-        folds = FOLD_KINDS.get(options.folds, ())
-        evaluate_segmentation(options.data, options.output, folds, options.bundle, options.device)
-    else:
-        print_diagnosis(options.data, options.bundle, options.device)
+    folds = FOLD_KINDS.get(options.folds, ())
+    evaluate_segmentation(options.data, options.output, folds, options.bundle, options.device)
+
+
+def _add_evaluate_diagnosis(parts: Any) -> None:
+    command = _command(parts, "diagnosis", _evaluate_diagnosis, "Slice series kept apart, against the truth; a table.")
+    command.add_argument("--data", type=Path, required=True, help="data folder")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _evaluate_diagnosis(options: argparse.Namespace) -> None:
+    with _training_packages():
+        from .evaluation.diagnosis import print_diagnosis
+
+    print_diagnosis(options.data, options.bundle, options.device)
+
+
+def _add_evaluate_report(parts: Any) -> None:
+    command = _command(
+        parts,
+        "report",
+        _evaluate_report,
+        "One page with figures, tables and a checklist from a table of predictions and the truth (CSV: series or scan, "
+        "probability, covid 1 or 0; optional co_rads, centre, split, patient, involvement_percent).",
+    )
+    command.add_argument("predictions", type=Path, help="CSV file")
+    command.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    command.add_argument("--threshold", type=float, help="COVID-19 from this probability on (default: the bundle's)")
+    command.add_argument("--pictures", type=Path, help="folder of PNG files named as the scans, for the examples")
+    _add_bundle(command)
+
+
+def _evaluate_report(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+
+    with _training_packages():
+        from .evaluation.predictions import read_predictions
+        from .evaluation.report import write_report
+
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise UsageError(f"{options.threshold:g} is no probability.", "Give a threshold from 0 to 1.")
+    bundle = open_bundle(options.bundle)
+    threshold = bundle.settings["diagnosis"]["threshold"] if options.threshold is None else options.threshold
+    write_report(read_predictions(options.predictions), threshold, options.output, bundle, options.pictures)
 
 
 @contextlib.contextmanager

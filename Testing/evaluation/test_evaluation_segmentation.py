@@ -22,9 +22,8 @@ from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.errors import Cancelled
 from CovidCTDiagnosisLib.evaluation.ceiling import GridCeiling, lung_ceiling, slice_ceiling
-from CovidCTDiagnosisLib.evaluation.figures import fold_boxes, share_above, svg
+from CovidCTDiagnosisLib.evaluation.drawing import svg
 from CovidCTDiagnosisLib.evaluation.metrics import BoundaryErrors, Overlap
-from CovidCTDiagnosisLib.evaluation.page import WORST, worst_slices, write_page
 from CovidCTDiagnosisLib.evaluation.scores import (
     CONSOLIDATION,
     GROUND_GLASS,
@@ -41,6 +40,8 @@ from CovidCTDiagnosisLib.evaluation.scores import (
     score_folds,
     score_slice,
 )
+from CovidCTDiagnosisLib.evaluation.segmentation_figures import fold_boxes, share_above
+from CovidCTDiagnosisLib.evaluation.segmentation_page import WORST, worst_slices, write_page
 from CovidCTDiagnosisLib.evaluation.targets import MET, MISSED, NOT_MEASURED, table
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.folds import Folds, held_out
@@ -472,7 +473,6 @@ def test_results_hold_no_path_of_this_machine(evaluated: tuple[list[str], Path],
         ("segmentation", "--folds", "--data", "somewhere"),
         ("segmentation", "--output", "none/results"),
         ("segmentation", "--folds", "without", "--data", "somewhere"),
-        ("diagnosis", "--folds"),
     ],
     ids=" ".join,
 )

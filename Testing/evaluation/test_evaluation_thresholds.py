@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
-from CovidCTDiagnosisLib.evaluation.figures import threshold_curves
 from CovidCTDiagnosisLib.evaluation.scores import (
     HeldOut,
     ThresholdCurve,
@@ -18,6 +17,7 @@ from CovidCTDiagnosisLib.evaluation.scores import (
     score_folds,
     score_slice,
 )
+from CovidCTDiagnosisLib.evaluation.segmentation_figures import threshold_curves
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.folds import FOLDS, held_out
 from CovidCTDiagnosisLib.training.sources import Case, read_lesion_slices

@@ -17,11 +17,11 @@ from .metrics import bootstrap_auc, wilson
 from .targets import interval_text
 
 
-def print_diagnosis(data: Path | None, bundle: Path | None, device: str) -> None:
+def print_diagnosis(data: Path, bundle: Path | None, device: str) -> None:
     """AUC, sensitivity and specificity on the block of series kept apart."""
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
-    series = split_by_blocks(read_series(data or Path("the data folder"))).test
+    series = split_by_blocks(read_series(data)).test
     with tempfile.TemporaryDirectory() as cache:
         test = prepare_examples(series, models, Path(cache))
     settings = models.bundle.settings["diagnosis"]

@@ -21,8 +21,8 @@ from ..training.folds import FOLDS, Folds
 from ..training.sources import Case, read_lesion_slices
 from .ceiling import GridCeiling, slice_ceiling
 from .metrics import mean_dice
-from .page import write_page
 from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
+from .segmentation_page import write_page
 from .targets import table
 
 RESULTS, SPREADSHEET, PAGE, MASKS = "segmentation.json", "segmentation.csv", "segmentation.html", "masks"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -12,34 +11,21 @@ from PIL import Image
 
 from ..training.sources import Case
 from .ceiling import GridCeiling
-from .figures import boundary_bars, dice_by_size, fold_boxes, png, share_above, slice_triptych, svg, threshold_curves
+from .drawing import png, svg
+from .html_page import document, figure, table
 from .metrics import BoundaryErrors
 from .scores import LESION, LUNGS, Results, SliceScore, ThresholdCurve, mask_path
+from .segmentation_figures import (
+    boundary_bars,
+    dice_by_size,
+    fold_boxes,
+    share_above,
+    slice_triptych,
+    threshold_curves,
+)
 from .targets import MET, Row
 
 WORST = 8
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1, h2 { line-height: 1.2; }
-h2 { margin-top: 2.5rem; }
-img { max-width: 100%; height: auto; display: block; }
-figure { margin: 1rem 0; }
-figcaption, .beside { color: #555; font-size: 0.9rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.6rem; border-bottom: 1px solid #ccc; }
-td { overflow-wrap: anywhere; }
-.met { color: #00664a; font-weight: bold; }
-.not { color: #8a3a00; font-weight: bold; }
-.grids { max-width: 34rem; }
-@media (max-width: 50rem) {
-  .targets thead { display: none; }
-  .targets tr, .targets td { display: block; border: 0; padding: 0.1rem 0; }
-  .targets tr { border-bottom: 1px solid #ccc; padding: 0.6rem 0; }
-  .targets td:not(:empty)::before { content: attr(data-name) ": "; color: #555; }
-}
-"""
 
 _PLANTED = (
     "Real: the 8-bit slices of COVID-19 CTs and their lesions, marked by experts or by a machine, and every CT. "
@@ -68,8 +54,6 @@ def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], mas
     """
     title = f"Segmentation by {results.bundle['name']} {results.bundle['version']}"
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        "<p><strong>For research, not for diagnosis.</strong></p>",
         _targets(rows),
         *_folds(results.folds, results.curves),
         *_worst(worst_slices(results.folds), cases, masks),
@@ -77,14 +61,7 @@ def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], mas
         *_grids(results),
         *_training(results),
     ]
-    path.write_text(
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n",
-        encoding="utf-8",
-    )
+    path.write_text(document(title, parts), encoding="utf-8")
 
 
 def shown(scores: Sequence[SliceScore]) -> list[SliceScore]:
@@ -115,18 +92,7 @@ def _targets(rows: Sequence[Row]) -> str:
         )
         tds = "".join(f'<td data-name="{name}">{cell}</td>' for name, cell in zip(names, cells, strict=True))
         body.append(f"<tr>{tds}</tr>")
-    return _table(names, body, "targets")
-
-
-def _table(names: Iterable[str], body: Iterable[str], kind: str) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(body) + "\n</tbody></table>"
-
-
-def _figure(data: bytes, kind: str, caption: str) -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    text = escape(caption)
-    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    return table(names, body, "targets")
 
 
 def _folds(scores: Sequence[SliceScore], curves: Sequence[ThresholdCurve]) -> list[str]:
@@ -135,17 +101,15 @@ def _folds(scores: Sequence[SliceScore], curves: Sequence[ThresholdCurve]) -> li
     return [
         "<h2>Expert slices, five folds</h2>",
         f"<p>{escape(_LEAK)}</p>",
-        _figure(
-            svg(fold_boxes(scores)), "svg+xml", "Dice of every slice: a point a slice, boxes with median, by fold."
-        ),
-        _figure(svg(share_above(shown(scores))), "svg+xml", f"Share of slices that reach a Dice, {_kind(scores)}."),
-        _figure(
+        figure(svg(fold_boxes(scores)), "svg+xml", "Dice of every slice: a point a slice, boxes with median, by fold."),
+        figure(svg(share_above(shown(scores))), "svg+xml", f"Share of slices that reach a Dice, {_kind(scores)}."),
+        figure(
             svg(threshold_curves(curves)),
             "svg+xml",
             "Mean Dice of the lesion mask against the threshold of its probability, over all slices. The numbers above "
             "use for each fold the threshold that serves the other folds best: the marks.",
         ),
-        _figure(svg(dice_by_size(scores)), "svg+xml", "Dice of the lesion mask against the size of the lesion."),
+        figure(svg(dice_by_size(scores)), "svg+xml", "Dice of the lesion mask against the size of the lesion."),
     ]
 
 
@@ -161,7 +125,7 @@ def _worst(scores: Sequence[SliceScore], cases: Sequence[Case], masks: Path) -> 
     for score, case in drawn:
         with Image.open(mask_path(masks, score)) as image:
             lesions = np.asarray(image)
-        parts.append(_figure(png(slice_triptych(case, lesions)), "png", _slice_caption(score)))
+        parts.append(figure(png(slice_triptych(case, lesions)), "png", _slice_caption(score)))
     return parts
 
 
@@ -182,7 +146,7 @@ def _boundary(errors: BoundaryErrors) -> list[str]:
     return [
         "<h2>Lungs of the CT: where the errors lie</h2>",
         f"<p>{near} of all wrong voxels lie within 2 mm of the expert's boundary.</p>",
-        _figure(svg(boundary_bars(errors)), "svg+xml", "Share of wrong voxels by distance from the lungs' boundary."),
+        figure(svg(boundary_bars(errors)), "svg+xml", "Share of wrong voxels by distance from the lungs' boundary."),
     ]
 
 
@@ -200,7 +164,7 @@ def _grids(results: Results) -> list[str]:
 
 def _grid_table(name: str, price: str, ceiling: Sequence[GridCeiling]) -> str:
     body = [f"<tr><td>{c.step_mm:.2f}</td><td>{c.dice:.3f}</td><td>{c.gmac:.2f}</td></tr>" for c in ceiling]
-    return _table((name, "Dice at most", price), body, "grids")
+    return table((name, "Dice at most", price), body, "grids")
 
 
 def _training(results: Results) -> list[str]:
@@ -211,5 +175,5 @@ def _training(results: Results) -> list[str]:
     return [
         "<h2>What is real and what is planted</h2>",
         f"<p>{escape(_PLANTED)}</p>",
-        _table(("Network of the bundle", "Learned from"), body, "sources"),
+        table(("Network of the bundle", "Learned from"), body, "sources"),
     ]

@@ -1,56 +1,29 @@
-"""Figures of the segmentation page, drawn by matplotlib without a display.
-
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers and line styles tell
-the same.
-"""
+"""Figures of the segmentation page; see ``drawing``."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..training.sources import NOMINAL_PIXEL_MM, Case
+from .drawing import BLUE, GREEN, ORANGE, SKY, WIDTH, YELLOW, plain
 from .metrics import BoundaryErrors
 from .scores import CONSOLIDATION, GROUND_GLASS, LESION, SliceScore, ThresholdCurve
 from .targets import overlaps_of
 
-BLUE, ORANGE, GREEN, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#F0E442"
 MASKS = (LESION, GROUND_GLASS, CONSOLIDATION)
 
 _VARIANTS = ((True, "with machine masks", BLUE, "o"), (False, "without", ORANGE, "^"))
 _LINES = {LESION: (BLUE, "-"), GROUND_GLASS: (ORANGE, "--"), CONSOLIDATION: (GREEN, ":")}
-_WIDTH = 8.0
 _LUNG_WINDOW = (-1000, 400)
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG; the same numbers give the same bytes."""
-    file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "segmentation"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80)
-    return file.getvalue()
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
 
 
 def fold_boxes(scores: Sequence[SliceScore]) -> Figure:
     """Dice of every slice by fold, with and without machine masks: one row per mask, boxes under the points."""
-    figure = Figure((_WIDTH, 8.5), layout="constrained")
+    figure = Figure((WIDTH, 8.5), layout="constrained")
     folds = sorted({s.fold for s in scores})
     for axes, mask in zip(figure.subplots(len(MASKS), 1, sharex=True), MASKS, strict=True):
         for side, (kind, label, colour, marker) in zip((-0.2, 0.2), _VARIANTS, strict=True):
@@ -62,7 +35,7 @@ def fold_boxes(scores: Sequence[SliceScore]) -> Figure:
                     _box(axes, fold + 1 + side, values, colour, marker, label if first else None)
                     first = False
         axes.set(ylabel=f"Dice, {mask}", ylim=(-0.03, 1.03))
-        _plain(axes)
+        plain(axes)
     axes.set(xlabel="fold", xticks=[f + 1 for f in folds], xticklabels=[str(f + 1) for f in folds])
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", frameon=False, ncols=2)
     return figure
@@ -85,7 +58,7 @@ def _box(axes: Axes, x: float, values: list[float], colour: str, marker: str, la
 
 def dice_by_size(scores: Sequence[SliceScore]) -> Figure:
     """Dice of the lesion mask against the expert's lesion size."""
-    figure = Figure((_WIDTH, 4.0), layout="constrained")
+    figure = Figure((WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     for kind, label, colour, marker in _VARIANTS:
         overlaps = overlaps_of([s for s in scores if s.machine_masks is kind], LESION)
@@ -99,13 +72,13 @@ def dice_by_size(scores: Sequence[SliceScore]) -> Figure:
         ylim=(-0.03, 1.03),
     )
     axes.legend(loc="lower right", frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
 def share_above(scores: Sequence[SliceScore]) -> Figure:
     """Share of slices whose Dice reaches a value, for each mask; of one kind of training."""
-    figure = Figure((_WIDTH, 4.0), layout="constrained")
+    figure = Figure((WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     for mask, (colour, style) in _LINES.items():
         values = np.sort([o.dice for o in overlaps_of(scores, mask)])
@@ -114,13 +87,13 @@ def share_above(scores: Sequence[SliceScore]) -> Figure:
             axes.step([0, *values], reached, where="post", color=colour, linestyle=style, label=mask)
     axes.set(xlabel="Dice", ylabel="share of slices that reach it", xlim=(0, 1), ylim=(0, 1.03))
     axes.legend(loc="lower left", frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
 def threshold_curves(curves: Sequence[ThresholdCurve]) -> Figure:
     """Mean lesion Dice against the threshold of the lesion probability; marks stand at the folds' thresholds."""
-    figure = Figure((_WIDTH, 4.0), layout="constrained")
+    figure = Figure((WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     for kind, label, colour, marker in _VARIANTS:
         for curve in (c for c in curves if c.machine_masks is kind):
@@ -129,7 +102,7 @@ def threshold_curves(curves: Sequence[ThresholdCurve]) -> Figure:
             axes.scatter(curve.chosen, at, color=colour, marker=marker, zorder=3)
     axes.set(xlabel="threshold of the lesion probability", ylabel="mean Dice", ylim=(0, 1))
     axes.legend(loc="lower left", frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -138,7 +111,7 @@ def boundary_bars(errors: BoundaryErrors) -> Figure:
     edges, wrong = np.asarray(errors.edges_mm), np.asarray(errors.wrong)
     centres = (edges[:-1] + edges[1:]) / 2
     share = wrong / np.maximum(errors.voxels, 1)
-    figure = Figure((_WIDTH, 4.0), layout="constrained")
+    figure = Figure((WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     inside = centres < 0
     axes.bar(centres[inside], 100 * share[inside], 0.9, color=BLUE, label="lung missed")
@@ -149,7 +122,7 @@ def boundary_bars(errors: BoundaryErrors) -> Figure:
         ylabel="wrong voxels, %",
     )
     axes.legend(frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -162,7 +135,7 @@ def slice_triptych(case: Case, lesions: np.ndarray) -> Figure:
     """
     assert case.labels is not None
     rows, columns = case.hu.shape[1:]
-    figure = Figure((_WIDTH, _WIDTH / 3 * rows / columns + 0.3), layout="constrained")
+    figure = Figure((WIDTH, WIDTH / 3 * rows / columns + 0.3), layout="constrained")
     titles = ("CT", "expert", "found")
     for axes, title, labels in zip(figure.subplots(1, 3), titles, (None, case.labels[0], lesions), strict=True):
         axes.imshow(case.hu[0], cmap="gray", vmin=_LUNG_WINDOW[0], vmax=_LUNG_WINDOW[1], interpolation="nearest")

@@ -1,0 +1,98 @@
+"""CLAIM, the checklist for AI in medical imaging (Mongan, Moy and Kahn 2020), filled with what is on record.
+
+Numbers of STARD 2015, which STARD-AI extends, stand beside where an item is also there. What no file knows is left to
+the authors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+AUTHORS = "to be stated by the authors"
+
+
+class Item(NamedTuple):
+    """One item.
+
+    Attributes:
+        number: in CLAIM.
+        stard: in STARD 2015, or empty.
+        what: is asked for.
+    """
+
+    number: int
+    stard: str
+    what: str
+
+
+ITEMS = tuple(
+    Item(number, stard, what)
+    for number, (stard, what) in enumerate(
+        (
+            ("1", "Named as a study of AI, with its category"),
+            ("2", "Structured summary"),
+            ("3", "Background, intended use and clinical role"),
+            ("4", "Aims and hypotheses"),
+            ("5", "Prospective or retrospective"),
+            ("", "Goal of the study"),
+            ("8", "Sources of data"),
+            ("6", "Eligibility: how, where and when scans were chosen"),
+            ("", "Preprocessing"),
+            ("", "Subsets of the data"),
+            ("", "Definitions of data elements"),
+            ("", "De-identification"),
+            ("16", "Missing data"),
+            ("10b", "Reference standard"),
+            ("11", "Why this reference standard"),
+            ("", "Who annotated, with what qualification"),
+            ("", "Annotation tools"),
+            ("", "Variability between and within readers"),
+            ("18", "Sample size and how it was chosen"),
+            ("", "How data were split"),
+            ("", "At which level splits are disjoint"),
+            ("10a", "The model, in detail"),
+            ("", "Software and its versions"),
+            ("", "Initial weights"),
+            ("", "Training"),
+            ("", "How the final model was chosen"),
+            ("", "Ensembles"),
+            ("14", "Measures of performance"),
+            ("", "Uncertainty and significance"),
+            ("17", "Robustness and sensitivity analyses"),
+            ("", "Explainability"),
+            ("", "External validation"),
+            ("19", "Flow of participants"),
+            ("20", "Demographic and clinical characteristics of each split"),
+            ("23", "Performance on all splits"),
+            ("24", "Accuracy with intervals"),
+            ("", "Failures"),
+            ("26", "Limits: bias, uncertainty, generalisation"),
+            ("27", "What follows for practice"),
+            ("28", "Registration"),
+            ("29", "Where protocol, code and data are"),
+            ("30", "Funding"),
+        ),
+        start=1,
+    )
+)
+
+_ALWAYS = {
+    9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box, 3 mm slices; see the model card",
+    17: "see the model card for the labels that the bundle learned from",
+    28: "AUC, sensitivity, specificity, accuracy, F1, Brier score, calibration error, net benefit: on this page",
+    29: "95 % intervals: DeLong, Demidenko, Wilson, 2000 stratified bootstrap replicates",
+    31: "layer-wise relevance propagation, written with every study",
+    36: "on this page",
+    37: "misjudged scans: on this page",
+    38: "see the model card; research use only",
+}
+
+
+def filled(facts: Mapping[int, str]) -> list[tuple[Item, str]]:
+    """Every item with what is known of it.
+
+    Args:
+        facts: by item number, what this report knows.
+    """
+    return [(item, facts.get(item.number, _ALWAYS.get(item.number, AUTHORS))) for item in ITEMS]

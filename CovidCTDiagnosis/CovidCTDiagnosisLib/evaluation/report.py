@@ -1,0 +1,273 @@
+"""``covid-ct evaluate report``: everything that a table of predictions tells, on one page."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..bundle import Bundle
+from ..errors import UsageError
+from .checklist import AUTHORS, filled
+from .confusion import Confusion
+from .drawing import svg
+from .html_page import document, figure, table
+from .metrics import Interval
+from .predictions import Prediction, Predictions
+from .reliability import brier, decision_curve, expected_calibration_error, reliability_curve
+from .report_figures import (
+    co_rads_counts,
+    decision_figure,
+    group_bars,
+    has_measure,
+    involvement_boxes,
+    reliability_figure,
+    roc_figure,
+)
+from .roc import REPLICATES, delong, demidenko, false_positive_rate_at, roc
+from .targets import interval_text
+
+EXAMPLES = 3
+"""Scans shown of each kind of call."""
+
+_CALLS = (
+    ("False positives", 0, True),
+    ("False negatives", 1, False),
+    ("True positives", 1, True),
+    ("True negatives", 0, False),
+)
+
+
+def report(
+    predictions: Predictions,
+    threshold: float,
+    bundle: Bundle | None = None,
+    pictures: Path | None = None,
+    replicates: int = REPLICATES,
+) -> str:
+    """The page as HTML.
+
+    Args:
+        predictions: scans with their truth.
+        threshold: COVID-19 is called from this probability on.
+        bundle: what made the predictions, for the checklist.
+        pictures: folder of PNG files named as the scans, for the examples.
+        replicates: of the bootstrap.
+    """
+    scans = predictions.scans
+    confusion = _confusion(scans, threshold)
+    parts = [
+        _facts(predictions, threshold),
+        *_discrimination(predictions, confusion, threshold, replicates),
+        *_probabilities(predictions),
+        *_groups(scans, threshold, "CO-RADS", lambda s: "" if s.co_rads is None else str(s.co_rads)),
+        *_groups(scans, threshold, "Centre", lambda s: s.centre),
+        *_involvement(scans),
+        *_examples(scans, threshold, pictures),
+        _checklist(predictions, confusion, bundle),
+    ]
+    return document("COVID-19 diagnosis", parts)
+
+
+def _confusion(scans: Sequence[Prediction], threshold: float) -> Confusion:
+    return Confusion.of(np.array([s.probability >= threshold for s in scans]), np.array([s.covid for s in scans]))
+
+
+def _facts(predictions: Predictions, threshold: float) -> str:
+    covid = int(predictions.covid.sum())
+    text = (
+        f"{len(predictions.scans)} scans, {covid} of them COVID-19; called COVID-19 from a probability of "
+        f"{threshold:g} on. Intervals are of 95 %."
+    )
+    if predictions.undiagnosed:
+        names = ", ".join(predictions.undiagnosed[:10]) + (" …" if len(predictions.undiagnosed) > 10 else "")
+        text += f" {len(predictions.undiagnosed)} more have no probability and count nowhere: {names}."
+    return f"<p>{escape(text)}</p>"
+
+
+def _rows(values: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in values]
+
+
+def _discrimination(predictions: Predictions, confusion: Confusion, threshold: float, replicates: int) -> list[str]:
+    probability, covid = predictions.probability, predictions.covid
+    values = []
+    if min(covid.sum(), (1 - covid).sum()) > 1:
+        values += [
+            ("AUC (DeLong)", interval_text(delong(probability, covid))),
+            ("AUC (binormal, Demidenko)", interval_text(demidenko(probability, covid))),
+        ]
+    at_95 = false_positive_rate_at(probability, covid, 0.95, replicates)
+    values += [
+        ("False positive rate where sensitivity is 0.95", interval_text(at_95)),
+        *((name.capitalize(), interval_text(getattr(confusion, name))) for name in ("sensitivity", "specificity")),
+        ("Accuracy", interval_text(confusion.accuracy)),
+        ("F1", interval_text(confusion.f1)),
+        ("True and false positives", f"{confusion.true_positive} and {confusion.false_positive}"),
+        ("True and false negatives", f"{confusion.true_negative} and {confusion.false_negative}"),
+    ]
+    call = (1 - confusion.specificity.value, confusion.sensitivity.value)
+    drawn = roc_figure(roc(probability, covid, replicates), values[0][0].split(" (")[0] + " " + values[0][1], call)
+    caption = f"ROC curve; the band holds 95 % of {replicates} stratified bootstrap replicates."
+    return [
+        "<h2>How well it tells them apart</h2>",
+        table(("Measure", f"Value, at threshold {threshold:g}"), _rows(values), "sources"),
+        figure(svg(drawn), "svg+xml", caption),
+    ]
+
+
+def _probabilities(predictions: Predictions) -> list[str]:
+    probability, covid = predictions.probability, predictions.covid
+    values = [
+        ("Brier score", f"{brier(probability, covid):.3f}"),
+        ("Expected calibration error", f"{expected_calibration_error(probability, covid):.3f}"),
+    ]
+    return [
+        "<h2>Whether probabilities mean what they say</h2>",
+        table(("Measure", "Value"), _rows(values), "sources"),
+        figure(
+            svg(reliability_figure(reliability_curve(probability, covid))),
+            "svg+xml",
+            "Reliability: share of COVID-19 among scans of about one probability; numbers count scans.",
+        ),
+        figure(
+            svg(decision_figure(decision_curve(probability, covid))),
+            "svg+xml",
+            "Decision curve: what acting from a probability on is worth, true positives a scan.",
+        ),
+    ]
+
+
+def _groups(scans: Sequence[Prediction], threshold: float, name: str, key: Callable[[Prediction], str]) -> list[str]:
+    """A table and figures of each group, if the predictions name any."""
+    known = [s for s in scans if key(s)]
+    if not known:
+        return []
+    groups = [(g, _confusion([s for s in known if key(s) == g], threshold)) for g in sorted({key(s) for s in known})]
+    body = [
+        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in (group, str(sum(found)), *_measures(found))) + "</tr>"
+        for group, found in groups
+    ]
+    parts = [
+        f"<h2>By {escape(name if name.isupper() or '-' in name else name.lower())}</h2>",
+        table((name, "Scans", "Accuracy", "Sensitivity", "Specificity"), body, "targets"),
+        figure(svg(group_bars(groups, name)), "svg+xml", f"Accuracy, sensitivity and specificity by {name}."),
+    ]
+    if name == "CO-RADS":
+        parts.append(figure(svg(co_rads_counts(known)), "svg+xml", "Scans by CO-RADS class and status."))
+    return parts
+
+
+def _measures(confusion: Confusion) -> list[str]:
+    return [
+        interval_text(getattr(confusion, measure)) if has_measure(confusion, measure) else "-"
+        for measure in ("accuracy", "sensitivity", "specificity")
+    ]
+
+
+def _involvement(scans: Sequence[Prediction]) -> list[str]:
+    if all(s.involvement_percent is None for s in scans):
+        return []
+    caption = "Percentage of involvement by split and status."
+    return ["<h2>Involvement</h2>", figure(svg(involvement_boxes(scans)), "svg+xml", caption)]
+
+
+def _examples(scans: Sequence[Prediction], threshold: float, pictures: Path | None) -> list[str]:
+    """The surest scans of each kind of call, wrong ones first (figure 9 of the paper)."""
+    parts = ["<h2>Examples</h2>"]
+    for title, covid, called in _CALLS:
+        chosen = [s for s in scans if s.covid == covid and (s.probability >= threshold) == called]
+        chosen = sorted(chosen, key=lambda s: s.probability, reverse=called)[:EXAMPLES]
+        parts.append(f"<h3>{title}</h3>")
+        if not chosen:
+            parts.append("<p>None.</p>")
+        parts += [_example(scan, pictures) for scan in chosen]
+    return parts
+
+
+def _example(scan: Prediction, pictures: Path | None) -> str:
+    caption = f"{scan.name}: probability {scan.probability:.2f}"
+    path = pictures / f"{scan.name}.png" if pictures else None
+    if path is None or not path.is_file():
+        return f"<p>{escape(caption)}</p>"
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _checklist(predictions: Predictions, confusion: Confusion, bundle: Bundle | None) -> str:
+    body = []
+    for item, text in filled(_known(predictions, confusion, bundle)):
+        state = ' class="not"' if text == AUTHORS else ""
+        body.append(
+            f"<tr><td>{item.number}</td><td>{item.stard}</td><td>{escape(item.what)}</td>"
+            f"<td><span{state}>{escape(text)}</span></td></tr>"
+        )
+    head = "<h2>Checklist: CLAIM, with the numbers of STARD</h2>"
+    return head + table(("CLAIM", "STARD", "Item", "On record"), body, "sources")
+
+
+def _known(predictions: Predictions, confusion: Confusion, bundle: Bundle | None) -> dict[int, str]:
+    """What the table and the bundle say of items of the checklist."""
+    scans = predictions.scans
+    covid = int(predictions.covid.sum())
+    facts = {
+        13: f"{len(predictions.undiagnosed)} scans without a probability, left out",
+        19: f"{len(scans)} scans, {covid} COVID-19",
+        23: f"covid-ct-diagnosis {__version__}",
+        33: f"{len(scans) + len(predictions.undiagnosed)} scans given, {len(scans)} diagnosed",
+        35: f"sensitivity {interval_text(confusion.sensitivity)}, specificity {interval_text(confusion.specificity)}",
+    }
+    splits = Counter(s.split for s in scans if s.split)
+    if splits:
+        facts[20] = ", ".join(f"{name}: {count}" for name, count in sorted(splits.items()))
+    centres = {s.centre for s in scans if s.centre}
+    if centres:
+        facts[7] = f"{len(centres)} centre{'s' if len(centres) > 1 else ''}: {', '.join(sorted(centres))}"
+    if bundle is not None:
+        facts[22] = f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card"
+        training = {name: network["training"] for name, network in bundle.networks.items()}
+        facts[25] = "; ".join(
+            f"{n}: {t['steps']} steps, seed {t.get('seed')}" for n, t in training.items() if "steps" in t
+        )
+        facts[10] = "; ".join(f"{n}: {t['sources']}" for n, t in training.items() if "sources" in t)
+    return {number: text for number, text in facts.items() if text}
+
+
+def write_report(
+    predictions: Predictions, threshold: float, path: Path, bundle: Bundle | None = None, pictures: Path | None = None
+) -> None:
+    """Write the page, and print the numbers that matter most.
+
+    Args:
+        predictions, threshold, bundle, pictures: see ``report``.
+        path: HTML file.
+
+    Raises:
+        UsageError: the file cannot be an HTML page, or there is no such folder of pictures.
+    """
+    if path.suffix.lower() not in (".html", ".htm") or not path.resolve().parent.is_dir():
+        raise UsageError(f"{path} cannot be a page.", "Give a .html file in a folder that exists.")
+    if pictures is not None and not pictures.is_dir():
+        raise UsageError(f"There is no folder {pictures}.", "Give a folder of PNG files, or leave out --pictures.")
+    path.write_text(report(predictions, threshold, bundle, pictures), encoding="utf-8")
+    print(
+        f"{len(predictions.scans)} scans ({predictions.covid.sum()} COVID-19), threshold {threshold:g}, 95 % intervals"
+    )
+    for name, interval in _summary(predictions, threshold):
+        print(f"  {name:36} {interval_text(interval)}")
+    print(f"Page: {path}")
+
+
+def _summary(predictions: Predictions, threshold: float) -> list[tuple[str, Interval]]:
+    """What a terminal shows."""
+    confusion = _confusion(predictions.scans, threshold)
+    measures = [("sensitivity", confusion.sensitivity), ("specificity", confusion.specificity), ("F1", confusion.f1)]
+    covid = predictions.covid
+    if min(covid.sum(), (1 - covid).sum()) > 1:
+        measures.insert(0, ("AUC", delong(predictions.probability, covid)))
+    return measures

@@ -1,0 +1,224 @@
+"""`covid-ct evaluate report`: the table that it reads, and the page that it writes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.evaluation.checklist import ITEMS
+from CovidCTDiagnosisLib.evaluation.confusion import Confusion
+from CovidCTDiagnosisLib.evaluation.predictions import Prediction, Predictions, read_predictions
+from CovidCTDiagnosisLib.evaluation.reliability import reliability_curve
+from CovidCTDiagnosisLib.evaluation.report import report
+from CovidCTDiagnosisLib.evaluation.report_figures import (
+    co_rads_counts,
+    group_bars,
+    involvement_boxes,
+    reliability_figure,
+    roc_figure,
+)
+from CovidCTDiagnosisLib.evaluation.roc import roc
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+Row = dict[str, object]
+
+
+@pytest.fixture(autouse=True)
+def _same_signals_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+def rows(count: int = 60, **columns: Callable[[int, int], object]) -> list[Row]:
+    """Scans of which every third is COVID-19, with more columns by number and truth."""
+    rng = np.random.default_rng(0)
+    result: list[Row] = []
+    for n in range(count):
+        covid = int(n % 3 == 0)
+        row: Row = {"series": f"s{n}", "probability": round(float(rng.beta(2 + 2 * covid, 4 - 2 * covid)), 4)}
+        row |= {"label": "", "warnings": "", "covid": covid}
+        result.append(row | {name: value(n, covid) for name, value in columns.items()})
+    return result
+
+
+def write(path: Path, table: list[Row]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    return path
+
+
+ALL = {
+    "co_rads": lambda n, covid: n % 5 + 1,
+    "centre": lambda n, covid: "Leuven <1>" if n % 2 else "Liège",
+    "split": lambda n, covid: "test" if n > 30 else "validation",
+    "patient": lambda n, covid: f"p{n}",
+    "involvement_percent": lambda n, covid: 5 + 20 * covid + n % 7,
+}
+
+
+# The table
+
+
+def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
+    table = rows(**ALL)
+    table[4]["probability"] = ""
+    table[5]["co_rads"] = table[5]["involvement_percent"] = table[5]["split"] = ""
+    read = read_predictions(write(tmp_path / "t.csv", table))
+    assert read.undiagnosed == ["s4"] and len(read.scans) == 59
+    assert read.scans[0] == Prediction("s0", float(str(table[0]["probability"])), 1, 1, "Liège", "validation", 25)
+    assert (read.scans[4].co_rads, read.scans[4].involvement_percent, read.scans[4].split) == (None, None, "")
+    assert read.covid.sum() == 20 and read.probability.shape == (59,)
+
+
+def test_names_may_be_scans_and_other_columns_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfscan,probability,covid,x\na,0.5,1,\nb,0.25,0,y\n\n")
+    assert [s.name for s in read_predictions(tmp_path / "t.csv").scans] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name,probability,covid\n", "no column series"),
+        ("series,covid\n", "no column probability"),
+        ("series,probability\n", "no column covid"),
+        ("series,probability,covid\na,0.5,1\nb,1.2,0\n", "line 3: probability is 1.2, not a number from 0 to 1"),
+        ("series,probability,covid\na,nan,1\n", "line 2: probability is nan"),
+        ("series,probability,covid\na,0.5,yes\n", "line 2: covid is yes"),
+        ("series,probability,covid\na,0.5,0.5\n", "line 2: covid must be 1 or 0"),
+        ("series,probability,covid\na,0.5,\n", "line 2: covid must be 1 or 0"),
+        ("series,probability,covid\na,0.5,1\na,0.5,0\n", "line 3: series a stands twice"),
+        ("series,probability,covid\n,0.5,1\n", "line 2: series is empty"),
+        ("series,probability,covid,co_rads\na,0.5,1,7\n", "co_rads is 7, not a number from 1 to 6"),
+        ("series,probability,covid,co_rads\na,0.5,1,2.5\n", "whole number"),
+        ("series,probability,covid,patient,split\na,0.5,1,p,train\nb,0.5,0,p,test\n", "patient p stands in the splits"),
+        ("series,probability,covid\na,0.5,1\nb,0.1,1\n", "needs COVID-19 and other scans"),
+        ("series,probability,covid\n", "needs COVID-19 and other scans"),
+    ],
+)
+def test_a_bad_table_is_answered_in_one_sentence(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        read_predictions(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"series,probability,covid\n\x00\n"])
+def test_what_is_no_table(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError):
+        read_predictions(tmp_path / "t.csv")
+
+
+# The page
+
+
+def read_all(tmp_path: Path, **columns: Callable[[int, int], object]) -> Predictions:
+    return read_predictions(write(tmp_path / "t.csv", rows(**columns)))
+
+
+def pictures(page: str) -> list[tuple[str, bytes]]:
+    found = re.findall(r'src="data:image/([a-z+]+);base64,([^"]+)"', page)
+    return [(kind, base64.b64decode(data)) for kind, data in found]
+
+
+def test_the_page_has_a_figure_for_everything_that_the_table_knows(tmp_path: Path, tiny_bundle: Path) -> None:
+    predictions = read_all(tmp_path, **ALL)
+    page = report(predictions, 0.5, open_bundle(tiny_bundle), replicates=50)
+    assert len(re.findall("<figure>", page)) == 7  # ROC, reliability, decisions, CO-RADS twice, centres, involvement
+    assert all(ElementTree.fromstring(data).tag.endswith("svg") for kind, data in pictures(page))
+    assert f"AUC (DeLong)</td><td>{roc_auc_score(predictions.covid, predictions.probability):.3f} [" in page
+    assert "Leuven &lt;1&gt;" in page and "<1>" not in page
+    called = predictions.probability >= 0.5
+    true, false = (called & (predictions.covid == 1)).sum(), (called & (predictions.covid == 0)).sum()
+    assert f"<td>{true} and {false}</td>" in page
+    assert "http" not in re.sub("http://www.w3.org|http://purl.org|http://creativecommons.org", "", _text(page))
+
+
+def _text(page: str) -> str:
+    return re.sub(r'src="data:[^"]+"', "", page)
+
+
+def test_what_the_table_does_not_know_is_not_on_the_page(tmp_path: Path) -> None:
+    page = report(read_all(tmp_path), 0.5, replicates=50)
+    assert len(re.findall("<figure>", page)) == 3
+    for title in ("By CO-RADS", "By centre", "Involvement</h2>"):
+        assert title not in page
+
+
+def test_every_item_of_the_checklist_is_there_and_facts_are_filled_in(tmp_path: Path, tiny_bundle: Path) -> None:
+    assert [item.number for item in ITEMS] == list(range(1, 43))
+    bundle = open_bundle(tiny_bundle)
+    page = report(read_all(tmp_path, **ALL), 0.5, bundle, replicates=50)
+    for item in ITEMS:
+        assert f"<tr><td>{item.number}</td><td>{item.stard}</td>" in page
+    assert "60 scans, 20 COVID-19" in page and f"{bundle.name} {bundle.version}" in page
+    assert "test: 29, validation: 31" in page and "2 centres: Leuven" in page
+    assert page.count("to be stated by the authors") > 10
+
+
+def test_examples_are_the_surest_of_each_kind_wrong_ones_first(tmp_path: Path) -> None:
+    scans = [Prediction(f"c{n}", p, 1) for n, p in enumerate((0.9, 0.8, 0.3))]
+    scans += [Prediction(f"n{n}", p, 0) for n, p in enumerate((0.95, 0.6, 0.7, 0.55, 0.1))]
+    Image.new("L", (8, 8)).save(tmp_path / "n0.png")
+    page = report(Predictions(scans, ["lost"]), 0.5, pictures=tmp_path, replicates=50)
+    shown = page[page.index("<h2>Examples") : page.index("<h2>Checklist")]
+    assert re.findall(r"([cn]\d): probability", re.sub(r'alt="[^"]*"', "", shown)) == [
+        *("n0", "n2", "n1"),
+        "c2",
+        *("c0", "c1"),
+        "n4",
+    ]
+    assert [kind for kind, _ in pictures(shown)] == ["png"]
+    assert "1 more have no probability" in page and "lost" in page
+
+
+def test_figures_draw_the_numbers(tmp_path: Path) -> None:
+    predictions = read_all(tmp_path, **ALL)
+    probability, covid = predictions.probability, predictions.covid
+    curve = roc(probability, covid, replicates=50)
+    (axes,) = roc_figure(curve, "AUC", (0.2, 0.7)).axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), curve.true_positive_rate)
+    assert axes.lines[-1].get_xydata().tolist() == [[0.2, 0.7]]
+    bins = reliability_curve(probability, covid)
+    (axes,) = reliability_figure(bins).axes
+    assert [int(text.get_text()) for text in axes.texts] == [b.cases for b in bins]
+    (axes,) = co_rads_counts(predictions.scans).axes
+    assert sum(patch.get_height() for patch in axes.patches) == 60
+    (axes,) = group_bars([("a", Confusion(3, 1, 4, 2)), ("no covid", Confusion(0, 1, 3, 0))], "group").axes
+    assert [len(c.lines[0].get_xdata()) for c in axes.containers] == [2, 1, 2]
+    (axes,) = involvement_boxes(predictions.scans).axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["test", "validation"] and len(axes.patches) == 4
+
+
+# The command
+
+
+def test_the_command(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(tmp_path / "t.csv", rows(**ALL))
+    page = tmp_path / "page.html"
+    arguments = ["evaluate", "report", str(table), "--output", str(page), "--bundle", str(tiny_bundle)]
+    assert main([*arguments, "--threshold", "0.4"]) == 0
+    out = capsys.readouterr().out
+    assert "60 scans (20 COVID-19), threshold 0.4" in out and "AUC" in out and str(page) in out
+    assert "probability of 0.4 on" in page.read_text("utf-8") and str(tmp_path) not in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--threshold", "1.5"), ("--pictures", "nowhere"), ("--output", "page.txt"), ("--output", "no/page.html")]
+)
+def test_a_wrong_call(wrong: tuple[str, str], tmp_path: Path, tiny_bundle: Path) -> None:
+    table = write(tmp_path / "t.csv", rows())
+    arguments = ["evaluate", "report", str(table), "--output", str(tmp_path / "p.html"), "--bundle", str(tiny_bundle)]
+    assert main([*arguments, *wrong]) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"t.csv"}
