@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -579,6 +580,33 @@ def _evaluate_report(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     threshold = bundle.settings["diagnosis"]["threshold"] if options.threshold is None else options.threshold
     write_report(read_predictions(options.predictions), threshold, options.output, bundle, options.pictures)
+
+
+def _add_calibrate(commands: Any) -> None:
+    command = _command(
+        commands,
+        "calibrate",
+        _calibrate,
+        "Adapt a bundle to a site: its probability to the site's share of COVID-19, its threshold to a sensitivity. "
+        "Takes the bundle's predictions of the site's labelled scans (see evaluate report), 50 or more.",
+    )
+    command.add_argument("predictions", type=Path, help="CSV file")
+    command.add_argument("--output", type=Path, required=True, help="bundle to write")
+    command.add_argument("--sensitivity", type=float, default=0.9, help="to aim at (default: 0.9)")
+    _add_bundle(command)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from .bundle import open_bundle
+
+    with _training_packages():
+        from .evaluation.predictions import read_predictions
+        from .evaluation.site_calibration import calibrate_site
+
+    if not 0 < options.sensitivity <= 1:
+        raise UsageError(f"{options.sensitivity:g} is no sensitivity.", "Give a number above 0, at most 1.")
+    predictions = read_predictions(options.predictions)
+    calibrate_site(predictions, open_bundle(options.bundle), options.output, options.sensitivity)
 
 
 @contextlib.contextmanager

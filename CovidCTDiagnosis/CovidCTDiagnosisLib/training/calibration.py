@@ -29,18 +29,30 @@ def calibrate(classifier: nn.Module, examples: Sequence[Example]) -> dict[str, f
     Returns:
         ``slope``, ``offset`` and ``threshold`` as ``pipeline.diagnosis.calibrated`` takes them.
     """
-    difference = score_differences(classifier, examples)
     covid = np.array([e.covid for e in examples])
+    slope, offset = fit_platt(score_differences(classifier, examples), covid, balanced=True)
+    return {"slope": slope, "offset": offset, "threshold": 0.5}
+
+
+def fit_platt(differences: np.ndarray, covid: np.ndarray, balanced: bool) -> tuple[float, float]:
+    """Slope (above 0) and offset of Platt scaling.
+
+    Args:
+        differences: (N,) COVID-19 score minus the other.
+        covid: (N,) truth, 1 or 0; both must be there.
+        balanced: whether both classes weigh alike, or each as often as it is.
+    """
     # Platt's targets keep away from 0 and 1 by what so few examples can say.
     positives, negatives = covid.sum(), (1 - covid).sum()
     target = np.where(covid, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    weight = np.where(covid, 0.5 / positives, 0.5 / negatives)
-    spread = difference.std() + 1e-6
+    alike = np.where(covid, 0.5 / positives, 0.5 / negatives)
+    weight = alike if balanced else np.full(len(covid), 1 / len(covid))
+    spread = differences.std() + 1e-6
 
     def loss(parameters: np.ndarray) -> float:
-        logit = np.exp(parameters[0]) / spread * difference + parameters[1]
+        logit = np.exp(parameters[0]) / spread * differences + parameters[1]
         entropy = np.logaddexp(0, logit) - target * logit
         return float((weight * entropy).sum() + PULL * (parameters**2).sum() / len(covid))
 
     slope, offset = minimize(loss, np.zeros(2)).x
-    return {"slope": float(np.exp(slope) / spread), "offset": float(offset), "threshold": 0.5}
+    return float(np.exp(slope) / spread), float(offset)

@@ -1,0 +1,91 @@
+"""`covid-ct calibrate`: a bundle that was calibrated elsewhere, adapted to a site's own scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.evaluation.predictions import Prediction, Predictions
+from CovidCTDiagnosisLib.evaluation.site_calibration import fit_site
+from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+
+SETTINGS = {"slope": 0.5, "offset": 1.5, "threshold": 0.5}
+"""Of a bundle that is unsure and calls too many."""
+
+
+@pytest.fixture(autouse=True)
+def _same_signals_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+def site(scans: int, seed: int = 0, share: float = 0.3) -> tuple[Predictions, np.ndarray]:
+    """Predictions of that bundle on scans whose true log odds are three times the score, less one; the scores."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 1, scans)
+    covid = (rng.random(scans) < 1 / (1 + np.exp(-(3 * scores - 1)))).astype(int)
+    found = [calibrated((0.0, s), SETTINGS).probability for s in scores]
+    named = [Prediction(f"{n}", round(p, 4), int(c)) for n, (p, c) in enumerate(zip(found, covid, strict=True))]
+    return Predictions(named, []), scores
+
+
+def test_many_scans_give_the_true_slope_and_offset_and_better_probabilities() -> None:
+    predictions, _ = site(4000)
+    fitted = fit_site(predictions, SETTINGS, 0.9, replicates=20)
+    assert fitted.slope == pytest.approx(3, rel=0.1) and fitted.offset == pytest.approx(-1, abs=0.15)
+    assert fitted.brier_after < fitted.brier_before - 0.05
+
+
+@pytest.mark.parametrize("sensitivity", [0.8, 0.9, 0.95])
+def test_the_threshold_reaches_the_sensitivity_also_on_other_scans(sensitivity: float) -> None:
+    fitted = fit_site(site(400)[0], SETTINGS, sensitivity, replicates=100)
+    others, scores = site(20_000, seed=1)
+    settings = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold}
+    called = np.array([calibrated((0.0, s), settings).label == "COVID-19" for s in scores])
+    truly = called[others.covid == 1].mean()
+    assert truly == pytest.approx(sensitivity, abs=0.04)
+    assert fitted.sensitivity.low <= truly <= fitted.sensitivity.high
+    specificity = (~called[others.covid == 0]).mean()
+    assert fitted.specificity.low - 0.02 <= specificity <= fitted.specificity.high + 0.02
+
+
+def test_few_scans_are_less_sure() -> None:
+    widths = []
+    for scans in (50, 400):
+        fitted = fit_site(site(scans)[0], SETTINGS, 0.9, replicates=100)
+        widths.append(fitted.sensitivity.high - fitted.sensitivity.low)
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_too_few_scans_are_refused() -> None:
+    scans = [Prediction(f"{n}", 0.5, int(n < 4)) for n in range(40)]
+    with pytest.raises(InputError, match="4 COVID-19 and 36 other scans"):
+        fit_site(Predictions(scans, []), SETTINGS, 0.9)
+
+
+def test_the_command_writes_a_bundle_with_the_settings_and_leaves_the_old_one(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = open_bundle(tiny_bundle)
+    predictions, _ = site(40)
+    table = tmp_path / "t.csv"
+    lines = [f"{s.name},{s.probability},{s.covid}" for s in predictions.scans]
+    table.write_text("\n".join(["series,probability,covid", *lines]) + "\n")
+    output = tmp_path / "site"
+    arguments = ["calibrate", str(table), "--bundle", str(tiny_bundle), "--output", str(output)]
+    assert main([*arguments, "--sensitivity", "0.8"]) == 0
+    out = capsys.readouterr().out
+    assert "40 scans" in out and "first guess" in out and "sensitivity" in out
+    after = open_bundle(output)
+    expected = fit_site(predictions, before.settings["diagnosis"], 0.8)
+    settings = after.settings["diagnosis"]
+    assert (settings["slope"], settings["offset"], settings["threshold"]) == pytest.approx(
+        (expected.slope, expected.offset, expected.threshold)
+    )
+    assert settings["calibrated_on"] == {"scans": 40, "covid": int(predictions.covid.sum()), "aimed_sensitivity": 0.8}
+    assert after.networks == before.networks and open_bundle(tiny_bundle).settings == before.settings
+    assert main([*arguments[:-1], str(tiny_bundle)]) == 2
+    assert main([*arguments, "--sensitivity", "0"]) == 2
