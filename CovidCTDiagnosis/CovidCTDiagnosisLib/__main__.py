@@ -512,6 +512,7 @@ def _add_evaluate(commands: Any) -> None:
     parts = command.add_subparsers(title="what", metavar="WHAT", required=True)
     _add_evaluate_segmentation(parts)
     _add_evaluate_diagnosis(parts)
+    _add_evaluate_ablation(parts)
     _add_evaluate_report(parts)
 
 
@@ -551,6 +552,30 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
         from .evaluation.diagnosis import print_diagnosis
 
     print_diagnosis(options.data, options.bundle, options.device)
+
+
+def _add_evaluate_ablation(parts: Any) -> None:
+    command = _command(
+        parts,
+        "ablation",
+        _evaluate_ablation,
+        "What each part of the classifier is worth: grouped cross-validation of the proposed model, of models without "
+        "its parts and of baselines (hours; goes on where it was stopped).",
+    )
+    command.add_argument("--data", type=Path, required=True, help="data folder with slice series")
+    command.add_argument("--output", type=Path, required=True, help="folder for results and checkpoints")
+    command.add_argument("--steps", type=int, default=300, help="optimiser steps of every network (default: 300)")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _evaluate_ablation(options: argparse.Namespace) -> None:
+    with _training_packages():
+        from .evaluation.ablation import evaluate_ablation
+
+    if options.steps < 1:
+        raise UsageError("There must be a step.", "Give --steps 1 or more.")
+    evaluate_ablation(options.data, options.output, options.bundle, options.device, options.steps)
 
 
 def _add_evaluate_report(parts: Any) -> None:

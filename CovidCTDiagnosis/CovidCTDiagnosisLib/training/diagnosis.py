@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..networks import CVAE, VolumeClassifier
 from ..pipeline.models import Models
 from ..pipeline.slice_series import series_input
-from .loop import Recipe
+from .loop import Recipe, seeded
 from .sources import NOMINAL_SLICE_MM, Series
 
 LONGEST_SIDE = 128
@@ -97,18 +97,27 @@ class Split(Generic[Item]):
     test: list[Item]
 
 
-def split_by_blocks(examples: Sequence[Item], blocks: int = 5) -> Split[Item]:
-    """In each class the last block of neighbouring names is for testing, the one before for calibration.
+BLOCKS = 5
+"""Of neighbouring series in each class."""
+
+
+def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[Item]:
+    """In each class one block of neighbouring names is for testing, the one before (in a circle) for calibration.
 
     One patient may appear as two neighbouring series, so neighbours stay together.
+
+    Args:
+        examples: in order of their names.
+        fold: which block is for testing, 0 to 4.
     """
-    parts: list[list[Item]] = [[], [], []]
+    test, calibrate = fold, (fold - 1) % BLOCKS
+    split: Split[Item] = Split([], [], [])
     for label in (0, 1):
         group = [e for e in examples if e.covid == label]
-        for number, block in enumerate(np.array_split(np.arange(len(group)), blocks)):
-            part = max(number - (blocks - 3), 0)
-            parts[part].extend(group[n] for n in block)
-    return Split(*parts)
+        for number, block in enumerate(np.array_split(np.arange(len(group)), BLOCKS)):
+            part = {test: split.test, calibrate: split.calibrate}.get(number, split.learn)
+            part.extend(group[n] for n in block)
+    return split
 
 
 def focal_loss(scores: Tensor, covid: Tensor, gamma: float = FOCAL_GAMMA) -> Tensor:
@@ -165,6 +174,7 @@ def classifier_recipe(
     seed: int = 0,
     learning_rate: float = 3e-4,
     augment: bool = True,
+    side_information: bool = True,
 ) -> Recipe:
     """The classifier, its encoder carried over from the CVAE.
 
@@ -178,8 +188,9 @@ def classifier_recipe(
         seed: of everything random.
         learning_rate: highest of the one-cycle schedule.
         augment: flips, window, noise, slices left out.
+        side_information: whether the encoder has its lesion branch.
     """
-    network = VolumeClassifier()
+    network = seeded(seed, lambda: VolumeClassifier(side_information))
     if encoder is not None:
         network.encoder.load_state_dict(encoder)
     return Recipe(
@@ -202,7 +213,7 @@ def fit_size(slices: Tensor, size: tuple[int, int] = CVAE_SIZE) -> Tensor:
     return F.pad(slices, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
-def cvae_recipe(examples: Sequence[Example], steps: int, seed: int = 0) -> Recipe:
+def cvae_recipe(examples: Sequence[Example], steps: int, seed: int = 0, side_information: bool = True) -> Recipe:
     """The CVAE: Adam's rate 5e-3 as in the paper is its highest here, on single slices of one size."""
     ct = torch.cat([fit_size(e.ct) for e in examples])
     lesions = torch.cat([fit_size(e.lesions) for e in examples])
@@ -219,4 +230,5 @@ def cvae_recipe(examples: Sequence[Example], steps: int, seed: int = 0) -> Recip
         # Per pixel, so that the gradients have the size that the learning rate expects.
         return (reconstruction + divergence) / images[0].numel()
 
-    return Recipe(CVAE(CVAE_SIZE), draw, loss, steps=steps, learning_rate=5e-3, weight_decay=0.0, seed=seed)
+    network = seeded(seed, lambda: CVAE(CVAE_SIZE, side_information=side_information))
+    return Recipe(network, draw, loss, steps=steps, learning_rate=5e-3, weight_decay=0.0, seed=seed)

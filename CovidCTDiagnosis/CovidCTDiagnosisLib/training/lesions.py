@@ -23,7 +23,7 @@ from ..ct.regrid import Triple
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import UNet2D, UNet3D
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
-from .loop import Hardware, Recipe, Steps, fit_in_stages
+from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
 from .planting import plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_ct, read_lesion_slices
@@ -232,7 +232,7 @@ def lesion_recipe(
     """
     make, draw, loss = _MAKE[network]
     return Recipe(
-        make(),
+        seeded(seed, make),
         lambda rng: draw(rng, cases),
         loss(),
         steps=steps,

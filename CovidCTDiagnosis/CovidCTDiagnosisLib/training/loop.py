@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -154,6 +154,16 @@ class Recipe(lightning.LightningModule):
             optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def seeded(seed: int, make: Callable[[], Network]) -> Network:
+    """A network whose first weights depend on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
 
 
 def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Module:

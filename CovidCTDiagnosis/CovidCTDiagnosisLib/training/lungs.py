@@ -20,7 +20,7 @@ from ..ct.regrid import Triple
 from ..ct.windows import LUNG_SEGMENTATION, scale
 from ..networks import DeepMedic
 from .augment import random_flip, random_grid, random_scanner, random_turn, random_window, sample
-from .loop import Hardware, Recipe, Steps, fit_in_stages
+from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import label_lung_slice, label_lungs
 from .planting import plant_lesions
 from .sources import Case, read_covid_slices, read_ct, read_lesion_slices, read_lung_volumes
@@ -158,7 +158,7 @@ def lung_recipe(
 ) -> Recipe:
     """The recipe, ready for ``loop.fit``; ``check`` is kept for early stopping."""
     return Recipe(
-        DeepMedic(),
+        seeded(seed, DeepMedic),
         lambda rng: draw_lungs(rng, cases),
         lung_loss,
         steps=steps,

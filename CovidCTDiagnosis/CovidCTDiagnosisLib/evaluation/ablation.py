@@ -1,0 +1,229 @@
+"""``covid-ct evaluate ablation``: what each part of the classifier is worth (paper, Table 3), beside baselines.
+
+Grouped cross-validation: five folds of blocks of neighbouring series. In each fold every method learns from three
+blocks, is calibrated on a fourth and answers on the fifth; what is compared is the calibrated answer on every series.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ..bundle import open_bundle
+from ..errors import UsageError
+from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.models import Models
+from ..training.baselines import (
+    Subject,
+    common_curve,
+    learn_histogram,
+    learn_lung_fractions,
+    learn_slice_cnn,
+    matched,
+)
+from ..training.calibration import fit_platt, score_differences
+from ..training.diagnosis import BLOCKS, classifier_recipe, cvae_recipe, prepare_examples, split_by_blocks
+from ..training.loop import fit
+from ..training.sources import read_series
+from .confusion import Confusion
+from .roc import compare_areas, delong
+from .targets import interval_text
+
+TABLE = "ablation.csv"
+STEPS = 300
+PROPOSED = "proposed model"
+NETWORKS = {
+    # side information, pre-trained in a CVAE
+    "one branch, random weights": (False, False),
+    "one branch, pre-trained": (False, True),
+    "two branches, random weights": (True, False),
+    PROPOSED: (True, True),
+}
+HISTOGRAM, FRACTIONS, SLICE_CNN = "grey-level histogram", "lung fractions, random forest", "slice CNN, mean pooling"
+METHODS = (*NETWORKS, HISTOGRAM, FRACTIONS, SLICE_CNN)
+GREYS = {"as they are": False, "matched": True}
+"""Grey levels of the series: as they are, or with one common histogram of lung outside lesions."""
+
+_WIDTH = 120
+
+
+class Answer(NamedTuple):
+    """A method's calibrated answer on a series that it has not learned from.
+
+    Attributes:
+        greys: of ``GREYS``.
+        method: of ``METHODS``.
+        fold: 0 to 4.
+        series: name.
+        covid: truth.
+        probability: of COVID-19; called from 0.5 on.
+    """
+
+    greys: str
+    method: str
+    fold: int
+    series: str
+    covid: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Where and how long to train.
+
+    Attributes:
+        folder: of the results; runs go on from what lies in its ``runs``.
+        steps: optimiser steps of every network.
+        seed: of everything random.
+        folds: which to run.
+    """
+
+    folder: Path
+    steps: int = STEPS
+    seed: int = 0
+    folds: tuple[int, ...] = tuple(range(BLOCKS))
+
+    def answers(self, subjects: Sequence[Subject], told: Callable[[str], None] = print) -> list[Answer]:
+        """Every method's answers on every fold; what is on disk is not computed again."""
+        found: list[Answer] = []
+        for greys, match in GREYS.items():
+            for fold in self.folds:
+                split = split_by_blocks(subjects, fold)
+                parts = [split.learn, split.calibrate, split.test]
+                if match:
+                    common = common_curve(split.learn)
+                    parts = [[matched(s, common) for s in part] for part in parts]
+                for method in METHODS:
+                    found += self._answer(greys, method, fold, parts)
+                told(f"Grey levels {greys}, fold {fold + 1} of {BLOCKS}: done.")
+        return found
+
+    def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
+        run = self.folder / "runs" / f"{self.steps}-{self.seed}" / greys.replace(" ", "-") / f"fold-{fold}"
+        run = run / method.replace(",", "").replace(" ", "-")
+        learn, calibrate, test = parts
+        file = run / "answers.json"
+        if not file.exists():
+            run.mkdir(parents=True, exist_ok=True)
+            score = self._learned(method, learn, run)
+            slope, offset = fit_platt(score(calibrate), np.array([s.covid for s in calibrate]), balanced=True)
+            probability = 1 / (1 + np.exp(-(slope * score(test) + offset)))
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps({s.series.name: p for s, p in zip(test, probability.tolist(), strict=True)}))
+            partial.replace(file)
+        known = json.loads(file.read_text())
+        return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
+
+    def _learned(self, method: str, learn: list[Subject], run: Path) -> Callable[[Sequence[Subject]], np.ndarray]:
+        if method == HISTOGRAM:
+            return learn_histogram(learn)
+        if method == FRACTIONS:
+            return learn_lung_fractions(learn, self.seed)
+        if method == SLICE_CNN:
+            network = learn_slice_cnn(learn, run, self.steps, self.seed)
+        else:
+            side, pretrained = NETWORKS[method]
+            examples = [s.example for s in learn]
+            encoder = None
+            if pretrained:
+                recipe = cvae_recipe(examples, self.steps, self.seed, side)
+                weights = fit(recipe, run / "cvae").state_dict()
+                encoder = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+            network = fit(
+                classifier_recipe(examples, encoder, self.steps, self.seed, side_information=side), run / "classifier"
+            )
+        return lambda subjects: score_differences(network, [s.example for s in subjects])
+
+
+def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str, steps: int) -> None:
+    """Train, answer, write ``ablation.csv`` and print the table.
+
+    Args:
+        data: data folder with slice series.
+        output: folder for results; its parent must exist.
+        bundle: segments the series.
+        device: where to segment.
+        steps: optimiser steps of every network.
+
+    Raises:
+        InputError: the data folder lacks a part.
+        UsageError: ``output`` cannot be used.
+    """
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    tune_allocator()
+    series = read_series(data)
+    output.mkdir(exist_ok=True)
+    models = Models(open_bundle(bundle), choose_device(device))
+    examples = prepare_examples(series, models, output / "series", print)
+    subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
+    print(f"Trains {len(METHODS)} methods on {BLOCKS} folds twice: hours. Stopped, it goes on later.", flush=True)
+    answers = Ablation(output, steps).answers(subjects)
+    write_answers(output / TABLE, answers)
+    print_ablation(answers)
+    print(f"Answers: {output / TABLE}")
+
+
+def write_answers(path: Path, answers: Iterable[Answer]) -> None:
+    """One row per answer, as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Answer._fields)
+        writer.writerows(answers)
+
+
+def print_ablation(answers: Sequence[Answer]) -> None:
+    """The table: each method by itself, and the proposed model against it."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    names = ("Grey levels", "Method", "AUC", "Sensitivity", "Specificity", "F1", "Proposed better by (p)")
+    rows = Table(*names, box=box.ASCII2 if not console.is_terminal else box.SQUARE)
+    for cells in ablation_rows(answers):
+        rows.add_row(*cells)
+    console.print(rows)
+    print("AUC with DeLong's interval, the rest with Wilson's; p by DeLong's paired test. 95 % intervals.")
+
+
+def ablation_rows(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
+    """Cells of the table as text."""
+    found = []
+    for greys in GREYS:
+        best = _of(answers, greys, PROPOSED)
+        for method in METHODS:
+            mine = _of(answers, greys, method)
+            if not mine:
+                continue
+            covid = np.array([a.covid for a in mine])
+            probability = np.array([a.probability for a in mine])
+            calls = Confusion.of(probability >= 0.5, covid)
+            found.append(
+                (
+                    greys,
+                    method,
+                    interval_text(delong(probability, covid)),
+                    *(interval_text(value) for value in (calls.sensitivity, calls.specificity, calls.f1)),
+                    "" if method == PROPOSED else _comparison(best, mine),
+                )
+            )
+    return found
+
+
+def _of(answers: Sequence[Answer], greys: str, method: str) -> list[Answer]:
+    return sorted((a for a in answers if a.greys == greys and a.method == method), key=lambda a: a.series)
+
+
+def _comparison(best: Sequence[Answer], other: Sequence[Answer]) -> str:
+    """Answers on the same series in the same order."""
+    first, second = (np.array([a.probability for a in answers]) for answers in (best, other))
+    result = compare_areas(first, second, np.array([a.covid for a in best]))
+    return f"{result.interval.value:+.3f} ({result.p:.3f})"

@@ -1,0 +1,164 @@
+"""The ablation and its baselines, on series in which a bright spot means COVID-19 and brightness the scanner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.evaluation.ablation import (
+    GREYS,
+    HISTOGRAM,
+    METHODS,
+    PROPOSED,
+    TABLE,
+    Ablation,
+    Answer,
+    ablation_rows,
+    print_ablation,
+    write_answers,
+)
+from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve
+from CovidCTDiagnosisLib.training.baselines import (
+    Subject,
+    common_curve,
+    learn_histogram,
+    learn_lung_fractions,
+    matched,
+)
+from CovidCTDiagnosisLib.training.diagnosis import Example, split_by_blocks
+from CovidCTDiagnosisLib.training.sources import Series
+
+SHAPE = (48, 64)
+
+
+def subject(number: int, covid: int, brightness: float = 0.0, spots: int = 0) -> Subject:
+    """Two slices of dark lungs in a grey body, some lung brighter where there is a lesion."""
+    rng = np.random.default_rng(number)
+    lungs = np.zeros((2, *SHAPE), bool)
+    lungs[:, 8:40, 6:28] = lungs[:, 8:40, 36:58] = True
+    grey = np.where(lungs, 0.15, 0.75) + brightness + rng.normal(0, 0.02, lungs.shape)
+    lesions = np.zeros(lungs.shape, bool)
+    for _ in range(spots):
+        j, i = rng.integers(9, 30), rng.choice([8, 40])
+        lesions[:, j : j + 8, i : i + 12] = True
+    grey = np.clip(np.where(lesions, grey + 0.3, grey), 0.01, 1)
+    name = f"{'pos' if covid else 'neg'}_{number:04}"
+    slices = [np.rint(-1000 + 1400 * s).astype(np.int16)[None] for s in grey]
+    ct, mask = (torch.from_numpy(x.astype(np.float32))[:, None] for x in (grey * lungs, lesions))
+    return Subject(Series(name, slices, covid), Example(name, ct, mask, covid))
+
+
+@pytest.fixture(scope="module")
+def subjects() -> list[Subject]:
+    """COVID-19 has spots; its pictures are also a little brighter."""
+    healthy = [subject(n, 0) for n in range(15)]
+    return [*healthy, *(subject(100 + n, 1, brightness=0.05, spots=3) for n in range(10))]
+
+
+# Folds
+
+
+def test_every_series_is_tested_once_and_neighbours_stay_together(subjects: list[Subject]) -> None:
+    tested = []
+    for fold in range(5):
+        split = split_by_blocks(subjects, fold)
+        parts = [split.learn, split.calibrate, split.test]
+        names = [s.series.name for part in parts for s in part]
+        assert sorted(names) == sorted(s.series.name for s in subjects)
+        assert all({s.covid for s in part} == {0, 1} for part in parts)
+        tested += [s.series.name for s in split.test]
+        numbers = [s.series.name for s in split.test if s.covid == 0]
+        assert numbers == [f"neg_{n:04}" for n in range(3 * fold, 3 * fold + 3)]
+    assert sorted(tested) == sorted(s.series.name for s in subjects)
+
+
+# Baselines
+
+
+def test_baselines_find_what_they_look_at(subjects: list[Subject]) -> None:
+    split = split_by_blocks(subjects, 2)
+    covid = np.array([s.covid for s in split.test])
+    for learn in (learn_histogram, learn_lung_fractions):
+        scores = learn(split.learn)(split.test)
+        assert scores.shape == covid.shape and area_under_curve(scores, covid) == 1
+
+
+def test_the_histogram_sees_the_scanner_and_matching_takes_it_away() -> None:
+    """Without spots nothing but brightness tells the classes apart."""
+    subjects = [subject(n, 0) for n in range(15)] + [subject(50 + n, 1, brightness=0.08) for n in range(15)]
+    split = split_by_blocks(subjects, 1)
+    covid = np.array([s.covid for s in split.test])
+    assert area_under_curve(learn_histogram(split.learn)(split.test), covid) == 1
+    common = common_curve(split.learn)
+    learn, test = ([matched(s, common) for s in part] for part in (split.learn, split.test))
+    assert area_under_curve(learn_lung_fractions(learn)(test), covid) < 0.95
+    means = np.array([s.example.ct[s.example.ct > 0].mean() for s in test])
+    assert np.ptp(means) < 0.005
+
+
+def test_matching_keeps_lesions_apart_from_lung_and_all_else_in_place(subjects: list[Subject]) -> None:
+    common = common_curve(subjects[:15])
+    before = subjects[-1]
+    after = matched(before, common)
+    ct, lesions = after.example.ct, after.example.lesions > 0.5
+    assert torch.equal(ct > 0, before.example.ct > 0) and torch.equal(after.example.lesions, before.example.lesions)
+    assert ct.min() >= 0 and ct.max() <= 1
+    lung = (ct > 0) & ~lesions
+    assert abs(float(ct[lung].mean()) - common.mean()) < 0.005
+    # Spots stand out by 0.3 before, and the curve goes on with slope 1 beyond what lung has.
+    assert float(ct[lesions].mean() - ct[lung].mean()) == pytest.approx(0.3, abs=0.03)
+    assert [s.shape for s in after.series.slices] == [s.shape for s in before.series.slices]
+    body = np.concatenate([s[s > 0] for s in before.series.slices]).mean()
+    shifted = np.concatenate([s[s > 0] for s in after.series.slices]).mean()
+    assert shifted == pytest.approx(body - 0.05 * 1400, abs=15)
+
+
+# The ablation
+
+
+@pytest.fixture(scope="module")
+def answers(subjects: list[Subject], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answer], Ablation]:
+    ablation = Ablation(tmp_path_factory.mktemp("ablation"), steps=1, folds=(0,))
+    return ablation.answers(subjects, told=lambda text: None), ablation
+
+
+def test_every_method_answers_on_every_series_of_the_fold(
+    answers: tuple[list[Answer], Ablation], subjects: list[Subject]
+) -> None:
+    test = {s.series.name: s.covid for s in split_by_blocks(subjects, 0).test}
+    for greys in GREYS:
+        for method in METHODS:
+            mine = [a for a in answers[0] if (a.greys, a.method) == (greys, method)]
+            assert {a.series: a.covid for a in mine} == test and {a.fold for a in mine} == {0}
+            assert all(0 < a.probability < 1 for a in mine)
+
+
+def test_a_second_call_reads_what_is_there(
+    answers: tuple[list[Answer], Ablation], subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("learned again")
+
+    monkeypatch.setattr(Ablation, "_learned", never)
+    assert answers[1].answers(subjects, told=lambda text: None) == answers[0]
+
+
+def test_the_table_compares_with_the_proposed_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made_up = [
+        Answer(greys, method, n % 5, f"s{n:02}", n % 2, float(np.clip(p, 0.01, 0.99)))
+        for greys in GREYS
+        for method, noise in ((PROPOSED, 0.05), (HISTOGRAM, 0.6))
+        for n, p in enumerate(0.25 + 0.5 * (np.arange(40) % 2) + rng.normal(0, noise, 40))
+    ]
+    rows = ablation_rows(made_up)
+    assert [row[:2] for row in rows] == [(g, m) for g in GREYS for m in (PROPOSED, HISTOGRAM)]
+    assert rows[0][2].startswith("1.000") and rows[0][3].startswith("1.000") and rows[0][-1] == ""
+    difference, p = rows[1][-1].split(" ")
+    assert float(difference) == pytest.approx(1 - float(rows[1][2][:5]), abs=0.002) and float(p.strip("()")) < 0.01
+    print_ablation(made_up)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    write_answers(tmp_path / TABLE, made_up)
+    assert len((tmp_path / TABLE).read_text().splitlines()) == 1 + len(made_up)
