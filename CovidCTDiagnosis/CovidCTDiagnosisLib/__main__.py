@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code (see ``errors``)."""
     from .console import report_error
 
+    _prepare_streams()
     options = _parser().parse_args(arguments)
     _prepare_torch()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -52,6 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _prepare_streams() -> None:
+    """A terminal that cannot show a character gets its number, not a failure."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _prepare_torch() -> None:

@@ -49,7 +49,8 @@ def start() -> Start:
             [sys.executable, "-c", _LISTEN_TO_CTRL_C, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=environment,
         )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +161,12 @@ def test_an_older_table_is_replaced_another_file_is_not(
     assert [row["series"] for row in read(older)] == ["p10"]
     assert main(arguments(one, tmp_path / "none" / "x.csv", tiny_bundle)) == 2
     assert main(arguments(one, tmp_path, tiny_bundle)) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are bytes")
+def test_a_terminal_that_knows_only_ascii_is_enough(tmp_path: Path) -> None:
+    name = "Lièg…".encode()  # this process may know only ASCII, too
+    command = [sys.executable, "-m", "CovidCTDiagnosisLib", "diagnose-series", name, "--output", "x.csv"]
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True, check=False)
+    assert done.returncode == 3 and b"is not a folder" in done.stderr and b"Traceback" not in done.stderr

@@ -25,7 +25,9 @@ def analyze(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Analyz
         folder = tmp_path_factory.mktemp("real")
         study, picture = folder / "study", folder / "picture.png"
         command = [sys.executable, "-m", "CovidCTDiagnosisLib", "analyze", str(scan), "--output", str(study)]
-        done = subprocess.run([*command, "--picture", str(picture)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--picture", str(picture)], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         assert done.returncode == 0, done.stderr
         assert "COVID-19 probability" in done.stdout
         assert "For research, not for diagnosis." in done.stdout

@@ -117,7 +117,8 @@ def test_other_rooms_and_a_window_are_not_needed() -> None:
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(folder)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=True,
     )
     assert result.stdout.strip() == "set()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,8 +116,6 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, mo
 
 TWO_PROCESSES = """
 import sys
-import subprocess
-import sys
 from pathlib import Path
 import torch
 from CovidCTDiagnosisLib.training.loop import Hardware, Recipe, fit, is_helper
@@ -138,7 +137,12 @@ def test_several_processes_train_together_and_one_writes(tmp_path: Path) -> None
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "runs"], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, script, tmp_path / "runs"],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written once") == 1
