@@ -269,6 +269,17 @@ def test_room_air_and_islands_are_no_lung_and_small_holes_are_filled() -> None:
     np.testing.assert_array_equal(cleaned, expected)
 
 
+def test_a_small_piece_along_the_edge_is_air_beside_the_body_a_large_one_is_lung() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[20:80, 0:40] = mask[20:80, 55:95] = True  # the crop cuts the first lung
+    corner = np.add.outer(np.arange(100), -np.arange(100)) > 80  # a triangle, left below
+    apart = np.zeros_like(mask)
+    apart[85:93, 60:70] = True  # a small piece of lung within the picture
+    hu = np.where(mask | corner | apart, -850, 40)
+    cleaned = clean_slice(mask | corner | apart, hu, pixel_cm2=0.04)
+    np.testing.assert_array_equal(cleaned, mask | apart)
+
+
 def test_the_mediastinum_between_touching_lungs_is_not_filled() -> None:
     mask = np.zeros((100, 100), bool)
     mask[10:90, 10:90] = True

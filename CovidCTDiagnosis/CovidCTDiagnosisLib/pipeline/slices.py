@@ -22,6 +22,8 @@ NOMINAL_PIXEL_MM = 0.7
 
 SLICES_AT_ONCE = 8
 SMALLEST_LUNG_CM2 = 2.0
+SMALL_PIECE, EDGE_SHARE = 0.15, 0.8
+"""A piece of the lungs' area and of its own side, from which on it is too small and too much on the edge to be lung."""
 LARGEST_HOLE_CM2 = 15.0
 """Vessels and consolidation enclosed by lung are smaller, the mediastinum between two touching lungs is not."""
 
@@ -194,7 +196,7 @@ def _back(values: np.ndarray, grid: WorkingGrid, volume: Volume) -> np.ndarray:
 
 
 def clean_slice(mask: np.ndarray, hu: np.ndarray, pixel_cm2: float) -> np.ndarray:
-    """Lungs of a slice without small islands and room air, small holes filled; bool (J, I).
+    """Lungs of a slice without small islands, room air and what lies along the edge, small holes filled; bool (J, I).
 
     Args:
         mask: bool (J, I), lung by the network.
@@ -204,10 +206,18 @@ def clean_slice(mask: np.ndarray, hu: np.ndarray, pixel_cm2: float) -> np.ndarra
     labels, count = ndimage.label(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     in_room = np.bincount(labels.ravel(), outside_air(hu).ravel(), minlength=count + 1)
-    keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (in_room < sizes / 2)
+    keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (in_room < sizes / 2) & ~_on_the_edge(labels, sizes)
     keep[0] = False
     kept = keep[labels]
     holes, count = ndimage.label(ndimage.binary_fill_holes(kept) & ~kept)
     small = np.bincount(holes.ravel(), minlength=count + 1) * pixel_cm2 < LARGEST_HOLE_CM2
     small[0] = False
     return kept | small[holes]
+
+
+def _on_the_edge(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Of each piece, whether it is small and lies along the picture's edge: air beside a body that the crop cuts."""
+    edge = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    touching = np.bincount(edge, minlength=len(sizes))
+    small = sizes < SMALL_PIECE * sizes[1:].sum()
+    return small & (touching > EDGE_SHARE * np.sqrt(sizes))

@@ -147,7 +147,7 @@ PLANS = {
     "lesions": Plan(
         Steps(700, 300),
         {},
-        {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.5},
+        {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.3},
         _lesion_network("lesions"),
         _LESION_SLICES,
     ),
@@ -238,8 +238,10 @@ def _runs(output: Path) -> Path:
 def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: Steps, seed: int) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
     bundle = open_bundle(output) if built_on else None
-    weights = [bundle.sha256[bundle.networks[n]["file"]] for n in built_on] if bundle else []
-    return hashlib.sha256(json.dumps([str(data.resolve()), weights, steps, seed]).encode()).hexdigest()[:8]
+    used = [
+        (bundle.sha256[bundle.networks[n]["file"]], bundle.networks[n]["preprocessing"]) for n in built_on if bundle
+    ]
+    return hashlib.sha256(json.dumps([str(data.resolve()), used, steps, seed]).encode()).hexdigest()[:8]
 
 
 def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
