@@ -356,7 +356,7 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
         found = diagnose_images(images, models, read_as, report)
     except InputError as error:
         return SeriesRow(folder.name, "", "", error.message)
-    return SeriesRow(folder.name, f"{found.probability:.4f}", found.label, "")
+    return SeriesRow(folder.name, f"{found.probability:.4f}", found.label, " ".join(found.warnings))
 
 
 def _check_lung_options(options: argparse.Namespace) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, write_bundle
+from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle, write_bundle
 from CovidCTDiagnosisLib.ct import Volume, to_axial
 from CovidCTDiagnosisLib.errors import BundleError, Cancelled, ResourceError
+from CovidCTDiagnosisLib.networks import Novelty
 from CovidCTDiagnosisLib.pipeline import Analysis, Event, Monitor, analyze
 from CovidCTDiagnosisLib.pipeline.diagnosis import classifier_input
 from CovidCTDiagnosisLib.pipeline.models import Models
@@ -182,6 +183,15 @@ def test_cancel_stops_in_any_stage(stage: str, sick, bundle: Bundle) -> None:
         analyze(sick.ct, bundle, name="sick", device="cpu", monitor=monitor)
     assert events[-1]["stage"] == stage
     assert stage not in monitor.timings_s
+
+
+def test_a_scan_unlike_the_training_data_gets_a_warning(sick, bundle: Bundle, tmp_path: Path) -> None:
+    far = Novelty()
+    far.whiten.mul_(100)
+    record = NetworkRecord({}, {}, far.state_dict())
+    knowing = revise_bundle(bundle.folder, tmp_path / "knowing", networks={"novelty": record})
+    study = analyze(sick.ct, knowing, name="sick", device="cpu")
+    assert sum("unlike those" in text for text in study.document["warnings"]) == 1
 
 
 @pytest.mark.parametrize("stage", ["lungs", "lesions", "diagnosis", "relevance"])

@@ -7,6 +7,7 @@ from .classifier import NetVLAD, SpatialPyramidPooling, VolumeClassifier
 from .cvae import CVAE, CVAEOutput
 from .deepmedic import DeepMedic
 from .encoder import GatedEncoder, convolution_branch
+from .novelty import Novelty
 from .unet2d import UNet2D
 from .unet3d import LESION_CLASSES, UNet3D
 
@@ -17,6 +18,7 @@ __all__ = [
     "DeepMedic",
     "GatedEncoder",
     "NetVLAD",
+    "Novelty",
     "SpatialPyramidPooling",
     "UNet2D",
     "UNet3D",

@@ -87,7 +87,11 @@ class VolumeClassifier(nn.Module):
 
     def slice_features(self, ct: Tensor, lesions: Tensor) -> Tensor:
         """Slice descriptors (S, neurons); slices are independent, so S may be split into chunks."""
-        return self.slice_network(self.pyramid(self.encoder(ct, lesions)))
+        return self.descriptors(self.encoder(ct, lesions))
+
+    def descriptors(self, maps: Tensor) -> Tensor:
+        """Slice descriptors (S, neurons) from the encoder's maps (S, C, h, w)."""
+        return self.slice_network(self.pyramid(maps))
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores (2,) of one volume from its slice descriptors (S, neurons)."""

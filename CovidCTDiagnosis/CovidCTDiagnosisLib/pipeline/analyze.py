@@ -141,6 +141,8 @@ def _analyze(
             longest_side=settings["longest_side"],
         )
         diagnosis = diagnose(inputs, models, monitor.report)
+        for warning in diagnosis.warnings:
+            monitor.warn(warning)
     with monitor.stage("relevance", "Explaining the probability"):
         relevance = explain_diagnosis(inputs, axial, lungs, models, monitor.report)
 

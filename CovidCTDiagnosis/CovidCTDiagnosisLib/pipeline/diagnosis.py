@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,16 +42,28 @@ class Diagnosis:
         scores: before softmax: not COVID-19, COVID-19.
         probability: calibrated, of COVID-19.
         threshold: the label is COVID-19 from this probability on.
+        novelty: distance from what the classifier learned from, unusual from 1 on; None if the bundle cannot say.
     """
 
     scores: tuple[float, float]
     probability: float
     threshold: float
+    novelty: float | None = None
 
     @property
     def label(self) -> str:
         """``COVID-19`` or ``not COVID-19``."""
         return "COVID-19" if self.probability >= self.threshold else "not COVID-19"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell the user beside the probability."""
+        if self.novelty is None or self.novelty < 1:
+            return []
+        return [
+            f"This scan is unlike those that the classifier learned from ({self.novelty:.1f} times the usual "
+            "distance): do not rely on its probability."
+        ]
 
 
 def classifier_input(
@@ -114,17 +126,26 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
         report: gets the fraction of the work done.
     """
     network = models.network("classifier").to(memory_format=torch.channels_last)
-    features = []
+    features, averages = [], []
     with torch.inference_mode():
         for first in range(0, len(inputs.ct), SLICES_AT_ONCE):
             pair = (
                 x[first : first + SLICES_AT_ONCE].to(models.device, memory_format=torch.channels_last)
                 for x in (inputs.ct, inputs.lesions)
             )
-            features.append(network.slice_features(*pair))
+            maps = network.encoder(*pair)
+            features.append(network.descriptors(maps))
+            averages.append(maps.mean((2, 3)))
             report(min((first + SLICES_AT_ONCE) / len(inputs.ct), 1.0))
         negative, positive = network.scores(torch.cat(features)).tolist()
-    return calibrated((negative, positive), models.bundle.settings["diagnosis"])
+        novelty = _novelty(torch.cat(averages).mean(0), models)
+    return replace(calibrated((negative, positive), models.bundle.settings["diagnosis"]), novelty=novelty)
+
+
+def _novelty(averages: torch.Tensor, models: Models) -> float | None:
+    if "novelty" not in models.bundle.networks:
+        return None
+    return float(models.network("novelty")(averages))
 
 
 def calibrated(scores: tuple[float, float], settings: dict[str, float]) -> Diagnosis:

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..networks import DeepMedic, UNet2D, UNet3D, VolumeClassifier
+from ..networks import DeepMedic, Novelty, UNet2D, UNet3D, VolumeClassifier
 from .compute import fuse_batch_norm
 
 _CLASSES: dict[str, type[nn.Module]] = {
@@ -18,6 +18,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
     "lesions": UNet3D,
     "involvement": UNet2D,
     "classifier": VolumeClassifier,
+    "novelty": Novelty,
 }
 
 _SAID = {
@@ -56,7 +57,7 @@ class Models:
             )
 
     def network(self, name: str, fused: bool = True) -> Any:
-        """``lungs``, ``lesions``, ``involvement`` (2DS) or ``classifier``, in evaluation mode.
+        """``lungs``, ``lesions``, ``involvement`` (2DS), ``classifier`` or ``novelty``, in evaluation mode.
 
         Args:
             name: which.

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from ..bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
 from ..ct import fetch_sample
 from ..errors import UsageError
+from ..networks import VolumeClassifier
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
 from .calibration import calibrate
 from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit, is_helper
+from .novelty import average_maps, fit_novelty
 from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
 from .sources import Case, read_series, require_data
 
@@ -220,8 +222,8 @@ def train(
         },
     )
     _put(output, network, record)
-    if network == "classifier":
-        _calibrated(data, output, trained)
+    if isinstance(trained, VolumeClassifier):
+        _finished(data, output, trained)
 
 
 def _chosen_steps(planned: Steps, wanted: int | None, in_stages: bool) -> Steps:
@@ -271,8 +273,12 @@ def _put(output: Path, network: str, record: NetworkRecord) -> None:
     )
 
 
-def _calibrated(data: Path, output: Path, classifier: nn.Module) -> None:
-    """Calibrate on the block of series that is kept for it."""
+def _finished(data: Path, output: Path, classifier: VolumeClassifier) -> None:
+    """Calibrate on the block of series that is kept for it, and learn what is usual from that and the others."""
     settings = open_bundle(output).settings
-    found = calibrate(classifier, _examples(data, output, "calibrate"))
-    revise_bundle(output, output, settings={**settings, "diagnosis": found})
+    kept = _examples(data, output, "calibrate")
+    known = [*_examples(data, output, "learn"), *kept]
+    usual = fit_novelty(average_maps(classifier, known))
+    record = NetworkRecord({}, {}, usual.state_dict(), {"sources": PLANS["classifier"].sources, "series": len(known)})
+    found = {**settings, "diagnosis": calibrate(classifier, kept)}
+    revise_bundle(output, output, networks={"novelty": record}, settings=found)

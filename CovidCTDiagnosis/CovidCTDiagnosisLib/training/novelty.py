@@ -1,0 +1,52 @@
+"""Fit the distance by which scans unlike the training data are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
+
+from ..networks import Novelty, VolumeClassifier
+from .diagnosis import BLOCKS, Example
+
+FALSE_ALARMS = 0.05
+LEAST_SPREAD = 0.05
+"""Of a feature (a natural logarithm): maps that are always dark must not be told apart by rounding."""
+
+
+def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> Tensor:
+    """The encoder's maps, each averaged over pixels and slices, (N, features)."""
+    with torch.inference_mode():
+        return torch.stack([classifier.encoder(e.ct, e.lesions).mean((0, 2, 3)) for e in examples])
+
+
+def fit_novelty(averages: Tensor) -> Novelty:
+    """Mean and shrunk covariance (Ledoit and Wolf), scaled so that 5 % of what was not fitted lies beyond 1.
+
+    Args:
+        averages: see ``average_maps``; neighbours may be one patient, so blocks of them are left out together.
+    """
+    features = Novelty.features(averages).double().numpy()
+    distances = []
+    for block in np.array_split(np.arange(len(features)), BLOCKS):
+        rest = np.delete(features, block, axis=0)
+        mean, whiten = _whitening(rest)
+        distances.append(np.linalg.norm((features[block] - mean) @ whiten, axis=1))
+    limit = float(np.quantile(np.concatenate(distances), 1 - FALSE_ALARMS))
+    mean, whiten = _whitening(features)
+    network = Novelty(features.shape[1])
+    network.mean.copy_(torch.from_numpy(mean))
+    network.whiten.copy_(torch.from_numpy(whiten / limit))
+    return network.eval()
+
+
+def _whitening(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and the matrix that makes the covariance one."""
+    spread = np.maximum(features.std(0), LEAST_SPREAD)
+    fitted = LedoitWolf().fit(features / spread)
+    values, vectors = np.linalg.eigh(fitted.covariance_)
+    root: np.ndarray = vectors / np.sqrt(np.maximum(values, 1e-9))
+    return features.mean(0), root / spread[:, None]

@@ -1,0 +1,123 @@
+"""Scans unlike the training data: the distance that is fitted, and the warning that it gives."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
+from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
+from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
+from CovidCTDiagnosisLib.networks import Novelty, VolumeClassifier
+from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, diagnose
+from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.training.diagnosis import Example
+from CovidCTDiagnosisLib.training.novelty import LEAST_SPREAD, average_maps, fit_novelty
+from PIL import Image
+from sklearn.covariance import LedoitWolf
+
+CPU = torch.device("cpu")
+
+
+def averages(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+    """Averages of maps that go together in pairs; some are always dark."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(0, 1, (count, 32))
+    logs = np.concatenate([hidden, hidden + rng.normal(0, 0.3, hidden.shape)], axis=1) + shift
+    logs[:, :8] = -20
+    return torch.from_numpy(np.exp(logs).astype(np.float32))
+
+
+def test_about_five_percent_of_the_like_and_nearly_all_of_the_unlike_lie_beyond_one() -> None:
+    network = fit_novelty(averages(100, 0))
+    like = np.array([float(network(a)) for a in averages(400, 1)])
+    assert 0.01 < (like > 1).mean() < 0.12
+    moved = averages(100, 2)
+    moved[:, 36:46] *= 12  # some maps against their pairs
+    assert np.mean([float(network(a)) > 1 for a in moved]) > 0.9
+
+
+def test_the_distance_is_that_of_mahalanobis() -> None:
+    given = averages(80, 0)
+    network = fit_novelty(given)
+    features = Novelty.features(given).double().numpy()
+    spread = np.maximum(features.std(0), LEAST_SPREAD)
+    fitted = LedoitWolf().fit(features / spread)
+    theirs = np.sqrt(fitted.mahalanobis(features / spread))
+    mine = np.array([float(network(a)) for a in given])
+    np.testing.assert_allclose(mine / theirs, np.full(80, mine[0] / theirs[0]), rtol=1e-3)
+
+
+# In use
+
+
+def volume(seed: int, gain: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ct = (0.2 + 0.05 * torch.rand(20, 1, 24, 32, generator=generator)) * gain
+    return ct.clamp(0, 1), (torch.rand(20, 1, 24, 32, generator=generator) > 0.9).float()
+
+
+@pytest.fixture(scope="module")
+def knowing(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The tiny bundle, with the distance fitted to dark volumes."""
+    classifier: VolumeClassifier = Models(open_bundle(tiny_bundle), CPU).network("classifier")
+    examples = [Example(f"{n}", *volume(n), 0) for n in range(40)]
+    usual = fit_novelty(average_maps(classifier, examples))
+    folder = tmp_path_factory.mktemp("knowing") / "bundle"
+    record = NetworkRecord({}, {}, usual.state_dict())
+    return Models(revise_bundle(tiny_bundle, folder, networks={"novelty": record}), CPU)
+
+
+def given(ct: torch.Tensor, lesions: torch.Tensor) -> ClassifierInput:
+    grid = WorkingGrid((0.0, 0.0, 0.0), (3.0, 2.0, 2.0), (len(ct), *ct.shape[2:]))
+    return ClassifierInput(ct, lesions, ct > 0, grid)
+
+
+def test_a_bright_volume_gets_a_warning_and_its_probability_all_the_same(knowing: Models) -> None:
+    usual = diagnose(given(*volume(99)), knowing, lambda f: None)
+    odd = diagnose(given(*volume(99, gain=3)), knowing, lambda f: None)
+    assert usual.novelty is not None and usual.novelty < 1.5
+    assert odd.novelty is not None and odd.novelty > 2
+    assert 0 <= odd.probability <= 1
+    (warning,) = odd.warnings
+    assert "unlike those" in warning and f"{odd.novelty:.1f} times" in warning
+
+
+def test_a_bundle_that_cannot_say_gives_no_warning(tiny_bundle: Path) -> None:
+    found = diagnose(given(*volume(99, gain=3)), Models(open_bundle(tiny_bundle), CPU), lambda f: None)
+    assert found.novelty is None and found.warnings == []
+
+
+def test_the_answer_is_the_same_with_and_without_the_distance(knowing: Models, tiny_bundle: Path) -> None:
+    pair = volume(5)
+    alone = diagnose(given(*pair), Models(open_bundle(tiny_bundle), CPU), lambda f: None)
+    assert diagnose(given(*pair), knowing, lambda f: None).scores == pytest.approx(alone.scores)
+    with torch.inference_mode():
+        whole = knowing.network("classifier")(*pair).tolist()
+    assert alone.scores == pytest.approx(tuple(whole), abs=1e-5)
+
+
+def test_a_table_of_series_carries_the_warning(
+    chest_phantom: Callable[..., Volume], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    far = Novelty()
+    far.whiten.mul_(100)
+    bundle = tmp_path / "bundle"
+    revise_bundle(tiny_bundle, bundle, networks={"novelty": NetworkRecord({}, {}, far.state_dict())})
+    voxels = chest_phantom(spacing=(4.0, 4.0, 5.0)).voxels
+    (tmp_path / "scans" / "one").mkdir(parents=True)
+    for k in (32, 36):
+        Image.fromarray(hu_to_grey(voxels[k])).save(tmp_path / "scans" / "one" / f"{k}.png")
+    table = tmp_path / "scores.csv"
+    arguments = ["diagnose-series", tmp_path / "scans", "--output", table, "--bundle", bundle, "--pixel-mm", 4]
+    assert main([str(a) for a in arguments]) == 0
+    with table.open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["label"] and "unlike those" in row["warnings"]
