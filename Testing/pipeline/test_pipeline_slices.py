@@ -280,6 +280,18 @@ def test_a_small_piece_along_the_edge_is_air_beside_the_body_a_large_one_is_lung
     np.testing.assert_array_equal(cleaned, mask | apart)
 
 
+def test_the_airway_is_no_lung_but_a_brighter_or_a_lateral_piece_is() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[20:80, 5:40] = mask[20:80, 60:95] = True
+    pieces = [(slice(30, 40), slice(45, 55)), (slice(60, 70), slice(45, 55)), (slice(84, 94), slice(20, 30))]
+    hu = np.where(mask, -850, 40)
+    for (rows, columns), value in zip(pieces, (-950, -700, -950), strict=True):
+        mask[rows, columns], hu[rows, columns] = True, value
+    expected = mask.copy()
+    expected[pieces[0]] = False
+    np.testing.assert_array_equal(clean_slice(mask, hu, pixel_cm2=0.04), expected)
+
+
 def test_the_mediastinum_between_touching_lungs_is_not_filled() -> None:
     mask = np.zeros((100, 100), bool)
     mask[10:90, 10:90] = True

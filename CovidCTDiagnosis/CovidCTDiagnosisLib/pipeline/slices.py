@@ -24,6 +24,8 @@ SLICES_AT_ONCE = 8
 SMALLEST_LUNG_CM2 = 2.0
 SMALL_PIECE, EDGE_SHARE = 0.15, 0.8
 """A piece of the lungs' area and of its own side, from which on it is too small and too much on the edge to be lung."""
+LARGEST_AIRWAY_CM2, AIRWAY_OFF_CENTRE, AIRWAY_HU = 10.0, 0.08, -840
+"""Off the picture's middle as a share of its width; air in a lung has vessels around it."""
 LARGEST_HOLE_CM2 = 15.0
 """Vessels and consolidation enclosed by lung are smaller, the mediastinum between two touching lungs is not."""
 
@@ -196,17 +198,21 @@ def _back(values: np.ndarray, grid: WorkingGrid, volume: Volume) -> np.ndarray:
 
 
 def clean_slice(mask: np.ndarray, hu: np.ndarray, pixel_cm2: float) -> np.ndarray:
-    """Lungs of a slice without small islands, room air and what lies along the edge, small holes filled; bool (J, I).
+    """Lungs of a slice without small islands, airway, room air and what lies along the edge; small holes filled.
 
     Args:
         mask: bool (J, I), lung by the network.
         hu: (J, I).
         pixel_cm2: area of a pixel.
+
+    Returns:
+        bool (J, I).
     """
     labels, count = ndimage.label(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     in_room = np.bincount(labels.ravel(), outside_air(hu).ravel(), minlength=count + 1)
     keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (in_room < sizes / 2) & ~_on_the_edge(labels, sizes)
+    keep &= ~_airway(labels, sizes * pixel_cm2, hu)
     keep[0] = False
     kept = keep[labels]
     holes, count = ndimage.label(ndimage.binary_fill_holes(kept) & ~kept)
@@ -221,3 +227,16 @@ def _on_the_edge(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     touching = np.bincount(edge, minlength=len(sizes))
     small = sizes < SMALL_PIECE * sizes[1:].sum()
     return small & (touching > EDGE_SHARE * np.sqrt(sizes))
+
+
+def _airway(labels: np.ndarray, areas_cm2: np.ndarray, hu: np.ndarray) -> np.ndarray:
+    """Of each piece, whether it is trachea or a main bronchus: not large, near the middle and as dark as air."""
+    found = np.zeros(len(areas_cm2), bool)
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        if areas_cm2[number] > LARGEST_AIRWAY_CM2:
+            continue
+        piece = labels[box] == number
+        middle = box[1].start + np.nonzero(piece)[1].mean()
+        central = abs(middle / labels.shape[1] - 0.5) < AIRWAY_OFF_CENTRE
+        found[number] = central and np.median(hu[box][piece]) < AIRWAY_HU
+    return found
