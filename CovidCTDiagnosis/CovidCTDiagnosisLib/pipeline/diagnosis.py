@@ -12,6 +12,7 @@ import torch
 from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, region_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
+from ..networks import Novelty
 from .models import Models
 
 SLICES_AT_ONCE = 16
@@ -126,19 +127,21 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
         report: gets the fraction of the work done.
     """
     network = models.network("classifier").to(memory_format=torch.channels_last)
-    features, averages = [], []
+    features, sums, pixels = [], [], []
     with torch.inference_mode():
         for first in range(0, len(inputs.ct), SLICES_AT_ONCE):
-            pair = (
+            ct, lesions = (
                 x[first : first + SLICES_AT_ONCE].to(models.device, memory_format=torch.channels_last)
                 for x in (inputs.ct, inputs.lesions)
             )
-            maps = network.encoder(*pair)
+            maps = network.encoder(ct, lesions)
             features.append(network.descriptors(maps))
-            averages.append(maps.mean((2, 3)))
+            in_lungs = Novelty.lung_sums(maps, ct)
+            sums.append(in_lungs[0])
+            pixels.append(in_lungs[1])
             report(min((first + SLICES_AT_ONCE) / len(inputs.ct), 1.0))
         negative, positive = network.scores(torch.cat(features)).tolist()
-        novelty = _novelty(torch.cat(averages).mean(0), models)
+        novelty = _novelty(torch.stack(sums).sum(0) / torch.stack(pixels).sum(), models)
     return replace(calibrated((negative, positive), models.bundle.settings["diagnosis"]), novelty=novelty)
 
 

@@ -18,9 +18,10 @@ LEAST_SPREAD = 0.05
 
 
 def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> Tensor:
-    """The encoder's maps, each averaged over pixels and slices, (N, features)."""
+    """The encoder's maps, each averaged over the lungs, (N, features)."""
     with torch.inference_mode():
-        return torch.stack([classifier.encoder(e.ct, e.lesions).mean((0, 2, 3)) for e in examples])
+        sums = [Novelty.lung_sums(classifier.encoder(e.ct, e.lesions), e.ct) for e in examples]
+    return torch.stack([total / pixels for total, pixels in sums])
 
 
 def fit_novelty(averages: Tensor) -> Novelty:

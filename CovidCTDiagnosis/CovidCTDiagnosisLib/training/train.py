@@ -149,7 +149,7 @@ PLANS = {
     "lesions": Plan(
         Steps(700, 300),
         {},
-        {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.3},
+        {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.4},
         _lesion_network("lesions"),
         _LESION_SLICES,
     ),
