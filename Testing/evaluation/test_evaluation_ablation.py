@@ -120,7 +120,7 @@ def test_matching_keeps_lesions_apart_from_lung_and_all_else_in_place(subjects: 
 
 @pytest.fixture(scope="module")
 def answers(subjects: list[Subject], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answer], Ablation]:
-    ablation = Ablation(tmp_path_factory.mktemp("ablation"), steps=1, folds=(0,))
+    ablation = Ablation(tmp_path_factory.mktemp("ablation"), "masks", steps=1, folds=(0,))
     return ablation.answers(subjects, told=lambda text: None), ablation
 
 

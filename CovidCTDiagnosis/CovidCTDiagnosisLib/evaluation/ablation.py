@@ -31,7 +31,14 @@ from ..training.baselines import (
     matched,
 )
 from ..training.calibration import fit_platt, score_differences
-from ..training.diagnosis import BLOCKS, classifier_recipe, cvae_recipe, prepare_examples, split_by_blocks
+from ..training.diagnosis import (
+    BLOCKS,
+    classifier_recipe,
+    cvae_recipe,
+    prepare_examples,
+    segmentation_key,
+    split_by_blocks,
+)
 from ..training.loop import fit
 from ..training.sources import read_series
 from .confusion import Confusion
@@ -82,12 +89,14 @@ class Ablation:
 
     Attributes:
         folder: of the results; runs go on from what lies in its ``runs``.
+        segmentation: tells runs on other masks apart.
         steps: optimiser steps of every network.
         seed: of everything random.
         folds: which to run.
     """
 
     folder: Path
+    segmentation: str
     steps: int = STEPS
     seed: int = 0
     folds: tuple[int, ...] = tuple(range(BLOCKS))
@@ -108,7 +117,13 @@ class Ablation:
         return found
 
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
-        run = self.folder / "runs" / f"{self.steps}-{self.seed}" / greys.replace(" ", "-") / f"fold-{fold}"
+        run = (
+            self.folder
+            / "runs"
+            / f"{self.segmentation}-{self.steps}-{self.seed}"
+            / greys.replace(" ", "-")
+            / f"fold-{fold}"
+        )
         run = run / method.replace(",", "").replace(" ", "-")
         learn, calibrate, test = parts
         file = run / "answers.json"
@@ -167,7 +182,7 @@ def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str
     examples = prepare_examples(series, models, output / "series", print)
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {BLOCKS} folds twice: hours. Stopped, it goes on later.", flush=True)
-    answers = Ablation(output, steps).answers(subjects)
+    answers = Ablation(output, segmentation_key(models), steps).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print(f"Answers: {output / TABLE}")

@@ -53,9 +53,7 @@ def prepare_examples(
         cache: folder; what other weights made there is not used.
         report: gets a line per series segmented.
     """
-    used = [(models.bundle.sha256[models.bundle.networks[n]["file"]], models.preprocessing(n)) for n in SEGMENTING]
-    key = hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
-    folder = cache / f"series-{LONGEST_SIDE}-{key}"
+    folder = cache / f"series-{LONGEST_SIDE}-{segmentation_key(models)}"
     folder.mkdir(parents=True, exist_ok=True)
     examples = []
     for number, item in enumerate(series, start=1):
@@ -67,6 +65,12 @@ def prepare_examples(
             ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / 255) for n in ("ct", "lesions"))
         examples.append(Example(item.name, ct, lesions, item.covid))
     return examples
+
+
+def segmentation_key(models: Models) -> str:
+    """Tells apart what different segmentation networks make of one series."""
+    used = [(models.bundle.sha256[models.bundle.networks[n]["file"]], models.preprocessing(n)) for n in SEGMENTING]
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
 
 
 def _save(file: Path, series: Series, models: Models) -> None:
