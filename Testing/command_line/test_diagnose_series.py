@@ -152,11 +152,14 @@ def test_an_older_table_is_replaced_another_file_is_not(
 ) -> None:
     mine, older = tmp_path / "mine.csv", tmp_path / "older.csv"
     mine.write_text("name,age\n")
+    with_truth = tmp_path / "truth.csv"
+    with_truth.write_text(HEADER + ",covid\nold,0.5,COVID-19,,1\n")
     older.write_text(HEADER + "\nold,0.5,COVID-19,\n")
     one = tmp_path / "series"
     shutil.copytree(scans / "p10", one / "p10")
     assert main(arguments(one, mine, tiny_bundle)) == 2
     assert "is no table of series" in capsys.readouterr().err and mine.read_text() == "name,age\n"
+    assert main(arguments(one, with_truth, tiny_bundle)) == 2 and "old,0.5" in with_truth.read_text()
     assert main(arguments(one, older, tiny_bundle)) == 0
     assert [row["series"] for row in read(older)] == ["p10"]
     assert main(arguments(one, tmp_path / "none" / "x.csv", tiny_bundle)) == 2
