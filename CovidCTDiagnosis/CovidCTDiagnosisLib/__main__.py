@@ -107,6 +107,24 @@ def _add_bundle(command: Any) -> None:
     command.add_argument("--bundle", type=Path, help="folder with the weights (default: those shipped)")
 
 
+def _add_events(command: Any) -> None:
+    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+
+
+@contextlib.contextmanager
+def _events(options: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Where events of long work go: JSON lines or a progress bar."""
+    from .console import emit_json, progress_bar
+    from .pipeline.compute import tune_allocator
+
+    tune_allocator()
+    if options.events == "jsonl":
+        yield emit_json
+    else:
+        with progress_bar() as emit:
+            yield emit
+
+
 def _add_device(command: Any) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
@@ -139,18 +157,15 @@ def _add_analyze(commands: Any) -> None:
     )
     command.add_argument("--lungmask-weights", type=Path, help="local .pth file for lungmask (default: downloaded)")
     command.add_argument("--picture", type=Path, help="also write a contact sheet (PNG; needs slicer-core)")
-    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_events(command)
     _add_bundle(command)
     _add_device(command)
 
 
 def _analyze(options: argparse.Namespace) -> None:
-    from .console import emit_json, print_findings, progress_bar
-    from .pipeline.compute import tune_allocator
+    from .console import emit_json, print_findings
 
-    tune_allocator()
-    with contextlib.ExitStack() as stack:
-        emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
+    with _events(options) as emit:
         document = _analyze_to_study(options, emit)
     if options.events == "jsonl":
         emit_json({"event": "result", "study": str(options.output), "diagnosis": document["diagnosis"]})
@@ -191,6 +206,24 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
     return analysis.document
 
 
+def _check_lung_options(options: argparse.Namespace) -> None:
+    if options.lungs and options.lung_engine != "network":
+        raise UsageError("The lungs come from a mask or from an engine.", "Leave out --lungs or --lung-engine.")
+    if options.lungmask_weights and options.lung_engine != "lungmask":
+        raise UsageError("Weights for lungmask need lungmask.", "Add --lung-engine lungmask.")
+
+
+def _read_lungs(path: Path | None) -> Any:
+    """The lung mask as a Volume, or None."""
+    if path is None:
+        return None
+    from .ct import read_image
+
+    if not path.is_file():
+        raise InputError(f"{path.name or path} is not a file.", "Give a NIfTI, NRRD or MetaImage file of the lungs.")
+    return read_image(path)
+
+
 # segment-slices
 
 
@@ -207,7 +240,7 @@ def _add_segment_slices(commands: Any) -> None:
     command.add_argument("images", type=Path, help="folder of slice images")
     command.add_argument("--output", type=Path, required=True, help="folder of masks to write")
     _add_slice_options(command)
-    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_events(command)
     _add_bundle(command)
     _add_device(command)
 
@@ -232,12 +265,9 @@ def _add_slice_options(command: Any) -> None:
 
 
 def _segment_slices(options: argparse.Namespace) -> None:
-    from .console import emit_json, print_slices, progress_bar
-    from .pipeline.compute import tune_allocator
+    from .console import emit_json, print_slices
 
-    tune_allocator()
-    with contextlib.ExitStack() as stack:
-        emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
+    with _events(options) as emit:
         document = _segment_slices_to_masks(options, emit)
     if options.events == "jsonl":
         emit_json({"event": "result", "masks": str(options.output), **document})
@@ -297,18 +327,15 @@ def _add_diagnose_series(commands: Any) -> None:
     command.add_argument("folder", type=Path, help="folder of series folders")
     command.add_argument("--output", type=Path, required=True, help="CSV file to write")
     _add_slice_options(command)
-    command.add_argument("--events", choices=("text", "jsonl"), default="text", help="how to report progress")
+    _add_events(command)
     _add_bundle(command)
     _add_device(command)
 
 
 def _diagnose_series(options: argparse.Namespace) -> None:
-    from .console import emit_json, print_series, progress_bar
-    from .pipeline.compute import tune_allocator
+    from .console import emit_json, print_series
 
-    tune_allocator()
-    with contextlib.ExitStack() as stack:
-        emit = emit_json if options.events == "jsonl" else stack.enter_context(progress_bar())
+    with _events(options) as emit:
         rows = _diagnose_series_to_table(options, emit)
     if options.events == "jsonl":
         emit_json({"event": "result", "table": str(options.output), "series": [row._asdict() for row in rows]})
@@ -351,30 +378,15 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
     from .pipeline.slice_series import diagnose_images
     from .study.series_table import SeriesRow
 
+    name = _readable(folder.name)
     try:
         images = [read_slice_image(path) for path in find_slice_images(folder)]
         found = diagnose_images(images, models, read_as, report)
-    except InputError as error:
-        return SeriesRow(folder.name, "", "", error.message)
-    return SeriesRow(folder.name, f"{found.probability:.4f}", found.label, " ".join(found.warnings))
-
-
-def _check_lung_options(options: argparse.Namespace) -> None:
-    if options.lungs and options.lung_engine != "network":
-        raise UsageError("The lungs come from a mask or from an engine.", "Leave out --lungs or --lung-engine.")
-    if options.lungmask_weights and options.lung_engine != "lungmask":
-        raise UsageError("Weights for lungmask need lungmask.", "Add --lung-engine lungmask.")
-
-
-def _read_lungs(path: Path | None) -> Any:
-    """The lung mask as a Volume, or None."""
-    if path is None:
-        return None
-    from .ct import read_image
-
-    if not path.is_file():
-        raise InputError(f"{path.name or path} is not a file.", "Give a NIfTI, NRRD or MetaImage file of the lungs.")
-    return read_image(path)
+    except (InputError, ResourceError) as error:
+        return SeriesRow(name, "", "", error.message)
+    except OSError as error:
+        return SeriesRow(name, "", "", f"It cannot be read: {error.strerror or error}.")
+    return SeriesRow(name, f"{found.probability:.4f}", found.label, " ".join(found.warnings))
 
 
 # picture
@@ -398,8 +410,12 @@ def _picture(options: argparse.Namespace) -> None:
 
 def _plain_name(scan: Path) -> str:
     """The scan's name without its folders, in characters that any JSON reader takes."""
-    name = scan.resolve().name.replace("\\", "_").encode("utf-8", "replace").decode("utf-8")
-    return name or "CT"
+    return _readable(scan.resolve().name.replace("\\", "_")) or "CT"
+
+
+def _readable(name: str) -> str:
+    """A file's name in characters that can be written."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _check_picture(picture: Path) -> None:
@@ -613,7 +629,9 @@ def _evaluate_report(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.threshold:g} is no probability.", "Give a threshold from 0 to 1.")
     bundle = open_bundle(options.bundle)
     threshold = bundle.settings["diagnosis"]["threshold"] if options.threshold is None else options.threshold
-    write_report(read_predictions(options.predictions), threshold, options.output, bundle, options.pictures)
+    # Facts of a bundle belong into the checklist only if it is said to have made the predictions.
+    maker = bundle if options.bundle else None
+    write_report(read_predictions(options.predictions), threshold, options.output, maker, options.pictures)
 
 
 def _add_calibrate(commands: Any) -> None:

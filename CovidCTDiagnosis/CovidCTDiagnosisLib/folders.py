@@ -1,4 +1,4 @@
-"""Folders that appear on disk whole or not at all."""
+"""Folders and files that appear on disk whole or not at all."""
 
 from __future__ import annotations
 
@@ -66,6 +66,20 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         raise UsageError(f"{folder} cannot be written ({reason}).", "Choose another folder.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what is there takes the place of `path` when the block ends well.
+
+    If the block raises, also by KeyboardInterrupt, the target stays as it was.
+    """
+    partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle
-from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct import Volume, slice_images
 from CovidCTDiagnosisLib.ct.slice_images import grey_to_hu, hu_to_grey, read_slice_image
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.pipeline.models import Models
@@ -111,6 +111,27 @@ def test_a_series_that_cannot_be_read_keeps_its_row(
     for name, reason in (("empty", "no images"), ("broken", "cannot be read"), ("dark", "No lungs")):
         assert rows[name]["probability"] == rows[name]["label"] == "" and reason in rows[name]["warnings"]
     assert "3 not diagnosed" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes")
+def test_a_folder_that_fails_or_has_an_odd_name_loses_no_other_row(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "series"
+    for name in (b"good", b"locked", b"Li\xe8ge"):
+        shutil.copytree(scans / "p10", folder / os.fsdecode(name))
+    found = slice_images.find_slice_images
+
+    def find(path: Path) -> list[Path]:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return found(path)
+
+    monkeypatch.setattr(slice_images, "find_slice_images", find)
+    table = tmp_path / "scores.csv"
+    assert main(arguments(folder, table, tiny_bundle)) == 0
+    assert {row["series"]: bool(row["label"]) for row in read(table)} == {"good": True, "Li?ge": True, "locked": False}
+    assert "Permission denied" in table.read_text()
 
 
 def test_progress_never_goes_back_and_the_last_event_has_the_rows(

@@ -104,6 +104,7 @@ def test_names_may_be_scans_and_other_columns_do_not_matter(tmp_path: Path) -> N
         ("series,probability,covid,patient,split\na,0.5,1,p,train\nb,0.5,0,p,test\n", "patient p stands in the splits"),
         ("series,probability,covid\na,0.5,1\nb,0.1,1\n", "needs COVID-19 and other scans"),
         ("series,probability,covid\n", "needs COVID-19 and other scans"),
+        ("series,probability,covid\n,,\n\na,0.5,1\nb,2,0\n", "line 5: probability is 2"),
     ],
 )
 def test_a_bad_table_is_answered_in_one_sentence(text: str, complaint: str, tmp_path: Path) -> None:
@@ -181,6 +182,40 @@ def test_examples_are_the_surest_of_each_kind_wrong_ones_first(tmp_path: Path) -
     ]
     assert [kind for kind, _ in pictures(shown)] == ["png"]
     assert "1 more have no probability" in page and "lost" in page
+
+
+def test_pictures_come_from_the_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "secret.png")
+    scans = [Prediction("../secret", 0.9, 1), Prediction("x" * 300, 0.8, 1), Prediction("n", 0.1, 0)]
+    page = report(Predictions(scans, []), 0.5, pictures=tmp_path / "inside", replicates=20)
+    assert all(kind != "png" for kind, _ in pictures(page)) and "../secret: probability 0.90" in page
+
+
+@pytest.mark.parametrize("probabilities", [(1, 1, 1, 0, 0, 0), (0.5,) * 6, (0.9, 0.8, 0.7, 0.3)], ids=str)
+def test_scans_that_allow_few_numbers_still_give_a_page(probabilities: tuple[float, ...]) -> None:
+    covid = [1] + [0] * 3 if len(probabilities) == 4 else [1] * 3 + [0] * 3
+    scans = [Prediction(f"{n}", p, c) for n, (p, c) in enumerate(zip(probabilities, covid, strict=True))]
+    page = report(Predictions(scans, []), 0.5, replicates=20)
+    legend = pictures(page)[0][1].decode()
+    assert "Sensitivity" in page and "False positive rate" not in legend
+    assert ("AUC (DeLong)" in page) == ("AUC" in legend) == (len(covid) == 6)
+    assert "AUC (binormal" not in page  # none of them has scores that differ in both groups
+
+
+def test_names_with_dollars_are_drawn_as_written(tmp_path: Path) -> None:
+    predictions = read_all(tmp_path, centre=lambda n, covid: r"cost $\foo$" if n % 2 else "A$B$")
+    page = report(predictions, 0.5, replicates=20)
+    assert any(b"A$B$" in data and rb"cost $\foo$" in data for _, data in pictures(page))
+
+
+def test_the_checklist_names_a_bundle_only_if_it_made_the_predictions(tmp_path: Path, tiny_bundle: Path) -> None:
+    table, page = write(tmp_path / "t.csv", rows()), tmp_path / "p.html"
+    arguments = ["evaluate", "report", str(table), "--output", str(page)]
+    assert main(arguments) == 0
+    assert "see its model card" not in page.read_text("utf-8")
+    assert main([*arguments, "--bundle", str(tiny_bundle)]) == 0
+    assert "tiny 0.0.1" in page.read_text("utf-8")
 
 
 def test_figures_draw_the_numbers(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import Prediction, Predictions
 from CovidCTDiagnosisLib.evaluation.site_calibration import fit_site
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SETTINGS = {"slope": 0.5, "offset": 1.5, "threshold": 0.5}
 """Of a bundle that is unsure and calls too many."""
@@ -22,10 +24,10 @@ def _same_signals_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
 
-def site(scans: int, seed: int = 0, share: float = 0.3) -> tuple[Predictions, np.ndarray]:
+def site(scans: int, seed: int = 0, spread: float = 1.0) -> tuple[Predictions, np.ndarray]:
     """Predictions of that bundle on scans whose true log odds are three times the score, less one; the scores."""
     rng = np.random.default_rng(seed)
-    scores = rng.normal(0, 1, scans)
+    scores = rng.normal(0, spread, scans)
     covid = (rng.random(scans) < 1 / (1 + np.exp(-(3 * scores - 1)))).astype(int)
     found = [calibrated((0.0, s), SETTINGS).probability for s in scores]
     named = [Prediction(f"{n}", round(p, 4), int(c)) for n, (p, c) in enumerate(zip(found, covid, strict=True))]
@@ -43,13 +45,24 @@ def test_many_scans_give_the_true_slope_and_offset_and_better_probabilities() ->
 def test_the_threshold_reaches_the_sensitivity_also_on_other_scans(sensitivity: float) -> None:
     fitted = fit_site(site(400)[0], SETTINGS, sensitivity, replicates=100)
     others, scores = site(20_000, seed=1)
-    settings = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold}
-    called = np.array([calibrated((0.0, s), settings).label == "COVID-19" for s in scores])
+    found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold}
+    called = np.array([calibrated((0.0, s), found).label == "COVID-19" for s in scores])
     truly = called[others.covid == 1].mean()
     assert truly == pytest.approx(sensitivity, abs=0.04)
     assert fitted.sensitivity.low <= truly <= fitted.sensitivity.high
     specificity = (~called[others.covid == 0]).mean()
     assert fitted.specificity.low - 0.02 <= specificity <= fitted.specificity.high + 0.02
+
+
+@given(seed=st.integers(0, 2**20), sensitivity=st.sampled_from([0.6, 0.8, 0.9, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_in_use_the_same_scans_reach_the_sensitivity(seed: int, sensitivity: float) -> None:
+    """Although the table's probabilities were rounded."""
+    predictions, scores = site(60, seed, spread=3.0)
+    fitted = fit_site(predictions, SETTINGS, sensitivity, replicates=2)
+    found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold}
+    called = np.array([calibrated((0.0, s), found).label == "COVID-19" for s in scores])
+    assert called[predictions.covid == 1].mean() >= sensitivity - 1e-9
 
 
 def test_few_scans_are_less_sure() -> None:
@@ -81,11 +94,11 @@ def test_the_command_writes_a_bundle_with_the_settings_and_leaves_the_old_one(
     assert "40 scans" in out and "first guess" in out and "sensitivity" in out
     after = open_bundle(output)
     expected = fit_site(predictions, before.settings["diagnosis"], 0.8)
-    settings = after.settings["diagnosis"]
-    assert (settings["slope"], settings["offset"], settings["threshold"]) == pytest.approx(
+    found = after.settings["diagnosis"]
+    assert (found["slope"], found["offset"], found["threshold"]) == pytest.approx(
         (expected.slope, expected.offset, expected.threshold)
     )
-    assert settings["calibrated_on"] == {"scans": 40, "covid": int(predictions.covid.sum()), "aimed_sensitivity": 0.8}
+    assert found["calibrated_on"] == {"scans": 40, "covid": int(predictions.covid.sum()), "aimed_sensitivity": 0.8}
     assert after.networks == before.networks and open_bundle(tiny_bundle).settings == before.settings
     assert main([*arguments[:-1], str(tiny_bundle)]) == 2
     assert main([*arguments, "--sensitivity", "0"]) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.evaluation.confusion import Confusion
-from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve
+from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, wilson
 from CovidCTDiagnosisLib.evaluation.reliability import (
     brier,
     decision_curve,
@@ -114,6 +114,20 @@ def test_one_kind_of_case_has_no_area() -> None:
         delong(np.arange(3.0), np.array([0, 0, 1]))
 
 
+@pytest.mark.parametrize(("scores", "area"), [([3, 2, 1, 0], 1.0), ([0, 1, 2, 3], 0.0)])
+def test_few_cases_that_do_not_overlap_are_not_certain(scores: list[float], area: float) -> None:
+    found = delong(np.array(scores, float), np.array([1, 1, 0, 0]))
+    assert found.value == area and found.high - found.low > 0.5
+    many = delong(np.array([1.0] * 60 + [0.0] * 60), np.repeat([1, 0], 60))
+    assert many.high == 1 and 0.9 < many.low < 1
+
+
+@pytest.mark.parametrize("scores", [(0.5,) * 6, (1, 1, 1, 0, 0, 0)])
+def test_scores_that_do_not_differ_have_no_binormal_area(scores: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="differ"):
+        demidenko(np.array(scores, float), np.repeat([1, 0], 3))
+
+
 # Curve
 
 
@@ -148,6 +162,15 @@ def test_the_false_positive_rate_has_an_interval_around_it() -> None:
 
 
 # Calls
+
+
+@given(trials=st.integers(1, 300), share=st.floats(0, 1))
+def test_a_proportion_s_interval_lies_between_0_and_1(trials: int, share: float) -> None:
+    hits = round(share * trials)
+    found = wilson(hits, trials)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    theirs = binomtest(hits, trials).proportion_ci(method="wilson")
+    assert found[1:] == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_counts_and_shares_of_calls() -> None:

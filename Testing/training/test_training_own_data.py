@@ -200,6 +200,29 @@ def test_training_on_own_data_makes_a_bundle(
     assert facts["sources"] == "own data" and facts["steps"] == [0, 1]  # one stage
 
 
+def test_the_seed_matters_and_so_does_a_case_that_is_added(
+    make: MakeCase, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    output = tmp_path_factory.mktemp("bundles")
+    for name in "abcd":
+        make(name)
+
+    def train(bundle: str, seed: int) -> str:
+        options = ["--data", tmp_path, "--output", output / bundle, "--steps", 1, "--seed", seed]
+        assert main(["train", "involvement", *map(str, options)]) == 0
+        opened = open_bundle(output / bundle)
+        return opened.sha256[opened.networks["involvement"]["file"]]
+
+    first = train("one", 0)
+    assert train("one", 0) == first != train("two", 1)
+    runs = output / "one-runs"
+    before = set(runs.glob("involvement-*"))
+    make("e")
+    train("one", 0)
+    assert before < set(runs.glob("involvement-*"))  # learned anew, not read from the run that is finished
+
+
 def test_a_bad_folder_ends_with_exit_code_3_before_training(
     make: MakeCase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

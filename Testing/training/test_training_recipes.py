@@ -10,10 +10,11 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import to_grid
+from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, dice
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
-from CovidCTDiagnosisLib.training.calibration import calibrate
+from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
 from CovidCTDiagnosisLib.training.diagnosis import Example, draw_volumes, fit_size, focal_loss, split_by_blocks
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
@@ -114,6 +115,29 @@ def test_calibration_keeps_the_order_and_puts_the_threshold_between_the_classes(
     called = probability >= 0.5
     assert called[covid == 1].mean() > 0.85 and called[covid == 0].mean() < 0.15
     assert probability.min() > 0.001 and probability.max() < 0.999  # ninety series say no more
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@given(shift=st.floats(-20, 20), gain=st.floats(0.1, 10))
+@settings(max_examples=15, deadline=None)
+def test_calibration_does_not_depend_on_zero_and_unit_of_the_scores(balanced: bool, shift: float, gain: float) -> None:
+    rng = np.random.default_rng(0)
+    covid = np.repeat([1, 0], [8, 12])
+    scores = rng.normal(covid, 1.0)
+    (slope, offset), (moved, its_offset) = (fit_platt(s, covid, balanced) for s in (scores, gain * scores + shift))
+    assert slope > 0
+    np.testing.assert_allclose(moved * (gain * scores + shift) + its_offset, slope * scores + offset, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.0])
+def test_scores_that_say_nothing_are_calibrated_to_the_share(value: float) -> None:
+    slope, offset = fit_platt(np.full(20, value), np.repeat([1, 0], [5, 15]), balanced=False)
+    assert 1 / (1 + np.exp(-(slope * value + offset))) == pytest.approx(0.25, abs=0.06)
+
+
+def test_too_few_series_for_blocks_are_refused() -> None:
+    with pytest.raises(InputError, match="4 COVID-19 series"):
+        split_by_blocks(examples(4, 12))
 
 
 # Lungs

@@ -14,8 +14,9 @@ loaded, so no file of that kind is accepted, whatever its name.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,11 @@ class Bundle:
     sha256: dict[str, str]
     networks: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+
+    def fingerprint(self, names: Iterable[str]) -> str:
+        """Tells apart what different weights or preprocessing of these networks make of one input."""
+        used = [(self.sha256[self.networks[n]["file"]], self.networks[n]["preprocessing"]) for n in names]
+        return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         """A network's state dict on the CPU; half precision becomes float32, integers stay.

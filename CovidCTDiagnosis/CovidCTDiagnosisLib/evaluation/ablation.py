@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ..bundle import open_bundle
 from ..errors import UsageError
+from ..folders import replaced_file
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.baselines import (
@@ -33,17 +32,19 @@ from ..training.baselines import (
 from ..training.calibration import fit_platt, score_differences
 from ..training.diagnosis import (
     BLOCKS,
+    SEGMENTING,
     classifier_recipe,
     cvae_recipe,
+    encoder_weights,
     prepare_examples,
-    segmentation_key,
     split_by_blocks,
 )
 from ..training.loop import fit
-from ..training.sources import read_series
+from ..training.sources import data_fingerprint, read_series
 from .confusion import Confusion
 from .roc import compare_areas, delong
 from .targets import interval_text
+from .terminal import table_console
 
 TABLE = "ablation.csv"
 STEPS = 300
@@ -59,8 +60,6 @@ HISTOGRAM, FRACTIONS, SLICE_CNN = "grey-level histogram", "lung fractions, rando
 METHODS = (*NETWORKS, HISTOGRAM, FRACTIONS, SLICE_CNN)
 GREYS = {"as they are": False, "matched": True}
 """Grey levels of the series: as they are, or with one common histogram of lung outside lesions."""
-
-_WIDTH = 120
 
 
 class Answer(NamedTuple):
@@ -89,14 +88,14 @@ class Ablation:
 
     Attributes:
         folder: of the results; runs go on from what lies in its ``runs``.
-        segmentation: tells runs on other masks apart.
+        key: tells runs on other data or masks apart.
         steps: optimiser steps of every network.
         seed: of everything random.
         folds: which to run.
     """
 
     folder: Path
-    segmentation: str
+    key: str
     steps: int = STEPS
     seed: int = 0
     folds: tuple[int, ...] = tuple(range(BLOCKS))
@@ -117,14 +116,8 @@ class Ablation:
         return found
 
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
-        run = (
-            self.folder
-            / "runs"
-            / f"{self.segmentation}-{self.steps}-{self.seed}"
-            / greys.replace(" ", "-")
-            / f"fold-{fold}"
-        )
-        run = run / method.replace(",", "").replace(" ", "-")
+        settings = f"{self.key}-{self.steps}-{self.seed}"
+        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / _plain(method)
         learn, calibrate, test = parts
         file = run / "answers.json"
         if not file.exists():
@@ -132,9 +125,10 @@ class Ablation:
             score = self._learned(method, learn, run)
             slope, offset = fit_platt(score(calibrate), np.array([s.covid for s in calibrate]), balanced=True)
             probability = 1 / (1 + np.exp(-(slope * score(test) + offset)))
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps({s.series.name: p for s, p in zip(test, probability.tolist(), strict=True)}))
-            partial.replace(file)
+            with replaced_file(file) as partial:
+                partial.write_text(
+                    json.dumps(dict(zip([s.series.name for s in test], probability.tolist(), strict=True)))
+                )
         known = json.loads(file.read_text())
         return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
 
@@ -151,8 +145,7 @@ class Ablation:
             encoder = None
             if pretrained:
                 recipe = cvae_recipe(examples, self.steps, self.seed, side)
-                weights = fit(recipe, run / "cvae").state_dict()
-                encoder = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+                encoder = encoder_weights(fit(recipe, run / "cvae").state_dict())
             network = fit(
                 classifier_recipe(examples, encoder, self.steps, self.seed, side_information=side), run / "classifier"
             )
@@ -182,7 +175,8 @@ def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str
     examples = prepare_examples(series, models, output / "series", print)
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {BLOCKS} folds twice: hours. Stopped, it goes on later.", flush=True)
-    answers = Ablation(output, segmentation_key(models), steps).answers(subjects)
+    key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}"
+    answers = Ablation(output, key, steps).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print(f"Answers: {output / TABLE}")
@@ -190,7 +184,7 @@ def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     """One row per answer, as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Answer._fields)
         writer.writerows(answers)
@@ -198,11 +192,9 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
 
 def print_ablation(answers: Sequence[Answer]) -> None:
     """The table: each method by itself, and the proposed model against it."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console, frame = table_console()
     names = ("Grey levels", "Method", "AUC", "Sensitivity", "Specificity", "F1", "Proposed better by (p)")
-    rows = Table(*names, box=box.ASCII2 if not console.is_terminal else box.SQUARE)
+    rows = Table(*names, box=frame)
     for cells in ablation_rows(answers):
         rows.add_row(*cells)
     console.print(rows)
@@ -242,3 +234,8 @@ def _comparison(best: Sequence[Answer], other: Sequence[Answer]) -> str:
     first, second = (np.array([a.probability for a in answers]) for answers in (best, other))
     result = compare_areas(first, second, np.array([a.covid for a in best]))
     return f"{result.interval.value:+.3f} ({result.p:.3f})"
+
+
+def _plain(name: str) -> str:
+    """As a folder's name."""
+    return name.replace(",", "").replace(" ", "-")

@@ -78,10 +78,10 @@ ITEMS = tuple(
 )
 
 _ALWAYS = {
-    9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box, 3 mm slices; see the model card",
+    9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card",
     17: "see the model card for the labels that the bundle learned from",
-    28: "AUC, sensitivity, specificity, accuracy, F1, Brier score, calibration error, net benefit: on this page",
-    29: "95 % intervals: DeLong, Demidenko, Wilson, 2000 stratified bootstrap replicates",
+    28: "discrimination, calls at a threshold, calibration and net benefit: on this page",
+    29: "95 % intervals on this page; scans count as independent patients",
     31: "layer-wise relevance propagation, written with every study",
     36: "on this page",
     37: "misjudged scans: on this page",

@@ -49,7 +49,7 @@ class Confusion(NamedTuple):
         """Harmonic mean of precision and sensitivity.
 
         It rises with the share of true positives among all cases that are positive or called so, which is a
-        proportion: the interval is Wilson's of that share (the indirect interval of Takahashi et al. 2022).
+        proportion: the interval is Wilson's of that share (the indirect interval of Lam, Gopal and Qian 2023).
         """
         share = wilson(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
         return Interval(*(2 * value / (1 + value) for value in share))

@@ -20,7 +20,7 @@ WIDTH = 8.0
 def svg(figure: Figure) -> bytes:
     """The figure as SVG; the same numbers give the same bytes."""
     file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "covid-ct"}):
+    with rc_context({"svg.hashsalt": "covid-ct", "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
@@ -30,6 +30,11 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=80)
     return file.getvalue()
+
+
+def as_written(text: str) -> str:
+    """A text of the user's, in which dollars do not begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def plain(axes: Axes) -> None:

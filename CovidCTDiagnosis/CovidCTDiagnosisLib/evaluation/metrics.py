@@ -84,7 +84,9 @@ def wilson(successes: int, trials: int) -> Interval:
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    return Interval(share, float(centre - half), float(centre + half))
+    # Rounding may leave the ends of 0 and of 1 just inside or outside.
+    low = 0.0 if successes == 0 else float(centre - half)
+    return Interval(share, low, 1.0 if successes == trials else float(centre + half))
 
 
 Statistic = Callable[[Sequence[Overlap]], float]

@@ -79,7 +79,7 @@ def read_predictions(path: Path) -> Predictions:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
-            rows = [row for row in reader if any(isinstance(v, str) and v.strip() for v in row.values())]
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error
     name = next((n for n in NAMES if n in columns), None)
@@ -93,11 +93,13 @@ def read_predictions(path: Path) -> Predictions:
     return _checked(path.name, name, rows)
 
 
-def _checked(table: str, name: str, rows: list[dict[str, str | None]]) -> Predictions:
+def _checked(table: str, name: str, rows: list[tuple[int, dict[str, str | None]]]) -> Predictions:
     scans, undiagnosed = [], []
     seen: set[str] = set()
     splits: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
+        if not any(isinstance(cell, str) and cell.strip() for cell in row.values()):
+            continue
         cells = _Row(table, number, row)
         scan = cells.text(name)
         if not scan or scan in seen:

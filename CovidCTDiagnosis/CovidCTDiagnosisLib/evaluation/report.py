@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
@@ -13,6 +13,7 @@ import numpy as np
 from .. import __version__
 from ..bundle import Bundle
 from ..errors import UsageError
+from ..folders import replaced_file
 from .checklist import AUTHORS, filled
 from .confusion import Confusion
 from .drawing import svg
@@ -82,7 +83,7 @@ def _facts(predictions: Predictions, threshold: float) -> str:
     covid = int(predictions.covid.sum())
     text = (
         f"{len(predictions.scans)} scans, {covid} of them COVID-19; called COVID-19 from a probability of "
-        f"{threshold:g} on. Intervals are of 95 %."
+        f"{threshold:g} on. Intervals are of 95 % and take scans for independent patients."
     )
     if predictions.undiagnosed:
         names = ", ".join(predictions.undiagnosed[:10]) + (" …" if len(predictions.undiagnosed) > 10 else "")
@@ -96,12 +97,8 @@ def _rows(values: Sequence[tuple[str, str]]) -> list[str]:
 
 def _discrimination(predictions: Predictions, confusion: Confusion, threshold: float, replicates: int) -> list[str]:
     probability, covid = predictions.probability, predictions.covid
-    values = []
-    if min(covid.sum(), (1 - covid).sum()) > 1:
-        values += [
-            ("AUC (DeLong)", interval_text(delong(probability, covid))),
-            ("AUC (binormal, Demidenko)", interval_text(demidenko(probability, covid))),
-        ]
+    values = _areas(probability, covid)
+    area = f"AUC {values[0][1]}" if values else "ROC"
     at_95 = false_positive_rate_at(probability, covid, 0.95, replicates)
     values += [
         ("False positive rate where sensitivity is 0.95", interval_text(at_95)),
@@ -112,13 +109,22 @@ def _discrimination(predictions: Predictions, confusion: Confusion, threshold: f
         ("True and false negatives", f"{confusion.true_negative} and {confusion.false_negative}"),
     ]
     call = (1 - confusion.specificity.value, confusion.sensitivity.value)
-    drawn = roc_figure(roc(probability, covid, replicates), values[0][0].split(" (")[0] + " " + values[0][1], call)
+    drawn = roc_figure(roc(probability, covid, replicates), area, call)
     caption = f"ROC curve; the band holds 95 % of {replicates} stratified bootstrap replicates."
     return [
         "<h2>How well it tells them apart</h2>",
         table(("Measure", f"Value, at threshold {threshold:g}"), _rows(values), "sources"),
         figure(svg(drawn), "svg+xml", caption),
     ]
+
+
+def _areas(probability: np.ndarray, covid: np.ndarray) -> list[tuple[str, str]]:
+    """Areas under the curve with their intervals, as far as the scans allow."""
+    found = []
+    for name, area in (("AUC (DeLong)", delong), ("AUC (binormal, Demidenko)", demidenko)):
+        with contextlib.suppress(ValueError):
+            found.append((name, interval_text(area(probability, covid))))
+    return found
 
 
 def _probabilities(predictions: Predictions) -> list[str]:
@@ -155,7 +161,7 @@ def _groups(scans: Sequence[Prediction], threshold: float, name: str, key: Calla
     ]
     parts = [
         f"<h2>By {escape(name if name.isupper() or '-' in name else name.lower())}</h2>",
-        table((name, "Scans", "Accuracy", "Sensitivity", "Specificity"), body, "targets"),
+        table((name, "Scans", "Accuracy", "Sensitivity", "Specificity"), body, "sources"),
         figure(svg(group_bars(groups, name)), "svg+xml", f"Accuracy, sensitivity and specificity by {name}."),
     ]
     if name == "CO-RADS":
@@ -179,6 +185,7 @@ def _involvement(scans: Sequence[Prediction]) -> list[str]:
 
 def _examples(scans: Sequence[Prediction], threshold: float, pictures: Path | None) -> list[str]:
     """The surest scans of each kind of call, wrong ones first (figure 9 of the paper)."""
+    known = {path.stem: path for path in pictures.glob("*.png")} if pictures else {}
     parts = ["<h2>Examples</h2>"]
     for title, covid, called in _CALLS:
         chosen = [s for s in scans if s.covid == covid and (s.probability >= threshold) == called]
@@ -186,17 +193,15 @@ def _examples(scans: Sequence[Prediction], threshold: float, pictures: Path | No
         parts.append(f"<h3>{title}</h3>")
         if not chosen:
             parts.append("<p>None.</p>")
-        parts += [_example(scan, pictures) for scan in chosen]
+        parts += [_example(scan, known) for scan in chosen]
     return parts
 
 
-def _example(scan: Prediction, pictures: Path | None) -> str:
+def _example(scan: Prediction, pictures: dict[str, Path]) -> str:
     caption = f"{scan.name}: probability {scan.probability:.2f}"
-    path = pictures / f"{scan.name}.png" if pictures else None
-    if path is None or not path.is_file():
+    if scan.name not in pictures:
         return f"<p>{escape(caption)}</p>"
-    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return figure(pictures[scan.name].read_bytes(), "png", caption)
 
 
 def _checklist(predictions: Predictions, confusion: Confusion, bundle: Bundle | None) -> str:
@@ -254,7 +259,9 @@ def write_report(
         raise UsageError(f"{path} cannot be a page.", "Give a .html file in a folder that exists.")
     if pictures is not None and not pictures.is_dir():
         raise UsageError(f"There is no folder {pictures}.", "Give a folder of PNG files, or leave out --pictures.")
-    path.write_text(report(predictions, threshold, bundle, pictures), encoding="utf-8")
+    page = report(predictions, threshold, bundle, pictures)
+    with replaced_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     print(
         f"{len(predictions.scans)} scans ({predictions.covid.sum()} COVID-19), threshold {threshold:g}, 95 % intervals"
     )
@@ -267,7 +274,6 @@ def _summary(predictions: Predictions, threshold: float) -> list[tuple[str, Inte
     """What a terminal shows."""
     confusion = _confusion(predictions.scans, threshold)
     measures = [("sensitivity", confusion.sensitivity), ("specificity", confusion.specificity), ("F1", confusion.f1)]
-    covid = predictions.covid
-    if min(covid.sum(), (1 - covid).sum()) > 1:
-        measures.insert(0, ("AUC", delong(predictions.probability, covid)))
+    with contextlib.suppress(ValueError):
+        measures.insert(0, ("AUC", delong(predictions.probability, predictions.covid)))
     return measures

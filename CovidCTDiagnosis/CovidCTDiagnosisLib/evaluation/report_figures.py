@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .confusion import Confusion
-from .drawing import BLUE, GREEN, ORANGE, WIDTH, plain
+from .drawing import BLUE, GREEN, ORANGE, WIDTH, as_written, plain
 from .predictions import Prediction
 from .reliability import Bin, NetBenefit
 from .roc import GRID, Roc
@@ -22,6 +22,10 @@ def _axes(width: float = WIDTH, height: float = 4.0) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     plain(axes)
     return figure, axes
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    axes.legend(frameon=False, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def roc_figure(curve: Roc, area: str, call: tuple[float, float]) -> Figure:
@@ -71,7 +75,7 @@ def decision_figure(curve: NetBenefit) -> Figure:
 
 
 def co_rads_counts(scans: Sequence[Prediction]) -> Figure:
-    """Patients by CO-RADS class and status (figure 2)."""
+    """Scans by CO-RADS class and status (the paper counts patients: figure 2)."""
     figure, axes = _axes(height=3.0)
     classes = sorted({s.co_rads for s in scans if s.co_rads is not None})
     below = np.zeros(len(classes))
@@ -80,7 +84,7 @@ def co_rads_counts(scans: Sequence[Prediction]) -> Figure:
         axes.bar(range(len(classes)), counts, bottom=below, color=colour, hatch=hatch, edgecolor="white", label=name)
         below += counts
     axes.set(xticks=range(len(classes)), xticklabels=[str(c) for c in classes], xlabel="CO-RADS", ylabel="scans")
-    axes.legend(frameon=False)
+    _legend_above(axes, 2)
     return figure
 
 
@@ -99,8 +103,8 @@ def group_bars(groups: Sequence[tuple[str, Confusion]], name: str) -> Figure:
             errors = np.clip([y - [i.low for _, i in points], [i.high for _, i in points] - y], 0, None)
             x = [place for place, _ in points]
             axes.errorbar(x, y, yerr=errors, color=colour, marker=marker, linestyle="none", capsize=3, label=measure)
-    axes.set(xticks=range(len(groups)), xticklabels=[g for g, _ in groups], xlabel=name, ylim=(-0.02, 1.02))
-    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.set(xticks=range(len(groups)), xticklabels=[as_written(g) for g, _ in groups], xlabel=name, ylim=(-0.02, 1.02))
+    _legend_above(axes, 3)
     return figure
 
 
@@ -130,7 +134,8 @@ def involvement_boxes(scans: Sequence[Prediction]) -> Figure:
                     medianprops={"color": "black"},
                 )
         axes.plot([], [], color=colour, linewidth=6, alpha=0.4, label=name)
-    names = [s or "all" for s in splits]
+    unnamed = "not stated" if any(splits) else "all"
+    names = [as_written(s or unnamed) for s in splits]
     axes.set(xticks=range(len(splits)), xticklabels=names, xlabel="split", ylabel="lesions, % of the lungs")
-    axes.legend(frameon=False)
+    _legend_above(axes, 2)
     return figure

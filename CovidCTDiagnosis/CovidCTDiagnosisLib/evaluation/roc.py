@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_curve
 
-from .metrics import Interval
+from .metrics import Interval, wilson
 
 REPLICATES = 2000
 Z = float(norm.ppf(0.975))
@@ -85,6 +85,8 @@ def _covariance(placements: list[_Groups]) -> np.ndarray:
 def delong(scores: np.ndarray, labels: np.ndarray) -> Interval:
     """Area with DeLong's variance, normal on the logit scale, so that the interval stays within 0 and 1.
 
+    Where no cases overlap the variance says nothing, and Wilson's interval of the smaller group stands for it.
+
     Raises:
         ValueError: fewer than two cases of either kind.
     """
@@ -93,6 +95,10 @@ def delong(scores: np.ndarray, labels: np.ndarray) -> Interval:
         raise ValueError("DeLong's interval needs two cases of either kind.")
     area = float(placements[0].mean())
     spread = float(np.sqrt(_covariance([placements])[0, 0]))
+    if area in (0.0, 1.0):
+        # No two cases in the wrong order: as unsure as a share of all cases of the smaller group.
+        low, high = wilson(round(area) * min(map(len, placements)), min(map(len, placements)))[1:]
+        return Interval(area, low, high)
     if spread == 0:
         return Interval(area, area, area)
     logit, half = np.log(area / (1 - area)), Z * spread / (area * (1 - area))
@@ -115,11 +121,18 @@ def demidenko(scores: np.ndarray, labels: np.ndarray) -> Interval:
     """Area of the binormal model with its asymptotic interval (Demidenko 2012), as the paper reports it.
 
     Both groups are taken to be normal: the area is that of means and variances, not of ranks.
+
+    Raises:
+        ValueError: fewer than two cases of a kind, or no score differs from others of its kind.
     """
     positives, negatives = _groups(scores, labels)
     groups = (positives, negatives)
+    if min(map(len, groups)) < 2:
+        raise ValueError("The binormal model needs two cases of either kind.")
     variances = [float(g.var(ddof=1)) for g in groups]
     total = sum(variances)
+    if not total > 0:
+        raise ValueError("The binormal model needs scores that differ.")
     apart = (positives.mean() - negatives.mean()) / np.sqrt(total)
     # Delta method: means and variances of normal samples are independent.
     of_means = sum(v / len(g) for v, g in zip(variances, groups, strict=True)) / total

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,12 +23,12 @@ from .metrics import mean_dice
 from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
 from .segmentation_page import write_page
 from .targets import table
+from .terminal import table_console
 
 RESULTS, SPREADSHEET, PAGE, MASKS = "segmentation.json", "segmentation.csv", "segmentation.html", "masks"
 
 _PACKAGE, _SCHEMA = "CovidCTDiagnosisLib.evaluation", "segmentation.schema.json"
 FoldKinds = tuple[bool, ...]
-_WIDTH = 120
 # Shares of the width; the text of the anchors is the longest.
 _COLUMNS = (
     ("What", 22),
@@ -153,10 +152,8 @@ def _write_spreadsheet(scores: Iterable[SliceScore], path: Path) -> None:
 
 def print_results(results: Results) -> None:
     """The table of targets and that of working grids, on standard output."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    rows = Table(expand=True, show_lines=True, box=box.ASCII2 if not console.is_terminal else box.SQUARE)
+    console, frame = table_console()
+    rows = Table(expand=True, show_lines=True, box=frame)
     for name, share in _COLUMNS:
         rows.add_column(name, ratio=share)
     for row in table(results):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def fit_site(
     probability = np.clip(predictions.probability, SMALLEST, 1 - SMALLEST)
     differences = (np.log(probability / (1 - probability)) - settings["offset"]) / settings["slope"]
     slope, offset = fit_platt(differences, covid, balanced=False)
-    threshold = threshold_for(_sigmoid(slope * differences + offset), covid, sensitivity)
+    threshold = _threshold(differences, covid, sensitivity, slope, offset)
     left_out = _left_out(differences, covid, sensitivity, replicates, seed)
     low, middle, high = np.nanpercentile(left_out, [2.5, 50, 97.5], axis=0)
     intervals = [Interval(float(middle[n]), float(low[n]), float(high[n])) for n in (0, 1)]
@@ -79,7 +79,17 @@ def fit_site(
     return SiteCalibration(slope, offset, threshold, intervals[0], intervals[1], before, float(middle[2]))
 
 
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
+def _threshold(differences: np.ndarray, covid: np.ndarray, sensitivity: float, slope: float, offset: float) -> float:
+    """Halfway to the next lower score, so that rounding in the table does not lose the scan that decides.
+
+    Zero where no scan has a lower score: then all are called.
+    """
+    deciding = threshold_for(differences, covid, sensitivity)
+    lower = differences[differences < deciding]
+    return float(_sigmoid(slope * (deciding + lower.max()) / 2 + offset)) if len(lower) else 0.0
+
+
+def _sigmoid(logit: Any) -> Any:
     return 1 / (1 + np.exp(-logit))
 
 
@@ -92,7 +102,7 @@ def _left_out(differences: np.ndarray, covid: np.ndarray, sensitivity: float, re
         drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
         rest = np.setdiff1d(np.arange(len(covid)), drawn)
         slope, offset = fit_platt(differences[drawn], covid[drawn], balanced=False)
-        threshold = threshold_for(_sigmoid(slope * differences[drawn] + offset), covid[drawn], sensitivity)
+        threshold = _threshold(differences[drawn], covid[drawn], sensitivity, slope, offset)
         probability, truth = _sigmoid(slope * differences[rest] + offset), covid[rest]
         called = probability >= threshold
         shares = [called[truth == 1].mean() if (truth == 1).any() else np.nan]

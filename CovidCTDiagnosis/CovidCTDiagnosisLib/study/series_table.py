@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from CovidCTDiagnosisLib.errors import UsageError
+from CovidCTDiagnosisLib.folders import replaced_file
 
 _REMEDY = "Choose another name for the table."
 
@@ -54,12 +54,7 @@ def write_table(path: Path, rows: Sequence[SeriesRow]) -> None:
         path: CSV file; an older table is replaced.
         rows: in order.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(SeriesRow._fields)
-            writer.writerows(rows)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(SeriesRow._fields)
+        writer.writerows(rows)

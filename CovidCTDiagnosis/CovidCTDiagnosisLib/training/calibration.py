@@ -11,8 +11,10 @@ from torch import nn
 
 from .diagnosis import Example
 
-PULL = 0.05
-"""How strongly a few series pull the slope away from 1."""
+PULL = np.array([4.0, 0.05])
+"""How strongly few series are held to a slope of one over their spread, and to even odds at their mean: so few cannot
+show how sure the scores may be of a case."""
+LEAST_SPREAD = 1e-6
 
 
 def score_differences(classifier: nn.Module, examples: Sequence[Example]) -> np.ndarray:
@@ -47,12 +49,15 @@ def fit_platt(differences: np.ndarray, covid: np.ndarray, balanced: bool) -> tup
     target = np.where(covid, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     alike = np.where(covid, 0.5 / positives, 0.5 / negatives)
     weight = alike if balanced else np.full(len(covid), 1 / len(covid))
-    spread = differences.std() + 1e-6
+    # The fit must not depend on where the scores' zero lies, nor on their unit.
+    centre, spread = differences.mean(), max(float(differences.std()), LEAST_SPREAD)
+    standard = (differences - centre) / spread
 
     def loss(parameters: np.ndarray) -> float:
-        logit = np.exp(parameters[0]) / spread * differences + parameters[1]
+        logit = np.exp(parameters[0]) * standard + parameters[1]
         entropy = np.logaddexp(0, logit) - target * logit
-        return float((weight * entropy).sum() + PULL * (parameters**2).sum() / len(covid))
+        return float((weight * entropy).sum() + (PULL * parameters**2).sum() / len(covid))
 
-    slope, offset = minimize(loss, np.zeros(2)).x
-    return float(np.exp(slope) / spread), float(offset)
+    steepness, height = minimize(loss, np.zeros(2)).x
+    slope = float(np.exp(steepness) / spread)
+    return slope, float(height - slope * centre)

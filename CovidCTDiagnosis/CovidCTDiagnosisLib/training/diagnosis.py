@@ -5,9 +5,7 @@ Every series is segmented once by the bundle's own networks and kept on disk as 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import InputError
 from ..networks import CVAE, VolumeClassifier
 from ..pipeline.models import Models
 from ..pipeline.slice_series import series_input
@@ -50,14 +49,14 @@ def prepare_examples(
     Args:
         series: slice series.
         models: lungs and lesions come from these networks.
-        cache: folder; what other weights made there is not used.
+        cache: folder; what was made there by other weights or of other pictures is not used.
         report: gets a line per series segmented.
     """
-    folder = cache / f"series-{LONGEST_SIDE}-{segmentation_key(models)}"
+    folder = cache / f"series-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
     folder.mkdir(parents=True, exist_ok=True)
     examples = []
     for number, item in enumerate(series, start=1):
-        file = folder / f"{item.name}.npz"
+        file = folder / f"{item.name}-{item.digest}.npz"
         if not file.exists():
             report(f"Segmenting series {number} of {len(series)}: {item.name}")
             _save(file, item, models)
@@ -65,12 +64,6 @@ def prepare_examples(
             ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / 255) for n in ("ct", "lesions"))
         examples.append(Example(item.name, ct, lesions, item.covid))
     return examples
-
-
-def segmentation_key(models: Models) -> str:
-    """Tells apart what different segmentation networks make of one series."""
-    used = [(models.bundle.sha256[models.bundle.networks[n]["file"]], models.preprocessing(n)) for n in SEGMENTING]
-    return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
 
 
 def _save(file: Path, series: Series, models: Models) -> None:
@@ -105,6 +98,12 @@ BLOCKS = 5
 """Of neighbouring series in each class."""
 
 
+def encoder_weights(cvae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's part of a CVAE's state."""
+    prefix = "encoder."
+    return {name.removeprefix(prefix): value for name, value in cvae.items() if name.startswith(prefix)}
+
+
 def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[Item]:
     """In each class one block of neighbouring names is for testing, the one before (in a circle) for calibration.
 
@@ -113,11 +112,20 @@ def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[I
     Args:
         examples: in order of their names.
         fold: which block is for testing, 0 to 4.
+
+    Raises:
+        InputError: a class has fewer than one series a block.
     """
     test, calibrate = fold, (fold - 1) % BLOCKS
     split: Split[Item] = Split([], [], [])
     for label in (0, 1):
         group = [e for e in examples if e.covid == label]
+        if len(group) < BLOCKS:
+            kind = "COVID-19" if label else "other"
+            raise InputError(
+                f"There are {len(group)} {kind} series, too few for {BLOCKS} blocks.",
+                f"Give at least {BLOCKS} of either kind.",
+            )
         for number, block in enumerate(np.array_split(np.arange(len(group)), BLOCKS)):
             part = {test: split.test, calibrate: split.calibrate}.get(number, split.learn)
             part.extend(group[n] for n in block)
@@ -182,8 +190,8 @@ def classifier_recipe(
 ) -> Recipe:
     """The classifier, its encoder carried over from the CVAE.
 
-    The paper's recipe is learning rate 1e-5 for 200 epochs without augmentation; the defaults here get as
-    far in the few thousand steps that two CPU cores allow.
+    The paper's recipe is learning rate 1e-5 for 200 epochs without augmentation; the defaults here are for the few
+    hundred steps that two CPU cores allow.
 
     Args:
         examples: to learn from.

@@ -18,7 +18,7 @@ from ..ct import fetch_sample
 from .lesions import LesionCases, LesionNetwork, lesion_cases, train_lesions
 from .loop import Steps
 from .lungs import LungCases, lung_cases, train_lungs
-from .sources import Case
+from .sources import Case, data_fingerprint
 from .train import PLANS
 
 FOLDS = 5
@@ -64,6 +64,10 @@ class Folds:
         """All cases of the lesion networks; reading them takes a minute."""
         return lesion_cases(self.data, fetch_sample("chest-dicom"), self.machine_masks)
 
+    @cached_property
+    def _data_fingerprint(self) -> str:
+        return data_fingerprint(self.data)
+
     @property
     def _kind(self) -> Path:
         return self.folder / ("with-machine-masks" if self.machine_masks else "without-machine-masks")
@@ -80,8 +84,9 @@ class Folds:
         plan = PLANS[network]
         steps = self.steps or plan.steps
         kept = {case.name for case in held_out(self.lesions.expert, fold)}
-        runs = self._kind / "runs"
-        first, second = runs / f"{network}-pretrained", runs / f"{network}-fold-{fold}"
+        runs = self._kind / f"runs-{self._data_fingerprint}"
+        recipe = f"{network}-{'-'.join(map(str, steps))}-{self.seed}"
+        first, second = runs / f"{recipe}-pretrained", runs / f"{recipe}-fold-{fold}"
         trained: nn.Module
         if network == "lungs":
             trained = train_lungs(_without(self.lungs, kept), first, second, steps, self.seed)

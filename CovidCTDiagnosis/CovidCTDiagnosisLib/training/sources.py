@@ -8,6 +8,7 @@ size: grey 0..255 is read as a window of HU, the pixel size as a nominal one.
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,15 @@ def require_data(folder: Path, *parts: str) -> Path:
             "Give the folder that holds series, lesion_slices, covid_volumes and lungs with --data.",
         )
     return path
+
+
+def data_fingerprint(folder: Path) -> str:
+    """Tells apart states of a data folder, by names, sizes and times of its files."""
+    found = hashlib.sha256(str(folder.resolve()).encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        known = path.stat()
+        found.update(f"{path.relative_to(folder)} {known.st_size} {known.st_mtime_ns}\n".encode(errors="replace"))
+    return found.hexdigest()[:12]
 
 
 def read_grey(path: Path, window: Window = CLASSIFIER) -> np.ndarray:
@@ -146,6 +156,15 @@ class Series:
     name: str
     slices: list[np.ndarray]
     covid: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells its pictures apart from others of the same name."""
+        found = hashlib.sha256()
+        for voxels in self.slices:
+            found.update(str(voxels.shape).encode())
+            found.update(voxels.tobytes())
+        return found.hexdigest()[:8]
 
 
 def read_series(data: Path) -> list[Series]:

