@@ -503,11 +503,22 @@ def _add_train(commands: Any) -> None:
         "Train one network and put it into a bundle. In order: lungs, involvement, lesions, cvae, classifier.",
     )
     command.add_argument("network", choices=NETWORKS)
-    command.add_argument("--data", type=Path, required=True, help="training data folder")
+    command.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="training data folder; for cvae and classifier also a table of scans (CSV: scan, label, patient, split)",
+    )
     command.add_argument("--output", type=Path, required=True, help="bundle to make or to put the network into")
     command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--recipe",
+        choices=("short", "paper"),
+        default="short",
+        help="how cvae and classifier learn: a few hundred steps (default), or 200 epochs as in the paper",
+    )
     command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
     command.add_argument("--devices", type=int, help="graphics cards to use (default: all)")
     command.add_argument("--nodes", type=int, default=1, help="machines, each running this command (SLURM, torchrun)")
@@ -528,6 +539,7 @@ def _train(options: argparse.Namespace) -> None:
         options.seed,
         options.fine_tune,
         Hardware(options.devices or "auto", options.nodes, options.precision),
+        options.recipe,
     )
 
 

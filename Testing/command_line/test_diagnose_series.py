@@ -20,7 +20,7 @@ from CovidCTDiagnosisLib.ct import Volume, slice_images
 from CovidCTDiagnosisLib.ct.slice_images import grey_to_hu, hu_to_grey, read_slice_image
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.training.diagnosis import prepare_examples
+from CovidCTDiagnosisLib.training.examples import prepare_examples
 from CovidCTDiagnosisLib.training.sources import Series
 from PIL import Image
 

@@ -27,8 +27,9 @@ from CovidCTDiagnosisLib.training.baselines import (
     learn_lung_fractions,
     matched,
 )
-from CovidCTDiagnosisLib.training.diagnosis import Example, split_by_blocks
+from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.sources import Series
+from CovidCTDiagnosisLib.training.splits import split_by_blocks
 
 SHAPE = (48, 64)
 

@@ -17,7 +17,7 @@ from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
 from CovidCTDiagnosisLib.networks import Novelty, VolumeClassifier
 from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, diagnose
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.training.diagnosis import Example
+from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.novelty import LEAST_SPREAD, average_maps, fit_novelty
 from PIL import Image
 from sklearn.covariance import LedoitWolf

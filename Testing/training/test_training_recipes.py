@@ -15,11 +15,13 @@ from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, dice
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
-from CovidCTDiagnosisLib.training.diagnosis import Example, draw_volumes, fit_size, focal_loss, split_by_blocks
+from CovidCTDiagnosisLib.training.diagnosis import draw_volumes, fit_size, focal_loss
+from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
 from CovidCTDiagnosisLib.training.planting import plant_lesions
 from CovidCTDiagnosisLib.training.sources import Case
+from CovidCTDiagnosisLib.training.splits import split_by_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -73,6 +73,9 @@ def list_series(folder: Path) -> list[SeriesInfo]:
     return [found.info for found in find_series(files_below(folder), folder.name)]
 
 
+_PATIENT_ID = "0010|0020"
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """All files in a folder and its subfolders, in a fixed order."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -373,6 +376,20 @@ def _read_header(path: Path) -> _Slice | None:
         position=_vector(text("0020|0032"), 3),
         orientation=_vector(text("0020|0037"), 6),
     )
+
+
+def patient_id(folder: Path) -> str:
+    """PatientID of the first DICOM image of a folder, empty where there is none; it must not leave this machine."""
+    path = next((p for p in files_below(folder) if may_be_dicom(p)), None)
+    if path is None:
+        return ""
+    reader = _dicom_reader(path)
+    try:
+        with quiet():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return ""
+    return reader.GetMetaData(_PATIENT_ID).strip() if _PATIENT_ID in reader.GetMetaDataKeys() else ""
 
 
 def _read_pixels(path: Path) -> np.ndarray:

@@ -30,17 +30,11 @@ from ..training.baselines import (
     matched,
 )
 from ..training.calibration import fit_platt, score_differences
-from ..training.diagnosis import (
-    BLOCKS,
-    SEGMENTING,
-    classifier_recipe,
-    cvae_recipe,
-    encoder_weights,
-    prepare_examples,
-    split_by_blocks,
-)
+from ..training.diagnosis import classifier_recipe, cvae_recipe, encoder_weights
+from ..training.examples import SEGMENTING, prepare_examples
 from ..training.loop import fit
 from ..training.sources import data_fingerprint, read_series
+from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
 from .roc import compare_areas, delong
 from .targets import interval_text

@@ -11,14 +11,13 @@ involvement_percent                 optional: lesions' share of the lungs
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from ..tables import Row, Splits, read_rows, require_columns
 
 NAMES = ("series", "scan")
 
@@ -75,89 +74,42 @@ def read_predictions(path: Path) -> Predictions:
         InputError: it cannot be read, lacks a column, a value is none, a scan stands twice, a patient stands in two
             splits, or one of the two kinds of cases is missing.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error
-    name = next((n for n in NAMES if n in columns), None)
-    for column in (name, "probability", "covid"):
-        if column is None or column not in columns:
-            raise InputError(
-                f"{path.name} has no column {column or 'series'}.",
-                "Give the table of covid-ct diagnose-series with a column covid, 1 for COVID-19 and 0 for not.",
-            )
-    assert name is not None
+    columns, rows = read_rows(path)
+    name = next((n for n in NAMES if n in columns), NAMES[0])
+    remedy = "Give the table of covid-ct diagnose-series with a column covid, 1 for COVID-19 and 0 for not."
+    require_columns(path, columns, (name, "probability", "covid"), remedy)
     return _checked(path.name, name, rows)
 
 
-def _checked(table: str, name: str, rows: list[tuple[int, dict[str, str | None]]]) -> Predictions:
+def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
     scans, undiagnosed = [], []
     seen: set[str] = set()
-    splits: dict[str, str] = {}
-    for number, row in rows:
-        if not any(isinstance(cell, str) and cell.strip() for cell in row.values()):
-            continue
-        cells = _Row(table, number, row)
-        scan = cells.text(name)
+    splits = Splits()
+    for row in rows:
+        scan = row.text(name)
         if not scan or scan in seen:
-            raise cells.wrong(f"{name} {scan or 'is empty'}" + (" stands twice" if scan else ""))
+            raise row.wrong(f"{name} {scan or 'is empty'}" + (" stands twice" if scan else ""))
         seen.add(scan)
-        patient, split = cells.text("patient"), cells.text("split")
-        if patient and splits.setdefault(patient, split) != split:
-            raise cells.wrong(
-                f"patient {patient} stands in the splits {splits[patient] or 'none'} and {split or 'none'}"
-            )
-        if cells.text("probability") == "":
+        if row.text("patient"):
+            splits.put(row, row.text("patient"), row.text("split"))
+        if row.text("probability") == "":
             undiagnosed.append(scan)
             continue
-        scans.append(_prediction(scan, cells))
+        scans.append(_prediction(scan, row))
     if len({s.covid for s in scans}) < 2:
         raise InputError(f"{table} needs COVID-19 and other scans with a probability.", "Add more scans.")
     return Predictions(scans, undiagnosed)
 
 
-def _prediction(name: str, cells: _Row) -> Prediction:
-    probability, covid = cells.number("probability", 0, 1), cells.number("covid", 0, 1)
-    co_rads, involvement = cells.number("co_rads", 1, 6), cells.number("involvement_percent", 0, 100)
-    if probability is None or covid not in (0, 1):
-        raise cells.wrong("covid must be 1 or 0")
-    if co_rads is not None and co_rads != int(co_rads):
-        raise cells.wrong("co_rads must be a whole number")
+def _prediction(name: str, row: Row) -> Prediction:
+    covid, probability = row.flag("covid"), row.number("probability", 0, 1)
+    assert probability is not None
     return Prediction(
         name,
         probability,
         int(covid),
-        None if co_rads is None else int(co_rads),
-        cells.text("centre"),
-        cells.text("split"),
-        involvement,
+        row.whole_number("co_rads", 1, 6),
+        row.text("centre"),
+        row.text("split"),
+        row.number("involvement_percent", 0, 100),
     )
-
-
-class _Row:
-    """One row's cells, and errors that say where it stands."""
-
-    def __init__(self, table: str, line: int, cells: Mapping[str, str | None]) -> None:
-        self.table, self.line, self.cells = table, line, cells
-
-    def wrong(self, what: str) -> InputError:
-        return InputError(f"{self.table}, line {self.line}: {what}.", "Mend the table.")
-
-    def text(self, column: str) -> str:
-        return (self.cells.get(column) or "").strip()
-
-    def number(self, column: str, least: float, most: float) -> float | None:
-        """None where the cell is empty or there is no such column."""
-        text = self.text(column)
-        if not text:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise self.wrong(f"{column} is {text}, not a number from {least:g} to {most:g}")
-        return value

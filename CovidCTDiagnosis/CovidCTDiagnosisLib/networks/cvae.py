@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from .encoder import GatedEncoder
 
+Prior = Literal["image-and-label", "label"]
+
 
 class CVAEOutput(NamedTuple):
     """Reconstruction (S, 1, H, W) and the Gaussians' means and log-variances, (S, 16) each."""
@@ -42,7 +44,7 @@ class CVAE(nn.Module):
     def __init__(
         self,
         size: tuple[int, int] = (96, 128),
-        prior: Literal["image-and-label", "label"] = "label",
+        prior: Prior = "label",
         side_information: bool = True,
     ) -> None:
         super().__init__()

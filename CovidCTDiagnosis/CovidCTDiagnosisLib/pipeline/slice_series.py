@@ -35,15 +35,22 @@ def diagnose_images(
         InputError: an image is too small, or no lungs are found.
         ResourceError: out of memory.
     """
-    check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
-    settings = models.preprocessing("classifier")
+    longest_side = models.preprocessing("classifier")["longest_side"]
     with memory_errors("There is not enough memory for these images.", "Close other programs or give smaller images."):
-        slices = [grey_to_hu(image, options.window) for image in images]
-        turns = find_turns(slices, True, options.orientation)
-        upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
-        inputs = series_input(upright, models, settings["longest_side"], options.slice_mm, options.pixel_mm)
+        inputs = images_input(images, models, longest_side, options)
         report(0.95)
         return diagnose(inputs, models, lambda fraction: report(0.95 + 0.05 * fraction))
+
+
+def images_input(
+    images: Sequence[np.ndarray], models: Models, longest_side: int, options: SliceOptions
+) -> ClassifierInput:
+    """What the classifier sees of a scan's slice images; for arguments and errors see ``diagnose_images``."""
+    check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
+    slices = [grey_to_hu(image, options.window) for image in images]
+    turns = find_turns(slices, True, options.orientation)
+    upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
+    return series_input(upright, models, longest_side, options.slice_mm, options.pixel_mm)
 
 
 def series_input(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..ct.windows import CLASSIFIER, scale
 from ..networks.encoder import convolution_branch
-from .diagnosis import Example, classifier_loss, draw_volumes
+from .diagnosis import classifier_loss, draw_volumes
+from .examples import Example
 from .loop import Recipe, fit, seeded
 from .lung_labels import label_lung_slice
 from .sources import Series

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from .diagnosis import Example
+from .examples import Example
 
 PULL = np.array([4.0, 0.05])
 """How strongly few series are held to a slope of one over their spread, and to even odds at their mean: so few cannot

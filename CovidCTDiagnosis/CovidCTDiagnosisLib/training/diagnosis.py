@@ -1,135 +1,68 @@
-"""Recipes of CVAE and classifier (paper sections 4.2 and 5.1) on slice series.
-
-Every series is segmented once by the bundle's own networks and kept on disk as the classifier sees it.
-"""
+"""Recipes of CVAE and classifier (paper sections 4.2 and 5.1) on segmented scans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..ct.windows import CLASSIFIER
 from ..networks import CVAE, VolumeClassifier
-from ..pipeline.models import Models
-from ..pipeline.slice_series import series_input
+from ..networks.cvae import Prior
+from .examples import Example
 from .loop import Recipe, seeded
-from .sources import NOMINAL_SLICE_MM, Series
 
-LONGEST_SIDE = 128
 CVAE_SIZE = (96, 128)
-SEGMENTING = ("lungs", "lesions", "involvement")
+CVAE_RATE = 5e-3
+WEIGHT_DECAY = 1e-5
+SLICES_A_STEP = 32
+VOLUMES_A_STEP = 4
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How CVAE and classifier learn.
+
+    Attributes:
+        prior: of the CVAE.
+        classifier_rate: learning rate of the classifier.
+        constant_rate: Adam at that rate to the end, and the last weights count; else one cycle of AdamW up to it,
+            and averaged weights.
+        epochs: how often everything is seen, or None for as many steps as the caller says.
+        augment: flips, other windows, noise, slices left out.
+        balanced: whether both classes are drawn alike often, or each as often as it is.
+        stop_early: by the loss of what is kept for validation.
+    """
+
+    prior: Prior
+    classifier_rate: float
+    constant_rate: bool
+    epochs: int | None
+    augment: bool
+    balanced: bool
+    stop_early: bool
+
+    def steps(self, count: int, at_once: int, steps: int) -> int:
+        """Optimiser steps for so many slices or volumes, so many at once; ``steps`` unless there are epochs."""
+        return steps if self.epochs is None else self.epochs * math.ceil(count / at_once)
+
+
+SHORT = "short"
+PAPER = "paper"
+MANNERS = {
+    SHORT: Manner("label", 3e-4, False, None, augment=True, balanced=True, stop_early=False),
+    PAPER: Manner("image-and-label", 1e-5, True, 200, augment=False, balanced=False, stop_early=True),
+}
+"""``short`` is for the few hundred steps that two CPU cores allow; ``paper`` is sections 4.2 and 5.1 to the letter."""
 
 FOCAL_GAMMA = 5.0
 CLASS_WEIGHTS = (0.25, 0.35)
 """Lambda of equation 7: COVID-19 negative, positive (section 5.1)."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A series as the classifier sees it: ct and lesions (S, 1, H, W) float32, covid 0 or 1."""
-
-    name: str
-    ct: Tensor
-    lesions: Tensor
-    covid: int
-
-
-def prepare_examples(
-    series: Sequence[Series], models: Models, cache: Path, report: Callable[[str], None] = lambda text: None
-) -> list[Example]:
-    """Segment series with the bundle and keep the result; known ones are read from the cache.
-
-    Args:
-        series: slice series.
-        models: lungs and lesions come from these networks.
-        cache: folder; what was made there by other weights or of other pictures is not used.
-        report: gets a line per series segmented.
-    """
-    folder = cache / f"series-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    examples = []
-    for number, item in enumerate(series, start=1):
-        file = folder / f"{item.name}-{item.digest}.npz"
-        if not file.exists():
-            report(f"Segmenting series {number} of {len(series)}: {item.name}")
-            _save(file, item, models)
-        with np.load(file) as saved:
-            ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / 255) for n in ("ct", "lesions"))
-        examples.append(Example(item.name, ct, lesions, item.covid))
-    return examples
-
-
-def _save(file: Path, series: Series, models: Models) -> None:
-    inputs = series_input([s[0] for s in series.slices], models, LONGEST_SIDE, NOMINAL_SLICE_MM)
-    arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
-    partial = file.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    partial.replace(file)
-
-
-class Labelled(Protocol):
-    """Anything that is COVID-19 (1) or not (0)."""
-
-    @property
-    def covid(self) -> int:
-        """1 or 0."""
-
-
-Item = TypeVar("Item", bound=Labelled)
-
-
-@dataclass(frozen=True)
-class Split(Generic[Item]):
-    """What the classifier learns from, what it is calibrated on, and what it is measured on."""
-
-    learn: list[Item]
-    calibrate: list[Item]
-    test: list[Item]
-
-
-BLOCKS = 5
-"""Of neighbouring series in each class."""
-
-
-def encoder_weights(cvae: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of a CVAE's state."""
-    prefix = "encoder."
-    return {name.removeprefix(prefix): value for name, value in cvae.items() if name.startswith(prefix)}
-
-
-def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[Item]:
-    """In each class one block of neighbouring names is for testing, the one before (in a circle) for calibration.
-
-    One patient may appear as two neighbouring series, so neighbours stay together.
-
-    Args:
-        examples: in order of their names.
-        fold: which block is for testing, 0 to 4.
-
-    Raises:
-        InputError: a class has fewer than one series a block.
-    """
-    test, calibrate = fold, (fold - 1) % BLOCKS
-    split: Split[Item] = Split([], [], [])
-    for label in (0, 1):
-        group = [e for e in examples if e.covid == label]
-        if len(group) < BLOCKS:
-            kind = "COVID-19" if label else "other"
-            raise InputError(
-                f"There are {len(group)} {kind} series, too few for {BLOCKS} blocks.",
-                f"Give at least {BLOCKS} of either kind.",
-            )
-        for number, block in enumerate(np.array_split(np.arange(len(group)), BLOCKS)):
-            part = {test: split.test, calibrate: split.calibrate}.get(number, split.learn)
-            part.extend(group[n] for n in block)
-    return split
 
 
 def focal_loss(scores: Tensor, covid: Tensor, gamma: float = FOCAL_GAMMA) -> Tensor:
@@ -145,28 +78,51 @@ def focal_loss(scores: Tensor, covid: Tensor, gamma: float = FOCAL_GAMMA) -> Ten
     return -(weight * (1 - log_p.exp()) ** gamma * log_p).mean()
 
 
+# Volumes
+
+
+PICTURE_WINDOW = (-1400.0, 200.0)
+"""HU of black and white that make the lungs of the slice series as bright as those of CTs in HU."""
+
+
 def _augment(rng: np.random.Generator, ct: Tensor, lesions: Tensor) -> tuple[Tensor, Tensor]:
-    """Left-right flip, a window that wanders, noise, and slices left out."""
+    """Left-right flip, another window, noise, and slices left out."""
     keep = np.sort(rng.permutation(len(ct))[: max(int(len(ct) * rng.uniform(0.6, 1.0)), 2)])
     ct, lesions = ct[keep], lesions[keep]
     if rng.random() < 0.5:
         ct, lesions = ct.flip(3), lesions.flip(3)
     inside = ct > 0
-    shifted = ct * float(rng.uniform(0.85, 1.15)) + float(rng.normal(0, 0.04))
-    shifted = shifted + float(rng.uniform(0, 0.04)) * torch.from_numpy(rng.standard_normal(ct.shape, np.float32))
-    return shifted.clamp(1e-3, 1) * inside, lesions
+    grey = as_windowed(ct, float(rng.uniform(0, 1)))
+    grey = grey * float(rng.uniform(0.85, 1.15)) + float(rng.normal(0, 0.04))
+    grey = grey + float(rng.uniform(0, 0.04)) * torch.from_numpy(rng.standard_normal(ct.shape, np.float32))
+    return grey.clamp(1e-3, 1) * inside, lesions
 
 
-VOLUMES_A_STEP = 4
+def as_windowed(ct: Tensor, share: float) -> Tensor:
+    """Scaled CT of a picture, taken from the classifier's window (share 0) to ``PICTURE_WINDOW`` (1); not clipped.
+
+    Nobody says with which windows the slice series were made, and a CT in HU must look to the network like one of them.
+    """
+    (low, high), (picture_low, picture_high) = CLASSIFIER, PICTURE_WINDOW
+    shown_low = low + share * (picture_low - low)
+    shown_high = high + share * (picture_high - high)
+    return (ct * (shown_high - shown_low) + shown_low - low) / (high - low)
 
 
 def draw_volumes(
-    rng: np.random.Generator, examples: Sequence[Example], augment: bool
+    rng: np.random.Generator, examples: Sequence[Example], augment: bool, balanced: bool = True
 ) -> list[tuple[Tensor, Tensor, int]]:
-    """Volumes of any slice count and size, both classes alike often."""
+    """Volumes of any slice count and size.
+
+    Args:
+        rng: random source.
+        examples: to draw from.
+        augment: whether they are changed.
+        balanced: both classes alike often.
+    """
     drawn = []
     for n in range(VOLUMES_A_STEP):
-        group = [e for e in examples if e.covid == n % 2]
+        group = [e for e in examples if e.covid == n % 2] if balanced else examples
         example = group[int(rng.integers(len(group)))]
         pair = (example.ct, example.lesions)
         drawn.append((*(_augment(rng, *pair) if augment else pair), example.covid))
@@ -184,39 +140,44 @@ def classifier_recipe(
     encoder: dict[str, Tensor] | None,
     steps: int,
     seed: int = 0,
-    learning_rate: float = 3e-4,
-    augment: bool = True,
     side_information: bool = True,
+    manner: Manner = MANNERS[SHORT],
+    kept: Sequence[Example] = (),
 ) -> Recipe:
     """The classifier, its encoder carried over from the CVAE.
-
-    The paper's recipe is learning rate 1e-5 for 200 epochs without augmentation; the defaults here are for the few
-    hundred steps that two CPU cores allow.
 
     Args:
         examples: to learn from.
         encoder: state of the CVAE's encoder, or None for random weights.
-        steps: optimiser steps, four volumes each.
+        steps: optimiser steps, four volumes each, unless the manner has epochs.
         seed: of everything random.
-        learning_rate: highest of the one-cycle schedule.
-        augment: flips, window, noise, slices left out.
         side_information: whether the encoder has its lesion branch.
+        manner: how it learns.
+        kept: for early stopping, where the manner has it.
     """
     network = seeded(seed, lambda: VolumeClassifier(side_information))
     if encoder is not None:
         network.encoder.load_state_dict(encoder)
     return Recipe(
         network,
-        lambda rng: draw_volumes(rng, examples, augment),
+        lambda rng: draw_volumes(rng, examples, manner.augment, manner.balanced),
         classifier_loss,
-        steps=steps,
-        learning_rate=learning_rate,
-        weight_decay=1e-5,
+        steps=manner.steps(len(examples), VOLUMES_A_STEP, steps),
+        learning_rate=manner.classifier_rate,
+        weight_decay=WEIGHT_DECAY,
+        constant_rate=manner.constant_rate,
         seed=seed,
+        check=(lambda rng: draw_volumes(rng, kept, False, manner.balanced)) if manner.stop_early and kept else None,
     )
 
 
-SLICES_A_STEP = 32
+# Slices
+
+
+def encoder_weights(cvae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's part of a CVAE's state."""
+    prefix = "encoder."
+    return {name.removeprefix(prefix): value for name, value in cvae.items() if name.startswith(prefix)}
 
 
 def fit_size(slices: Tensor, size: tuple[int, int] = CVAE_SIZE) -> Tensor:
@@ -225,8 +186,14 @@ def fit_size(slices: Tensor, size: tuple[int, int] = CVAE_SIZE) -> Tensor:
     return F.pad(slices, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
-def cvae_recipe(examples: Sequence[Example], steps: int, seed: int = 0, side_information: bool = True) -> Recipe:
-    """The CVAE: Adam's rate 5e-3 as in the paper is its highest here, on single slices of one size."""
+def cvae_recipe(
+    examples: Sequence[Example],
+    steps: int,
+    seed: int = 0,
+    side_information: bool = True,
+    manner: Manner = MANNERS[SHORT],
+) -> Recipe:
+    """The CVAE on single slices of one size; for arguments see ``classifier_recipe``."""
     ct = torch.cat([fit_size(e.ct) for e in examples])
     lesions = torch.cat([fit_size(e.lesions) for e in examples])
     covid = torch.tensor([e.covid for e in examples for _ in range(len(e.ct))])
@@ -242,5 +209,13 @@ def cvae_recipe(examples: Sequence[Example], steps: int, seed: int = 0, side_inf
         # Per pixel, so that the gradients have the size that the learning rate expects.
         return (reconstruction + divergence) / images[0].numel()
 
-    network = seeded(seed, lambda: CVAE(CVAE_SIZE, side_information=side_information))
-    return Recipe(network, draw, loss, steps=steps, learning_rate=5e-3, weight_decay=0.0, seed=seed)
+    return Recipe(
+        seeded(seed, lambda: CVAE(CVAE_SIZE, manner.prior, side_information)),
+        draw,
+        loss,
+        steps=manner.steps(len(ct), SLICES_A_STEP, steps),
+        learning_rate=CVAE_RATE,
+        weight_decay=0.0,
+        constant_rate=manner.constant_rate,
+        seed=seed,
+    )

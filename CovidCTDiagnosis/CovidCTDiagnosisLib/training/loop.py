@@ -84,6 +84,7 @@ class Recipe(lightning.LightningModule):
         loss: of the network and one batch.
         steps: optimiser steps in all.
         learning_rate, weight_decay: of AdamW; one-cycle schedule.
+        constant_rate: Adam without a schedule, and no average of the weights.
         seed: of everything random.
         check: one random batch of what is kept for early stopping, or None to train all steps.
 
@@ -100,6 +101,7 @@ class Recipe(lightning.LightningModule):
         steps: int,
         learning_rate: float,
         weight_decay: float = 1e-4,
+        constant_rate: bool = False,
         seed: int = 0,
         check: Draw | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class Recipe(lightning.LightningModule):
         self.network, self.draw, self.loss, self.check = network, draw, loss, check
         self.steps, self.seed = steps, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.constant_rate = constant_rate
         self.freeze_from = steps // 2
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
@@ -148,7 +151,9 @@ class Recipe(lightning.LightningModule):
         self.log("check_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a one-cycle learning rate."""
+        """AdamW with a one-cycle learning rate, or plain Adam."""
+        if self.constant_rate:
+            return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
@@ -172,7 +177,7 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
     With several devices Lightning runs this program once for each; see ``is_helper``.
 
     Returns:
-        The network with the averaged weights, in evaluation mode, on the CPU.
+        The network with its averaged (or last) weights, in evaluation mode, on the CPU.
 
     Raises:
         Cancelled: training was interrupted; the run folder holds what is needed to go on.
@@ -207,6 +212,7 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     lightning.seed_everything(recipe.seed, verbose=False)
     run.mkdir(parents=True, exist_ok=True)
     stop = [] if recipe.check is None else [EarlyStopping("check_loss", patience=PATIENCE, strict=False)]
+    average = [] if recipe.constant_rate else [EMAWeightAveraging(decay=0.99)]
     trainer = lightning.Trainer(
         max_steps=recipe.steps,
         max_epochs=-1,
@@ -216,8 +222,8 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         logger=CSVLogger(run, name="log", version=0),
         callbacks=[
             ModelCheckpoint(run, filename="checkpoint", save_last=True, every_n_epochs=1),
-            EMAWeightAveraging(decay=0.99),
             RichProgressBar(),
+            *average,
             *stop,
         ],
         num_sanity_val_steps=0,

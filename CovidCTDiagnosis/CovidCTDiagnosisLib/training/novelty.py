@@ -10,7 +10,8 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from ..networks import Novelty, VolumeClassifier
-from .diagnosis import BLOCKS, Example
+from .examples import Example
+from .splits import BLOCKS
 
 FALSE_ALARMS = 0.05
 LEAST_SPREAD = 0.05

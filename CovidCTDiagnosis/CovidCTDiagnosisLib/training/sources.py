@@ -21,11 +21,17 @@ from ..ct.orientation import to_axial
 from ..ct.read import read_scan
 from ..ct.windows import CLASSIFIER, Window, unscale
 from ..errors import InputError
+from ..pipeline.diagnosis import ClassifierInput
+from ..pipeline.models import Models
+from ..pipeline.slice_series import series_input
 
 UNKNOWN_LESION = 255
 """Label of a lesion voxel whose class nobody named."""
 
 MOST_LABELLED = 50_000
+
+FINGERPRINT_BYTES = 2**16
+"""Read at either end of a file: a hospital's scans are too large to be read whole for that."""
 
 NOMINAL_PIXEL_MM = 0.7
 NOMINAL_SLICE_MM = 3.0
@@ -75,12 +81,16 @@ def require_data(folder: Path, *parts: str) -> Path:
     return path
 
 
-def data_fingerprint(folder: Path) -> str:
-    """Tells apart states of a data folder, by names, sizes and times of its files."""
-    found = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        known = path.stat()
-        found.update(f"{path.relative_to(folder)} {known.st_size} {known.st_mtime_ns}\n".encode(errors="replace"))
+def data_fingerprint(data: Path) -> str:
+    """Tells apart states of a folder or file, wherever it lies: by names, sizes, beginnings and ends of files."""
+    found = hashlib.sha256()
+    for path in [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        found.update(f"{path.relative_to(data).as_posix()} {size}\n".encode(errors="replace"))
+        with path.open("rb") as file:
+            found.update(file.read(FINGERPRINT_BYTES))
+            file.seek(max(size - FINGERPRINT_BYTES, 0))
+            found.update(file.read(FINGERPRINT_BYTES))
     return found.hexdigest()[:12]
 
 
@@ -165,6 +175,10 @@ class Series:
             found.update(str(voxels.shape).encode())
             found.update(voxels.tobytes())
         return found.hexdigest()[:8]
+
+    def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
+        """See ``examples.Scan``."""
+        return series_input([s[0] for s in self.slices], models, longest_side, NOMINAL_SLICE_MM)
 
 
 def read_series(data: Path) -> list[Series]:

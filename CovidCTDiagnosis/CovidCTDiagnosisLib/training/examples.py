@@ -1,0 +1,116 @@
+"""What CVAE and classifier learn from: scans as the classifier sees them.
+
+Every scan is segmented once by the bundle's own networks and kept on disk as the classifier sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..pipeline.diagnosis import ClassifierInput
+from ..pipeline.models import Models
+from .scan_table import is_scan_table, read_scan_table, split_scans
+from .sources import read_series
+from .splits import Split, split_by_blocks
+
+Part = Literal["learn", "calibrate", "test"]
+
+LONGEST_SIDE = 128
+SEGMENTING = ("lungs", "lesions", "involvement")
+
+
+class Scan(Protocol):
+    """Anything that the bundle can segment."""
+
+    @property
+    def name(self) -> str:
+        """Short, once each."""
+
+    @property
+    def covid(self) -> int:
+        """1 or 0."""
+
+    @property
+    def digest(self) -> str:
+        """Tells its voxels apart from others of the same name."""
+
+    def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
+        """Segment it, raising InputError where that cannot be done."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scan as the classifier sees it: ct and lesions (S, 1, H, W) float32, covid 0 or 1."""
+
+    name: str
+    ct: Tensor
+    lesions: Tensor
+    covid: int
+
+    @property
+    def involvement_percent(self) -> float:
+        """Lesions' share of the lungs."""
+        return 100 * float(self.lesions.sum()) / max(int((self.ct > 0).sum()), 1)
+
+
+def prepare_examples(
+    scans: Sequence[Scan], models: Models, cache: Path, report: Callable[[str], None] = lambda text: None
+) -> list[Example]:
+    """Segment scans with the bundle and keep the result; known ones are read from the cache.
+
+    Args:
+        scans: to be segmented.
+        models: lungs and lesions come from these networks.
+        cache: folder; what was made there by other weights or of other voxels is not used.
+        report: gets a line per scan segmented.
+
+    Raises:
+        InputError: names every scan that cannot be used, one a line; the others are in the cache.
+    """
+    folder = cache / f"series-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{scan.name}-{scan.digest}.npz" for scan in scans]
+    problems = []
+    for number, (scan, file) in enumerate(zip(scans, files, strict=True), start=1):
+        if not file.exists():
+            report(f"Segmenting scan {number} of {len(scans)}: {scan.name}")
+            try:
+                _save(file, scan.classifier_input(models, LONGEST_SIDE))
+            except InputError as error:
+                problems.append(f"  {scan.name}: {error.message}")
+    if problems:
+        listed = "\n".join(problems)
+        raise InputError(f"These scans cannot be used:\n{listed}\n", "Mend or remove them and start again.")
+    return [_read(file, scan) for scan, file in zip(scans, files, strict=True)]
+
+
+def _save(file: Path, inputs: ClassifierInput) -> None:
+    arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
+    partial = file.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(file)
+
+
+def _read(file: Path, scan: Scan) -> Example:
+    with np.load(file) as saved:
+        ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / 255) for n in ("ct", "lesions"))
+    return Example(scan.name, ct, lesions, scan.covid)
+
+
+def split_data(data: Path) -> Split[Any]:
+    """The ``Scan``s of a table, or the slice series of a data folder by blocks.
+
+    Raises:
+        InputError: the data lack a part, or are too few.
+    """
+    if is_scan_table(data):
+        return split_scans(read_scan_table(data))
+    return split_by_blocks(read_series(data))

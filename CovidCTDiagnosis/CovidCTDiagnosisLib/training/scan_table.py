@@ -1,0 +1,165 @@
+"""A hospital's own scans for CVAE and classifier: a table (CSV), checked before anything is trained.
+
+=======================  =============================================================================
+scan                     DICOM folder, NIfTI, NRRD or MetaImage file, or a folder of 8-bit slices; as
+                         seen from the table's folder
+label                    1 COVID-19, 0 not
+patient                  optional; without it a DICOM scan's PatientID, else each scan is a patient
+split                    optional: train, validation or test; without it patients are divided 3 : 1 : 1
+centre, co_rads          optional: any text; 1 to 6
+=======================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from ..ct import check_chest_ct, read_scan, to_axial
+from ..ct.dicom import patient_id
+from ..ct.slice_images import SUFFIXES, find_slice_images, read_slice_image
+from ..errors import InputError
+from ..pipeline.diagnosis import ClassifierInput, classifier_input
+from ..pipeline.lesions import segment_lesions
+from ..pipeline.lungs import segment_lungs
+from ..pipeline.models import Models
+from ..pipeline.slice_folder import SliceOptions
+from ..pipeline.slice_series import images_input
+from ..tables import Row, Splits, read_rows, require_columns
+from .sources import NOMINAL_SLICE_MM, data_fingerprint
+from .splits import Split
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+LEAST = 2
+"""Scans of either kind to learn from, and for validation."""
+
+
+@dataclass(frozen=True)
+class OwnScan:
+    """One row of the table.
+
+    Attributes:
+        name: unique, made from the row's number and the scan's file name.
+        path: of the scan.
+        covid: 1 or 0.
+        patient: who it is of; never written anywhere.
+        split: one of ``SPLITS``, or empty.
+        centre: empty where not stated.
+        co_rads: 1 to 6, or None.
+    """
+
+    name: str
+    path: Path
+    covid: int
+    patient: str
+    split: str = ""
+    centre: str = ""
+    co_rads: int | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells the state of its files apart from others."""
+        return data_fingerprint(self.path)[:8]
+
+    def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
+        """See ``examples.Scan``; a folder of slice images is read in the lung window."""
+        if _holds_images(self.path):
+            images = [read_slice_image(path) for path in find_slice_images(self.path)]
+            return images_input(images, models, longest_side, SliceOptions())
+        ct = read_scan(self.path)
+        check_chest_ct(ct)
+        axial = to_axial(ct)
+        lungs = segment_lungs(axial, models, lambda fraction: None)
+        found = segment_lesions(axial, lungs, models, lambda fraction: None)
+        return classifier_input(axial, found.lungs, found.labels, slice_mm=NOMINAL_SLICE_MM, longest_side=longest_side)
+
+
+def is_scan_table(data: Path) -> bool:
+    """Whether this is such a table and not a folder."""
+    return data.suffix.lower() == ".csv"
+
+
+def read_scan_table(path: Path) -> list[OwnScan]:
+    """Read and check a table.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, a value is none, a scan is missing or stands twice, or a patient
+            stands in two splits.
+    """
+    columns, rows = read_rows(path)
+    require_columns(path, columns, ("scan", "label"), "Give one row a scan, with label 1 for COVID-19 and 0 for not.")
+    splits, seen, scans = Splits(), set(), []
+    for number, row in enumerate(rows, start=1):
+        scan = _scan(number, row, path.parent)
+        if scan.path.resolve() in seen:
+            raise row.wrong(f"{row.text('scan')} stands twice")
+        seen.add(scan.path.resolve())
+        splits.put(row, scan.patient, scan.split)
+        scans.append(scan)
+    if any(s.split for s in scans) and not all(s.split for s in scans):
+        raise InputError(f"{path.name} gives some scans no split.", "Give all of them one, or none.")
+    return scans
+
+
+def _scan(number: int, row: Row, folder: Path) -> OwnScan:
+    text = row.text("scan")
+    path = folder / text
+    if not text or not path.exists():
+        raise row.wrong(f"there is no scan {text}" if text else "scan is empty")
+    split = row.text("split").lower()
+    if split not in ("", *SPLITS):
+        raise row.wrong(f"the split is {split}, not {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+    patient = row.text("patient") or (patient_id(path) if path.is_dir() else "") or text
+    return OwnScan(
+        f"{number:04}-{path.name.split('.')[0]}",
+        path,
+        int(row.flag("label")),
+        patient,
+        split,
+        row.text("centre"),
+        row.whole_number("co_rads", 1, 6),
+    )
+
+
+def split_scans(scans: Sequence[OwnScan]) -> Split[OwnScan]:
+    """By the table's splits, or by patients where it names none.
+
+    Raises:
+        InputError: too few scans of one kind to learn from or to calibrate with.
+    """
+    if not any(scan.split for scan in scans):
+        scans = _divide(scans)
+    of = {split: [scan for scan in scans if scan.split == split] for split in SPLITS}
+    for split in (TRAIN, VALIDATION):
+        for covid, kind in enumerate(("other", "COVID-19")):
+            count = sum(scan.covid == covid for scan in of[split])
+            if count < LEAST:
+                raise InputError(
+                    f"The split {split} has {count} {kind} scans, too few.", f"Give at least {LEAST} of either kind."
+                )
+    return Split(of[TRAIN], of[VALIDATION], of[TEST])
+
+
+def table_fingerprint(path: Path) -> str:
+    """Tells apart states of a table and of its scans."""
+    digests = [data_fingerprint(path), *(scan.digest for scan in read_scan_table(path))]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
+
+
+def _divide(scans: Sequence[OwnScan]) -> list[OwnScan]:
+    """Patients with COVID-19 and those without, 3 : 1 : 1 each, in an order that has nothing to do with their names."""
+    split_of: dict[str, str] = {}
+    with_covid = {scan.patient for scan in scans if scan.covid}
+    for group in (with_covid, {scan.patient for scan in scans} - with_covid):
+        ordered = sorted(group, key=lambda patient: hashlib.sha256(patient.encode(errors="replace")).hexdigest())
+        for number, patient in enumerate(ordered):
+            split_of[patient] = (TRAIN, VALIDATION, TRAIN, TEST, TRAIN)[number % 5]
+    return [replace(scan, split=split_of[scan.patient]) for scan in scans]
+
+
+def _holds_images(path: Path) -> bool:
+    return path.is_dir() and any(p.suffix.lower() in SUFFIXES for p in path.iterdir())

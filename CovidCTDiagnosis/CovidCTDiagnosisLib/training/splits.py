@@ -1,0 +1,63 @@
+"""How scans are split: to learn from, to calibrate on, to measure on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from ..errors import InputError
+
+
+class Labelled(Protocol):
+    """Anything that is COVID-19 (1) or not (0)."""
+
+    @property
+    def covid(self) -> int:
+        """1 or 0."""
+
+
+Item = TypeVar("Item", bound=Labelled)
+
+
+@dataclass(frozen=True)
+class Split(Generic[Item]):
+    """What the classifier learns from, what it is calibrated on, and what it is measured on."""
+
+    learn: list[Item]
+    calibrate: list[Item]
+    test: list[Item]
+
+
+BLOCKS = 5
+"""Of neighbouring series in each class."""
+
+
+def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[Item]:
+    """In each class one block of neighbouring names is for testing, the one before (in a circle) for calibration.
+
+    One patient may appear as two neighbouring series, so neighbours stay together.
+
+    Args:
+        examples: in order of their names.
+        fold: which block is for testing, 0 to 4.
+
+    Raises:
+        InputError: a class has fewer than one series a block.
+    """
+    test, calibrate = fold, (fold - 1) % BLOCKS
+    split: Split[Item] = Split([], [], [])
+    for label in (0, 1):
+        group = [e for e in examples if e.covid == label]
+        if len(group) < BLOCKS:
+            kind = "COVID-19" if label else "other"
+            raise InputError(
+                f"There are {len(group)} {kind} series, too few for {BLOCKS} blocks.",
+                f"Give at least {BLOCKS} of either kind.",
+            )
+        for number, block in enumerate(np.array_split(np.arange(len(group)), BLOCKS)):
+            part = {test: split.test, calibrate: split.calibrate}.get(number, split.learn)
+            part.extend(group[n] for n in block)
+    return split
