@@ -578,8 +578,9 @@ def _evaluate_segmentation(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate_diagnosis(parts: Any) -> None:
-    command = _command(parts, "diagnosis", _evaluate_diagnosis, "Slice series kept apart, against the truth; a table.")
-    command.add_argument("--data", type=Path, required=True, help="data folder")
+    command = _command(parts, "diagnosis", _evaluate_diagnosis, "Scans kept apart, against the truth; a table.")
+    command.add_argument("--data", type=Path, required=True, help="data folder with slice series, or table of scans")
+    command.add_argument("--output", type=Path, help="also write the predictions (CSV), for evaluate report")
     _add_bundle(command)
     _add_device(command)
 
@@ -588,7 +589,7 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
     with _training_packages():
         from .evaluation.diagnosis import print_diagnosis
 
-    print_diagnosis(options.data, options.bundle, options.device)
+    print_diagnosis(options.data, options.bundle, options.device, options.output)
 
 
 def _add_evaluate_ablation(parts: Any) -> None:

@@ -10,8 +10,10 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.training.folds import FOLDS, held_out
 from CovidCTDiagnosisLib.training.lung_labels import aerated_lungs, lesions_of_lungs
 from CovidCTDiagnosisLib.training.sources import (
+    FINGERPRINT_BYTES,
     UNKNOWN_LESION,
     Case,
+    data_fingerprint,
     read_covid_slices,
     read_lesion_slices,
     read_lung_volumes,
@@ -122,3 +124,14 @@ def test_a_folder_without_the_data_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lesion_slices") as caught:
         read_lesion_slices(tmp_path)
     assert "--data" in caught.value.remedy
+
+
+def test_data_is_known_by_its_content_not_by_where_or_when_it_was_laid(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "scans").mkdir(parents=True)
+        (tmp_path / name / "scans" / "a.nii").write_bytes(b"x" * 3 * FINGERPRINT_BYTES)
+    assert data_fingerprint(tmp_path / "one") == data_fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "scans" / "a.nii").write_bytes(b"x" * (3 * FINGERPRINT_BYTES - 1) + b"y")
+    assert data_fingerprint(tmp_path / "one") != data_fingerprint(tmp_path / "two")
+    (tmp_path / "one" / "scans" / "a.nii").rename(tmp_path / "one" / "scans" / "b.nii")
+    assert len({data_fingerprint(tmp_path / n) for n in ("one", "two", "one/scans/b.nii")}) == 3

@@ -12,10 +12,22 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import to_grid
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, dice
+from CovidCTDiagnosisLib.networks import CVAE
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
-from CovidCTDiagnosisLib.training.diagnosis import draw_volumes, fit_size, focal_loss
+from CovidCTDiagnosisLib.training.diagnosis import (
+    MANNERS,
+    PAPER,
+    SLICES_A_STEP,
+    VOLUMES_A_STEP,
+    as_windowed,
+    classifier_recipe,
+    cvae_recipe,
+    draw_volumes,
+    fit_size,
+    focal_loss,
+)
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
@@ -135,6 +147,39 @@ def test_calibration_does_not_depend_on_zero_and_unit_of_the_scores(balanced: bo
 def test_scores_that_say_nothing_are_calibrated_to_the_share(value: float) -> None:
     slope, offset = fit_platt(np.full(20, value), np.repeat([1, 0], [5, 15]), balanced=False)
     assert 1 / (1 + np.exp(-(slope * value + offset))) == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_picture_s_window_is_undone() -> None:
+    """What [-1400, 200] shows of a tissue comes back as that tissue's grey in the classifier's window."""
+    hu = torch.tensor([-850.0, -600.0, -100.0, 40.0])
+    picture = (hu + 1400) / 1600
+    torch.testing.assert_close(as_windowed(picture, 1.0), (hu + 1000) / 1400)
+    torch.testing.assert_close(as_windowed(picture, 0.0), picture)
+
+
+def test_volumes_are_shown_in_other_windows_and_stay_inside_the_lungs() -> None:
+    given = examples(3, 3)
+    rng = np.random.default_rng(0)
+    means = [float(ct.mean()) for _ in range(30) for ct, _, _ in draw_volumes(rng, given, augment=True)]
+    plain = [float(ct.mean()) for _ in range(30) for ct, _, _ in draw_volumes(rng, given, augment=False)]
+    assert np.ptp(plain) < 0.05 and min(means) < 0.35 and max(means) > 0.5
+
+
+def test_the_paper_s_recipe_is_that_of_section_5() -> None:
+    given = examples(9, 21)
+    recipe = classifier_recipe(given, None, steps=7, manner=MANNERS[PAPER], kept=given)
+    assert recipe.steps == 200 * math.ceil(30 / VOLUMES_A_STEP) and recipe.check is not None
+    optimizer = recipe.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.param_groups[0]["lr"] == 1e-5 and optimizer.param_groups[0]["weight_decay"] == 1e-5
+    rng = np.random.default_rng(0)
+    covid = [covid for _ in range(100) for *_, covid in recipe.draw(rng)]
+    assert 0.2 < np.mean(covid) < 0.4  # as often as they are
+    assert any(torch.equal(recipe.draw(rng)[0][0], e.ct) for e in given for _ in range(20))  # not augmented
+    pretraining = cvae_recipe(given, steps=7, manner=MANNERS[PAPER])
+    assert pretraining.steps == 200 * math.ceil(30 * 4 / SLICES_A_STEP)
+    assert pretraining.configure_optimizers().param_groups[0]["lr"] == 5e-3
+    assert isinstance(pretraining.network, CVAE) and pretraining.network.prior == "image-and-label"
 
 
 def test_too_few_series_for_blocks_are_refused() -> None:

@@ -1,0 +1,167 @@
+"""A hospital's own scans: the table is checked, split by patients, and trained from to a bundle that answers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.bundle import open_bundle, revise_bundle
+from CovidCTDiagnosisLib.ct import Volume, write_image
+from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
+from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
+
+
+@pytest.fixture
+def empty_scans(tmp_path: Path) -> Path:
+    """Files by name; nothing is read of them before segmentation."""
+    for n in range(30):
+        (tmp_path / f"scan{n}.nii.gz").write_bytes(bytes([n]))
+    return tmp_path
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "scans.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_columns_are_read_however_they_are_written(empty_scans: Path) -> None:
+    path = table(empty_scans, "Scan,Label,Centre,CO-RADS,Split\nscan0.nii.gz,1,Köln,5,Train\nscan1.nii.gz,0,,,test\n")
+    first, second = read_scan_table(path)
+    assert (first.covid, first.centre, first.co_rads, first.split) == (1, "Köln", 5, "train")
+    assert (second.covid, second.centre, second.co_rads, second.split) == (0, "", None, "test")
+    assert first.path == empty_scans / "scan0.nii.gz" and first.name == "0001-scan0"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("scan,covid\nscan0.nii.gz,1\n", "no column label"),
+        ("scan,label\nscan0.nii.gz,2\n", "line 2: label is 2"),
+        ("scan,label\nscan0.nii.gz,0.5\n", "line 2: label must be 1 or 0"),
+        ("scan,label\nnone.nii.gz,1\n", "line 2: there is no scan none.nii.gz"),
+        ("scan,label\n,1\n", "line 2: scan is empty"),
+        ("scan,label\nscan0.nii.gz,1\nscan0.nii.gz,1\n", "line 3: scan0.nii.gz stands twice"),
+        ("scan,label,split\nscan0.nii.gz,1,dev\n", "line 2: the split is dev"),
+        ("scan,label,split\nscan0.nii.gz,1,train\nscan1.nii.gz,1,\n", "gives some scans no split"),
+        ("scan,label,co_rads\nscan0.nii.gz,1,7\n", "line 2: co_rads is 7"),
+        (
+            "scan,label,patient,split\nscan0.nii.gz,1,anna,train\nscan1.nii.gz,1,anna,test\n",
+            "line 3: patient anna stands in the splits train and test",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(rows: str, says: str, empty_scans: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        read_scan_table(table(empty_scans, rows))
+
+
+def test_a_patient_of_dicom_scans_is_known_by_its_tag(dicom_ct_path: Path, empty_scans: Path) -> None:
+    """The same patient's CT in two folders must not stand in two splits, though no column names the patient."""
+    for name in ("one", "two"):
+        (empty_scans / name).symlink_to(dicom_ct_path)
+    rows = "scan,label,split\none,1,train\nscan0.nii.gz,0,train\n"
+    assert read_scan_table(table(empty_scans, rows))[0].patient not in ("", "one")
+
+
+def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -> None:
+    rows = "".join(f"scan{n}.nii.gz,{int(n < 14)},p{n // 2}\n" for n in range(30))
+    scans = read_scan_table(table(empty_scans, "scan,label,patient\n" + rows))
+    split = split_scans(scans)
+    parts = [split.learn, split.calibrate, split.test]
+    assert sorted(s.name for part in parts for s in part) == sorted(s.name for s in scans)
+    patients = [{s.patient for s in part} for part in parts]
+    assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
+    assert all({s.covid for s in part} == {0, 1} for part in parts)
+    assert len(split.learn) > len(split.calibrate) + len(split.test)
+    assert split_scans(scans) == split
+
+
+def test_too_few_scans_of_a_kind_are_refused(empty_scans: Path) -> None:
+    rows = "".join(f"scan{n}.nii.gz,{n % 2},{'train' if n < 6 else 'validation'}\n" for n in range(9))
+    with pytest.raises(InputError, match="validation has 1 COVID-19 scans"):
+        split_scans(read_scan_table(table(empty_scans, "scan,label,split\n" + rows)))
+
+
+def test_a_scan_that_changes_is_another_state_of_the_data(empty_scans: Path) -> None:
+    path = table(empty_scans, "scan,label\nscan0.nii.gz,1\nscan1.nii.gz,0\n")
+    before = table_fingerprint(path)
+    assert table_fingerprint(path) == before
+    (empty_scans / "scan1.nii.gz").write_bytes(b"changed")
+    assert table_fingerprint(path) != before
+
+
+@pytest.fixture
+def hospital(chest_phantom: Callable[..., Volume], tmp_path: Path) -> Path:
+    """Eight CTs as NIfTI and two as folders of slices; COVID-19 has a lesion in the lungs."""
+    rows = []
+    for n in range(10):
+        covid, split = n % 2, ("train", "train", "validation", "validation", "test")[n // 2]
+        chest = chest_phantom(spacing=(4.0, 4.0, 10.0), seed=n)
+        if covid:
+            chest.voxels[12:20, 20:34, 16:30] = -300
+        if n < 8:
+            name = f"ct{n}.nii.gz"
+            write_image(chest, tmp_path / name)
+        else:
+            name = f"ct{n}"
+            (tmp_path / name).mkdir()
+            for k, hu in enumerate(chest.voxels[8:24:2]):
+                write_png(hu_to_grey(np.kron(hu, np.ones((2, 2)))), tmp_path / name / f"{k}.png")
+        rows.append(f"{name},{covid},{split},{1 + 4 * covid},A\n")
+    return table(tmp_path, "scan,label,split,co_rads,centre\n" + "".join(rows))
+
+
+def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
+    hospital: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    bundle = revise_bundle(tiny_bundle, tmp_path / "mine", networks={}).folder
+    for network in ("cvae", "classifier"):
+        call = ["train", network, "--data", hospital, "--output", bundle, "--steps", 1]
+        assert main([str(a) for a in call]) == 0
+    facts = open_bundle(bundle).networks
+    assert facts["classifier"]["training"]["sources"] == "own data"
+    assert facts["classifier"]["training"]["recipe"] == "short"
+    table_out = tmp_path / "predictions.csv"
+    call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out]
+    assert main([str(a) for a in call]) == 0
+    assert "2 scans kept apart (1 COVID-19)" in capsys.readouterr().out
+    found = read_predictions(table_out).scans
+    assert [(s.covid, s.co_rads, s.centre) for s in found] == [(0, 1, "A"), (1, 5, "A")]
+    assert all(s.involvement_percent is not None for s in found)
+
+
+def test_scans_that_cannot_be_used_are_all_named(
+    hospital: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = revise_bundle(tiny_bundle, tmp_path / "mine", networks={}).folder
+    for name in ("ct1.nii.gz", "ct2.nii.gz"):
+        (tmp_path / name).write_bytes(b"no image")
+    assert main([str(a) for a in ("train", "cvae", "--data", hospital, "--output", bundle, "--steps", 1)]) == 3
+    told = capsys.readouterr().err
+    assert "0002-ct1" in told and "0003-ct2" in told and "Traceback" not in told
+    rows = [*csv.DictReader(hospital.open(encoding="utf-8"))]
+    assert len(rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "says"),
+    [("lungs", [], "does not learn from a table"), ("lungs", ["--recipe", "paper"], "does not learn from a table")],
+)
+def test_a_network_that_learns_from_label_maps_takes_no_table(
+    network: str, options: list[str], says: str, empty_scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = table(empty_scans, "scan,label\nscan0.nii.gz,1\n")
+    assert main(["train", network, "--data", str(path), "--output", str(empty_scans / "b"), *options]) == 2
+    assert says in capsys.readouterr().err
