@@ -144,7 +144,7 @@ def _analyze(
         for warning in diagnosis.warnings:
             monitor.warn(warning)
     with monitor.stage("relevance", "Explaining the probability"):
-        relevance = explain_diagnosis(inputs, axial, lungs, models, monitor.report)
+        relevance = explain_diagnosis(inputs, axial, lungs, lesions, models, monitor.report)
 
     def own(voxels: np.ndarray) -> Volume:
         return ct.with_voxels(np.ascontiguousarray(from_axial(voxels, ct)))

@@ -14,6 +14,7 @@ from ..relevance import explain
 from ..relevance.composite import GateName, Target
 from .diagnosis import SLICES_AT_ONCE, ClassifierInput
 from .models import Models
+from .relevance_places import relevance_places
 
 TARGET: Target = "covid"
 GATE: GateName = "gradient-times-input"
@@ -22,11 +23,19 @@ ALPHA, BETA = 2.0, -1.0
 
 @dataclass(frozen=True)
 class Relevance:
-    """Signed relevance per input branch, float32 (K, J, I) on the axial grid, and what the study says of it."""
+    """Signed relevance per input branch, float32 (K, J, I) on the axial grid, and what the study says of it.
+
+    Attributes:
+        ct, lesions: of the CT and of the lesion mask.
+        score: that was propagated.
+        places: of either branch, see ``relevance_places``.
+        ledger: one entry per layer.
+    """
 
     ct: np.ndarray
     lesions: np.ndarray
     score: float
+    places: dict[str, dict[str, float | None]]
     ledger: list[dict[str, Any]]
 
 
@@ -34,6 +43,7 @@ def explain_diagnosis(
     inputs: ClassifierInput,
     axial: Volume,
     lungs: np.ndarray,
+    lesions: np.ndarray,
     models: Models,
     report: Callable[[float], None],
 ) -> Relevance:
@@ -42,16 +52,14 @@ def explain_diagnosis(
     Args:
         inputs: what the classifier saw.
         axial: the CT.
-        lungs: uint8 (K, J, I) on its grid.
+        lungs: uint8 (K, J, I) on its grid, 1 right, 2 left.
+        lesions: uint8 (K, J, I) on its grid, not 0 in lesions.
         models: gives the network ``classifier``.
         report: gets the fraction of the work done.
     """
-    ct, lesions, inside = (x.to(models.device) for x in (inputs.ct, inputs.lesions, inputs.inside))
     explanation = explain(
         models.network("classifier"),
-        ct,
-        lesions,
-        inside,
+        *(x.to(models.device) for x in (inputs.ct, inputs.lesions, inputs.inside)),
         target=TARGET,
         gate=GATE,
         alpha=ALPHA,
@@ -63,7 +71,8 @@ def explain_diagnosis(
         share_back(m[:, 0].cpu().numpy(), inputs.grid, axial.shape, axial.spacing[::-1], lungs > 0)
         for m in (explanation.ct, explanation.lesions)
     ]
-    return Relevance(maps[0], maps[1], explanation.score, [_entry(asdict(e)) for e in explanation.ledger])
+    places = {name: relevance_places(m, lungs, lesions) for name, m in zip(("ct", "lesions"), maps, strict=True)}
+    return Relevance(maps[0], maps[1], explanation.score, places, [_entry(asdict(e)) for e in explanation.ledger])
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
@@ -100,5 +109,6 @@ def describe_relevance(relevance: Relevance, ct: Volume, images: dict[str, Volum
             for k in order
             if positive[0][k] + positive[1][k] > 0
         ],
+        "places": relevance.places,
         "ledger": relevance.ledger,
     }

@@ -1,0 +1,44 @@
+"""Where relevance lies: in lesions, in each lung, in each third of the lungs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .lungs import LEFT, RIGHT
+
+THIRDS = ("lower", "middle", "upper")
+"""Of the lungs' height, from inferior to superior."""
+
+
+def relevance_places(relevance: np.ndarray, lungs: np.ndarray, lesions: np.ndarray) -> dict[str, float | None]:
+    """Shares of the positive relevance, each 0 to 1, and its balance.
+
+    Args:
+        relevance: signed, (K, J, I), k inferior to superior.
+        lungs: uint8 on its grid, 1 right, 2 left.
+        lesions: uint8 on its grid, not 0 in lesions.
+
+    Returns:
+        ``in_lesions``; ``right`` and ``left``; ``upper``, ``middle`` and ``lower`` third of the lungs' height;
+        ``right_left_balance`` from -1 (all in the left lung) to 1 (all in the right one). All are None where no
+        relevance is positive.
+    """
+    k, j, i = np.nonzero((relevance > 0) & (lungs > 0))
+    positive = relevance[k, j, i].astype(np.float64)
+    side, third = lungs[k, j, i], _third(lungs)[k]
+    shares = {
+        "in_lesions": positive[lesions[k, j, i] > 0].sum(),
+        "right": positive[side == RIGHT].sum(),
+        "left": positive[side == LEFT].sum(),
+        **{name: positive[third == number].sum() for number, name in enumerate(THIRDS)},
+    }
+    shares["right_left_balance"] = shares["right"] - shares["left"]
+    whole = positive.sum()
+    return {name: float(share / whole) if whole > 0 else None for name, share in shares.items()}
+
+
+def _third(lungs: np.ndarray) -> np.ndarray:
+    """Number in ``THIRDS`` of every slice (K,)."""
+    slices = np.flatnonzero(lungs.any(axis=(1, 2)))
+    first, count = (slices[0], slices[-1] - slices[0] + 1) if len(slices) else (0, 1)
+    return np.clip((np.arange(len(lungs)) - first) * 3 // count, 0, 2)
