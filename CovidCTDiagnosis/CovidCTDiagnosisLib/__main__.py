@@ -550,6 +550,7 @@ def _add_evaluate(commands: Any) -> None:
     _add_evaluate_segmentation(parts)
     _add_evaluate_diagnosis(parts)
     _add_evaluate_ablation(parts)
+    _add_evaluate_explanations(parts)
     _add_evaluate_report(parts)
 
 
@@ -614,6 +615,27 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
     if options.steps < 1:
         raise UsageError("There must be a step.", "Give --steps 1 or more.")
     evaluate_ablation(options.data, options.output, options.bundle, options.device, options.steps)
+
+
+def _add_evaluate_explanations(parts: Any) -> None:
+    command = _command(
+        parts,
+        "explanations",
+        _evaluate_explanations,
+        "What the heatmaps are worth: relevance in an expert's lesions, pixel flipping, random weights, noise; beside "
+        "gradient x input and chance.",
+    )
+    command.add_argument("--data", type=Path, required=True, help="data folder with expert slices and slice series")
+    command.add_argument("--output", type=Path, help="folder for results and a page with figures")
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _evaluate_explanations(options: argparse.Namespace) -> None:
+    with _training_packages():
+        from .evaluation.explanations import evaluate_explanations
+
+    evaluate_explanations(options.data, options.output, options.bundle, options.device)
 
 
 def _add_evaluate_report(parts: Any) -> None:
