@@ -221,3 +221,19 @@ def test_inputs_that_break_the_bounds_are_refused(spoil, message):
 def test_options_that_do_not_exist_are_refused(option):
     with pytest.raises(ValueError, match=next(iter(option.values())) if len(option) == 1 else "must be 1"):
         explain(network(), *volume(), **option)
+
+
+@pytest.mark.parametrize("kept_mb", [0, 0.3])
+def test_what_is_kept_from_the_way_up_changes_nothing(kept_mb, monkeypatch):
+    classifier, inputs = network(), volume(slices=5)
+    kept = explain(classifier, *inputs, chunk=1)
+    monkeypatch.setattr("CovidCTDiagnosisLib.relevance.composite.KEPT_MB", kept_mb)
+    climbs = []
+    encoder = classifier.encoder.ct_branch[0]
+    hook = encoder.register_forward_hook(lambda *_: climbs.append(1))
+    again = explain(classifier, *inputs, chunk=1)
+    hook.remove()
+    assert 5 < len(climbs) <= 10
+    for name in ("ct", "lesions"):
+        torch.testing.assert_close(getattr(again, name), getattr(kept, name), rtol=0, atol=0)
+    assert again.ledger == kept.ledger

@@ -33,8 +33,11 @@ TARGETS: dict[str, tuple[float, float]] = {
 }
 """What each target takes of the scores [not COVID-19, COVID-19]."""
 
-FORWARD_COST, BACKWARD_COST = 1, 4
-"""Convolutions per convolution: the first pass; the second (forward again, magnitudes, two ways down)."""
+FORWARD_COST, BACKWARD_COST = 1, 3
+"""Convolutions per convolution: the way up; the way down (magnitudes, and two ways for relevance)."""
+
+KEPT_MB = 256
+"""Activations (10^6 bytes) that are kept from the way up; slices beyond that go up a second time."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class _Trace:
             self._kept.append(kept)
         self.output = x
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept; what two layers share counts twice."""
+        return sum(_bytes(kept) for kept in (self.output, *self._kept))
+
     def propagate(self, relevance: Tensor, ledger: Ledger) -> Tensor:
         """From the relevance of the output to that of the input."""
         incoming = total(relevance)
@@ -105,8 +113,9 @@ def explain(
     branch, with bounds 0 and 1 inside the lungs, 0 and 0 outside, so that no relevance leaves the lungs.
     Every rule is linear in the relevance: the maps of "difference" are those of "covid" less "not-covid".
 
-    NetVLAD's assignments want all slices, so there are two passes: features chunk by chunk, then for each
-    chunk its activations again and its relevance. Memory grows with ``chunk``, not with the volume.
+    NetVLAD's assignments want all slices, so all go up before the first comes down, chunk by chunk. Activations are
+    kept up to ``KEPT_MB``; chunks beyond that go up again before they come down. So memory stays flat, and the whole
+    costs four to five times the forward pass.
 
     Args:
         classifier: left as it is; its mode and gradients do not matter.
@@ -129,11 +138,19 @@ def explain(
     rule = AlphaBeta(alpha, beta)
     ledger = Ledger()
     work = _Work(progress, (FORWARD_COST + BACKWARD_COST) * len(ct))
-    chunks = [slice(start, start + chunk) for start in range(0, len(ct), chunk)]
 
-    pooled = []
-    for part in chunks:
-        pooled.append(classifier.pyramid(classifier.encoder(ct[part], lesions[part])))
+    def climb(part: slice) -> _Climb:
+        return _Climb(classifier, ct[part], lesions[part], inside[part], rule)
+
+    parts = [slice(start, start + chunk) for start in range(0, len(ct), chunk)]
+    climbs: dict[int, _Climb] = {}
+    pooled, room = [], KEPT_MB * 10**6
+    for number, part in enumerate(parts):
+        found = climb(part)
+        pooled.append(found.pooled)
+        room -= found.size
+        if room > 0:
+            climbs[number] = found
         work.done(FORWARD_COST * len(pooled[-1]))
 
     head = _Trace(_head(classifier), torch.cat(pooled))
@@ -141,10 +158,9 @@ def explain(
     relevance = head.propagate(start, ledger)
 
     ct_relevance, lesion_relevance = torch.zeros_like(ct), torch.zeros_like(lesions)
-    for part in chunks:
-        ct_relevance[part], lesion_relevance[part] = _down(
-            classifier, ct[part], lesions[part], inside[part], relevance[part], GATES[gate], rule, ledger
-        )
+    for number, part in enumerate(parts):
+        found = climbs.pop(number) if number in climbs else climb(part)
+        ct_relevance[part], lesion_relevance[part] = found.descend(relevance[part], GATES[gate], ledger)
         work.done(BACKWARD_COST * len(relevance[part]))
     return Explanation(ct_relevance, lesion_relevance, total(start), head.output, ledger.entries)
 
@@ -174,33 +190,55 @@ def _branch(name: str, branch: nn.Sequential, first: Rule, convolution: Rule) ->
     ]
 
 
-def _down(
-    classifier: VolumeClassifier,
-    ct: Tensor,
-    lesions: Tensor,
-    inside: Tensor,
-    relevance: Tensor,
-    gate: Gate,
-    convolution: Rule,
-    ledger: Ledger,
-) -> tuple[Tensor, Tensor]:
-    """From the relevance of some slices' pooled features (S, D) to that of their two inputs (S, 1, H, W)."""
-    encoder = classifier.encoder
-    top = [
-        _Step("encoder.relu", encoder.relu, PassThrough()),
-        _Step("pyramid", classifier.pyramid, WinnerTakeAllPyramid()),
-    ]
-    pixels = ZB(low=torch.zeros_like(ct), high=inside.to(ct))
-    ct_trace = _Trace(_branch("ct_branch", encoder.ct_branch, pixels, convolution), ct)
-    if encoder.lesion_branch is None:
-        relevance = _Trace(top, ct_trace.output).propagate(relevance, ledger)
-        return ct_trace.propagate(relevance, ledger), torch.zeros_like(lesions)
-    lesion_trace = _Trace(_branch("lesion_branch", encoder.lesion_branch, pixels, convolution), lesions)
-    relevance = _Trace(top, ct_trace.output * lesion_trace.output).propagate(relevance, ledger)
-    to_ct, to_lesions = gate.split(ct_trace.output, lesion_trace.output, relevance)
-    incoming, outgoing = total(relevance), total(to_ct) + total(to_lesions)
-    ledger.book("encoder.gate", incoming, outgoing, created=(gate.paid - 1) * incoming)
-    return ct_trace.propagate(to_ct, ledger), lesion_trace.propagate(to_lesions, ledger)
+class _Climb:
+    """Some slices on their way up to pooled features (S, D), and their relevance down to the two inputs."""
+
+    def __init__(
+        self, classifier: VolumeClassifier, ct: Tensor, lesions: Tensor, inside: Tensor, convolution: Rule
+    ) -> None:
+        encoder = classifier.encoder
+        pixels = ZB(low=torch.zeros_like(ct), high=inside.to(ct))
+        self._ct = _Trace(_branch("ct_branch", encoder.ct_branch, pixels, convolution), ct)
+        self._lesions = None
+        features = self._ct.output
+        if encoder.lesion_branch is not None:
+            self._lesions = _Trace(_branch("lesion_branch", encoder.lesion_branch, pixels, convolution), lesions)
+            features = features * self._lesions.output
+        self._top = _Trace(
+            [
+                _Step("encoder.relu", encoder.relu, PassThrough()),
+                _Step("pyramid", classifier.pyramid, WinnerTakeAllPyramid()),
+            ],
+            features,
+        )
+
+    @property
+    def pooled(self) -> Tensor:
+        """Features (S, D)."""
+        return self._top.output
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(trace.size for trace in (self._ct, self._lesions, self._top) if trace)
+
+    def descend(self, relevance: Tensor, gate: Gate, ledger: Ledger) -> tuple[Tensor, Tensor]:
+        """From the relevance of the pooled features to that of the CT and of the lesion mask, (S, 1, H, W) each."""
+        relevance = self._top.propagate(relevance, ledger)
+        if self._lesions is None:
+            by_ct = self._ct.propagate(relevance, ledger)
+            return by_ct, torch.zeros_like(by_ct)
+        to_ct, to_lesions = gate.split(self._ct.output, self._lesions.output, relevance)
+        incoming, outgoing = total(relevance), total(to_ct) + total(to_lesions)
+        ledger.book("encoder.gate", incoming, outgoing, created=(gate.paid - 1) * incoming)
+        return self._ct.propagate(to_ct, ledger), self._lesions.propagate(to_lesions, ledger)
+
+
+def _bytes(kept: Any) -> int:
+    """Of the tensors in what a rule keeps."""
+    if isinstance(kept, Tensor):
+        return kept.nbytes
+    return sum(map(_bytes, kept)) if isinstance(kept, tuple | list) else 0
 
 
 def _check_inputs(ct: Tensor, lesions: Tensor, inside: Tensor) -> None:
