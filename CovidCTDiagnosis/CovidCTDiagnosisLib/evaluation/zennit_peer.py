@@ -48,6 +48,7 @@ def zennit_maps(classifier: VolumeClassifier, ct: Tensor, lesions: Tensor) -> tu
     )
     with composite.context(classifier) as modified:
         inputs = [x.clone().requires_grad_() for x in (ct, lesions)]
-        scores = modified(*inputs)
+        # Not the leaves themselves: torch's counter of operations cannot watch those.
+        scores = modified(*(x.view_as(x) for x in inputs))
         by_ct, by_lesions = torch.autograd.grad(scores, inputs, scores.detach() * torch.tensor([0.0, 1.0]))
     return by_ct, by_lesions

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from ..errors import ResourceError, UsageError
 
 PROBE = (24, 48, 32)
 """Voxels along (k, j, i) of what ``estimate_macs`` runs: the U-Nets need no padding for it, DeepMedic little."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _COUNTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
@@ -85,6 +87,11 @@ def peak_memory_mb() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def channels_last(network: Network) -> Network:
+    """The same network, its 2-D convolutions laid out in memory so that a CPU runs them faster."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fuse_batch_norm(network: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, reg
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import Novelty
+from .compute import channels_last
 from .models import Models
 
 SLICES_AT_ONCE = 16
@@ -126,7 +127,7 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
         models: gives the network ``classifier`` and the bundle's calibration.
         report: gets the fraction of the work done.
     """
-    network = models.network("classifier").to(memory_format=torch.channels_last)
+    network = channels_last(models.network("classifier"))
     features, sums, pixels = [], [], []
     with torch.inference_mode():
         for first in range(0, len(inputs.ct), SLICES_AT_ONCE):

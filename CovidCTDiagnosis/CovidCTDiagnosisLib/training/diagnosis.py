@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..ct.windows import CLASSIFIER
 from ..networks import CVAE, VolumeClassifier
 from ..networks.cvae import Prior
+from ..pipeline.compute import channels_last
 from .examples import Example
 from .loop import Recipe, seeded
 
@@ -155,7 +156,7 @@ def classifier_recipe(
         manner: how it learns.
         kept: for early stopping, where the manner has it.
     """
-    network = seeded(seed, lambda: VolumeClassifier(side_information))
+    network = channels_last(seeded(seed, lambda: VolumeClassifier(side_information)))
     if encoder is not None:
         network.encoder.load_state_dict(encoder)
     return Recipe(
@@ -210,7 +211,7 @@ def cvae_recipe(
         return (reconstruction + divergence) / images[0].numel()
 
     return Recipe(
-        seeded(seed, lambda: CVAE(CVAE_SIZE, manner.prior, side_information)),
+        channels_last(seeded(seed, lambda: CVAE(CVAE_SIZE, manner.prior, side_information))),
         draw,
         loss,
         steps=manner.steps(len(ct), SLICES_A_STEP, steps),

@@ -18,14 +18,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ..ct import check_chest_ct, read_scan, to_axial
+from ..ct import read_scan
 from ..ct.dicom import patient_id
 from ..ct.slice_images import SUFFIXES, find_slice_images, read_slice_image
 from ..errors import InputError
-from ..pipeline.diagnosis import ClassifierInput, classifier_input
-from ..pipeline.lesions import segment_lesions
-from ..pipeline.lungs import segment_lungs
+from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
+from ..pipeline.scan_input import scan_input
 from ..pipeline.slice_folder import SliceOptions
 from ..pipeline.slice_series import images_input
 from ..tables import Row, Splits, read_rows, require_columns
@@ -70,12 +69,7 @@ class OwnScan:
         if _holds_images(self.path):
             images = [read_slice_image(path) for path in find_slice_images(self.path)]
             return images_input(images, models, longest_side, SliceOptions())
-        ct = read_scan(self.path)
-        check_chest_ct(ct)
-        axial = to_axial(ct)
-        lungs = segment_lungs(axial, models, lambda fraction: None)
-        found = segment_lesions(axial, lungs, models, lambda fraction: None)
-        return classifier_input(axial, found.lungs, found.labels, slice_mm=NOMINAL_SLICE_MM, longest_side=longest_side)
+        return scan_input(read_scan(self.path), models, slice_mm=NOMINAL_SLICE_MM, longest_side=longest_side)
 
 
 def is_scan_table(data: Path) -> bool:
