@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment_slices(commands)
     _add_diagnose_series(commands)
     _add_picture(commands)
+    _add_plates(commands)
     _add_sample(commands)
     _add_complexity(commands)
     _add_bench(commands)
@@ -406,6 +407,44 @@ def _picture(options: argparse.Namespace) -> None:
     _check_picture(options.output)
     _picture_maker()(options.study, read_scan(options.scan, options.series), options.output)
     print(f"Picture: {options.output}")
+
+
+# plates
+
+
+def _add_plates(commands: Any) -> None:
+    command = _command(
+        commands,
+        "plates",
+        _plates,
+        "Draw the slices of a study that carry the most relevance: the CT, its lungs and its lesions with the "
+        "relevance of either.",
+    )
+    command.add_argument("study", type=Path, help="study folder")
+    command.add_argument("scan", type=Path, nargs="?", help="the CT that was analyzed (without it, masks alone)")
+    command.add_argument("--series", help="which DICOM series of the folder: number or SeriesInstanceUID")
+    command.add_argument("--output", type=Path, required=True, help=".png or .pdf; without an ending, both")
+
+
+def _plates(options: argparse.Namespace) -> None:
+    from .ct import read_scan
+
+    outputs = _plate_files(options.output)
+    _picture_maker()
+    from .scene.plates import plate
+
+    plate(options.study, read_scan(options.scan, options.series) if options.scan else None, outputs)
+    print(f"Plate: {' and '.join(map(str, outputs))}")
+
+
+def _plate_files(output: Path) -> list[Path]:
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    if not output.suffix:
+        return [output.with_suffix(".png"), output.with_suffix(".pdf")]
+    if output.suffix.lower() not in (".png", ".pdf"):
+        raise UsageError(f"{output} cannot be a plate.", "Give a .png or .pdf file, or no ending for both.")
+    return [output]
 
 
 def _plain_name(scan: Path) -> str:

@@ -43,6 +43,18 @@ class Volume:
         matrix[:3, 3] = self.origin
         return matrix
 
+    @property
+    def long_axis(self) -> int:
+        """The axis of ``voxels`` that runs nearest to the patient's long axis; slices are counted along it."""
+        return int(np.argmax([abs(self.direction[2][2 - axis]) for axis in range(3)]))
+
+    def slice_center(self, index: int) -> np.ndarray:
+        """The middle of a slice across ``long_axis``, LPS mm, (3,)."""
+        voxel = (np.array(self.shape) - 1) / 2
+        voxel[self.long_axis] = index
+        center: np.ndarray = self.affine @ [*voxel[::-1], 1]
+        return center[:3]
+
     def with_voxels(self, voxels: np.ndarray) -> Volume:
         """The same grid with other voxels.
 

@@ -85,8 +85,7 @@ def describe_relevance(relevance: Relevance, ct: Volume, images: dict[str, Volum
     Slices are counted along the axis of the CT's own grid that runs nearest to the patient's long axis.
     """
     names = ("relevance_ct", "relevance_lesions")
-    axis = int(np.argmax([abs(ct.direction[2][2 - a]) for a in range(3)]))
-    across = tuple(a for a in range(3) if a != axis)
+    across = tuple(axis for axis in range(3) if axis != ct.long_axis)
     positive = [np.maximum(images[name].voxels, 0).sum(axis=across, dtype=np.float64) for name in names]
     order = np.argsort(-(positive[0] + positive[1]), kind="stable")
     return {

@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 import slicer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from CovidCTDiagnosisLib.ct.volume import Volume
-from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, POSITIVE, RGB, color_function
+from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
+from CovidCTDiagnosisLib.scene.drawing import (
+    BACKGROUND,
+    FAINT_TEXT,
+    TEXT,
+    color_bar,
+    draw_edges,
+    draw_scale,
+    draw_upwards,
+    font,
+    to_bytes,
+)
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import (
     HIDDEN_FRACTION,
@@ -40,9 +51,6 @@ _ROWS = ("CT", "Lungs and lesions", "Relevance")
 _LESION_OPACITY = 0.55
 _RELEVANCE_OPACITY = 0.65
 
-_BACKGROUND = (12, 13, 16)
-_TEXT = (236, 238, 242)
-_FAINT_TEXT = (150, 155, 165)
 _LINE = (90, 200, 255)
 _EDGE, _GAP, _LEFT, _TOP, _BOTTOM = 36, 8, 44, 168, 176
 
@@ -238,35 +246,21 @@ def _draw(columns: list[_Column], analysis: dict[str, Any], window_end: float | 
     """The sheet; `window_end` is where the colours of relevance end, None without positive relevance."""
     lefts = _EDGE + _LEFT + np.cumsum([0, *(column.pictures[0].shape[1] + _GAP for column in columns)])
     height = columns[0].pictures[0].shape[0]
-    sheet = Image.new("RGB", (WIDTH, _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM), _BACKGROUND)
+    sheet = Image.new("RGB", (WIDTH, _TOP + len(_ROWS) * (height + _GAP) - _GAP + _BOTTOM), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for left, column in zip(lefts.tolist(), columns, strict=False):
         for row, picture in enumerate(column.pictures):
             sheet.paste(Image.fromarray(picture), (left, _TOP + row * (height + _GAP)))
-            _draw_edges(draw, left, _TOP + row * (height + _GAP), picture, column.edges)
+            draw_edges(draw, left, _TOP + row * (height + _GAP), picture, column.edges)
         center = left + column.pictures[0].shape[1] / 2
-        draw.text((center, _TOP - 14), column.plane.title, _TEXT, _font(22), anchor="ms")
+        draw.text((center, _TOP - 14), column.plane.title, TEXT, font(22), anchor="ms")
     for row, title in enumerate(_ROWS):
-        _draw_upwards(sheet, title, _EDGE, _TOP + row * (height + _GAP) + height / 2)
+        draw_upwards(sheet, title, _EDGE, _TOP + row * (height + _GAP) + height / 2)
     _draw_positions(draw, lefts.tolist(), columns)
-    _draw_scale(draw, int(lefts[0]), _TOP + height, columns[0].pixels_per_mm)
+    draw_scale(draw, int(lefts[0]), _TOP + height, columns[0].pixels_per_mm)
     _draw_heading(draw, analysis)
     _draw_legend(sheet, sheet.height - _BOTTOM + 34, analysis, window_end)
     return sheet
-
-
-def _draw_edges(
-    draw: ImageDraw.ImageDraw, left: int, top: int, picture: np.ndarray, edges: tuple[str, str, str, str]
-) -> None:
-    height, width = picture.shape[:2]
-    places = (
-        (left + 8, top + height / 2, "lm"),
-        (left + width - 8, top + height / 2, "rm"),
-        (left + width / 2, top + 6, "mt"),
-        (left + width / 2, top + height - 6, "mb"),
-    )
-    for letter, (x, y, anchor) in zip(edges, places, strict=True):
-        draw.text((x, y), letter, _TEXT, _font(20), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_Column]) -> None:
@@ -282,29 +276,15 @@ def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_
             draw.line((left + width - 22, y, left + width - 1, y), _LINE, 2)
 
 
-def _draw_scale(draw: ImageDraw.ImageDraw, left: int, bottom: int, pixels_per_mm: float) -> None:
-    start, end, y = left + 14, left + 14 + 50 * pixels_per_mm, bottom - 18
-    draw.rectangle((start - 2, y - 4, end + 2, y + 4), fill=(0, 0, 0))
-    draw.rectangle((start, y - 2, end, y + 2), fill=_TEXT)
-    draw.text((end + 10, y), "5 cm", _TEXT, _font(18), anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
-
-
-def _draw_upwards(sheet: Image.Image, text: str, left: int, center: float) -> None:
-    width = round(_font(24).getlength(text)) + 4
-    label = Image.new("RGB", (width, 34), _BACKGROUND)
-    ImageDraw.Draw(label).text((width / 2, 17), text, _TEXT, _font(24), anchor="mm")
-    sheet.paste(label.transpose(Image.Transpose.ROTATE_90), (left, round(center - width / 2)))
-
-
 def _draw_heading(draw: ImageDraw.ImageDraw, analysis: dict[str, Any]) -> None:
     diagnosis = analysis["diagnosis"]
     finding = (
         f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, threshold {diagnosis['threshold']:.2f}"
     )
-    draw.text((_EDGE, 30), finding, _TEXT, _font(38))
-    draw.text((_EDGE, 84), _measured(analysis), _FAINT_TEXT, _font(24))
-    draw.text((WIDTH - _EDGE, 38), analysis["input"]["name"], _FAINT_TEXT, _font(24), anchor="ra")
-    draw.text((WIDTH - _EDGE, 84), "For research, not for diagnosis", _TEXT, _font(24), anchor="ra")
+    draw.text((_EDGE, 30), finding, TEXT, font(38))
+    draw.text((_EDGE, 84), _measured(analysis), FAINT_TEXT, font(24))
+    draw.text((WIDTH - _EDGE, 38), analysis["input"]["name"], FAINT_TEXT, font(24), anchor="ra")
+    draw.text((WIDTH - _EDGE, 84), "For research, not for diagnosis", TEXT, font(24), anchor="ra")
 
 
 def _measured(analysis: dict[str, Any]) -> str:
@@ -330,14 +310,14 @@ def _draw_legend(sheet: Image.Image, top: int, analysis: dict[str, Any], window_
     draw = ImageDraw.Draw(sheet)
     x = float(_EDGE + _LEFT)
     for label in LUNGS.values():
-        draw.rectangle((x, top, x + 22, top + 22), outline=_bytes(label.rgb), width=3)
+        draw.rectangle((x, top, x + 22, top + 22), outline=to_bytes(label.rgb), width=3)
         x = _draw_entry(draw, x, top, label.name)
     for label in LESIONS.values():
-        draw.rectangle((x, top, x + 22, top + 22), fill=_bytes(label.rgb))
+        draw.rectangle((x, top, x + 22, top + 22), fill=to_bytes(label.rgb))
         x = _draw_entry(draw, x, top, f"{label.name} {_lesion_ml(analysis, label.name.lower()):,.1f} ml")
 
     x, top = float(_EDGE + _LEFT), top + 52
-    bar = Image.fromarray(_color_bar(320, 22))
+    bar = Image.fromarray(color_bar(320, 22))
     sheet.paste(bar, (round(x), top))
     if window_end is None:
         text = "No positive relevance of the CT for the COVID-19 score"
@@ -347,31 +327,16 @@ def _draw_legend(sheet: Image.Image, top: int, analysis: dict[str, Any], window_
             f"Gaussian (sigma {SMOOTHING_MM:g} mm), positive part. The colours end at its {PERCENTILE:g}th "
             f"percentile in the whole CT; below {HIDDEN_FRACTION:.0%} of that none is drawn."
         )
-    draw.text((x + bar.width + 12, top + 11), text, _TEXT, _font(20), anchor="lm")
+    draw.text((x + bar.width + 12, top + 11), text, TEXT, font(20), anchor="lm")
     note = (
         f"Lung window: width {LUNG_WINDOW_HU:g} HU, level {LUNG_LEVEL_HU:g} HU. "
         "R right, L left, A anterior, P posterior, S superior, I inferior. "
         "Marks beside coronal and sagittal slices: the axial slices. Rendered by 3D Slicer's slice logic."
     )
-    draw.text((x, top + 50), note, _FAINT_TEXT, _font(18))
+    draw.text((x, top + 50), note, FAINT_TEXT, font(18))
 
 
 def _draw_entry(draw: ImageDraw.ImageDraw, x: float, top: int, text: str) -> float:
     """Text beside a square of the legend; where the next square begins."""
-    draw.text((x + 32, top + 11), text, _TEXT, _font(20), anchor="lm")
-    return x + 32 + _font(20).getlength(text) + 36
-
-
-def _color_bar(width: int, height: int) -> np.ndarray:
-    function = color_function(POSITIVE)
-    row = [_bytes(function.GetColor(position)) for position in np.linspace(0, 1, width)]
-    return np.tile(np.array(row, np.uint8), (height, 1, 1))
-
-
-def _bytes(rgb: RGB) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * value) for value in rgb)
-    return red, green, blue
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    draw.text((x + 32, top + 11), text, TEXT, font(20), anchor="lm")
+    return x + 32 + font(20).getlength(text) + 36

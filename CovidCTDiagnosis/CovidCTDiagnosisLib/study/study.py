@@ -62,6 +62,11 @@ class Study:
         """The file of one of `IMAGES`."""
         return self.folder / _file_name(name)
 
+    @property
+    def grid(self) -> Volume:
+        """The CT's own grid; its voxels take no memory and mean nothing."""
+        return _input_grid(self.analysis)
+
     def image(self, name: str) -> Volume:
         """Read one of `IMAGES`, on the CT's own grid.
 
@@ -72,7 +77,7 @@ class Study:
         try:
             volume = _read_image(path)
             _check_complete(path, volume)
-            _check_image(name, volume, _input_grid(self.analysis))
+            _check_image(name, volume, self.grid)
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(f"{path.name} of the study {self.folder} is damaged.", _REMEDY) from error
         return volume

@@ -93,7 +93,7 @@ def _augment(rng: np.random.Generator, ct: Tensor, lesions: Tensor) -> tuple[Ten
     if rng.random() < 0.5:
         ct, lesions = ct.flip(3), lesions.flip(3)
     inside = ct > 0
-    grey = as_windowed(ct, float(rng.uniform(0, 1)))
+    grey = as_windowed(ct, float(rng.uniform(0, 1))) if rng.random() < 0.5 else ct
     grey = grey * float(rng.uniform(0.85, 1.15)) + float(rng.normal(0, 0.04))
     grey = grey + float(rng.uniform(0, 0.04)) * torch.from_numpy(rng.standard_normal(ct.shape, np.float32))
     return grey.clamp(1e-3, 1) * inside, lesions
