@@ -621,6 +621,11 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
     command = _command(parts, "diagnosis", _evaluate_diagnosis, "Scans kept apart, against the truth; a table.")
     command.add_argument("--data", type=Path, required=True, help="data folder with slice series, or table of scans")
     command.add_argument("--output", type=Path, help="also write the predictions (CSV), for evaluate report")
+    command.add_argument(
+        "--spoil",
+        action="store_true",
+        help="also invert, window, blur the series kept apart and count how many are refused or get a warning",
+    )
     _add_bundle(command)
     _add_device(command)
 
@@ -629,7 +634,7 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
     with _training_packages():
         from .evaluation.diagnosis import print_diagnosis
 
-    print_diagnosis(options.data, options.bundle, options.device, options.output)
+    print_diagnosis(options.data, options.bundle, options.device, options.output, options.spoil)
 
 
 def _add_evaluate_ablation(parts: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ from CovidCTDiagnosisLib.training.diagnosis import (
     PAPER,
     SLICES_A_STEP,
     VOLUMES_A_STEP,
-    as_windowed,
     classifier_recipe,
     cvae_recipe,
     draw_volumes,
     fit_size,
     focal_loss,
+    in_window,
 )
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
@@ -151,10 +152,12 @@ def test_scores_that_say_nothing_are_calibrated_to_the_share(value: float) -> No
 
 def test_a_picture_s_window_is_undone() -> None:
     """What [-1400, 200] shows of a tissue comes back as that tissue's grey in the classifier's window."""
-    hu = torch.tensor([-850.0, -600.0, -100.0, 40.0])
-    picture = (hu + 1400) / 1600
-    torch.testing.assert_close(as_windowed(picture, 1.0), (hu + 1000) / 1400)
-    torch.testing.assert_close(as_windowed(picture, 0.0), picture)
+    hu = torch.tensor([-850.0, -600.0, -100.0, 40.0]).view(1, 1, 2, 2)
+    example = Example("", (hu + 1400) / 1600, torch.zeros_like(hu), 0)
+    torch.testing.assert_close(in_window(example, 1.0).ct, (hu + 1000) / 1400)
+    torch.testing.assert_close(in_window(example, 0.0).ct, example.ct)
+    dark = in_window(replace(example, ct=torch.tensor([[[[0.0, 0.01]]]])), 1.0).ct
+    assert dark[0, 0, 0, 0] == 0 and dark[0, 0, 0, 1] > 0  # what was lung stays lung
 
 
 def test_volumes_are_shown_in_other_windows_and_stay_inside_the_lungs() -> None:

@@ -17,13 +17,17 @@ from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.calibration import score_differences
 from ..training.examples import Example, prepare_examples, split_data
+from ..training.scan_table import is_scan_table
 from .metrics import bootstrap_auc, wilson
+from .novelty import novelty_lines, spoil_and_diagnose
 from .targets import interval_text
 
 COLUMNS = ("scan", "probability", "covid", "centre", "co_rads", "involvement_percent")
 
 
-def print_diagnosis(data: Path, bundle: Path | None, device: str, output: Path | None = None) -> None:
+def print_diagnosis(
+    data: Path, bundle: Path | None, device: str, output: Path | None = None, spoil: bool = False
+) -> None:
     """AUC, sensitivity and specificity on the scans kept apart.
 
     Args:
@@ -31,13 +35,16 @@ def print_diagnosis(data: Path, bundle: Path | None, device: str, output: Path |
         bundle: or the one shipped.
         device: where to segment.
         output: gets the predictions as a table, for ``covid-ct evaluate report``.
+        spoil: also spoil the slice series kept apart and count the warnings.
 
     Raises:
         InputError: the data lack a part, or no COVID-19 or no other scan is kept apart.
-        UsageError: ``output`` cannot be written.
+        UsageError: ``output`` cannot be written, or there are no slice series to spoil.
     """
     if output is not None and not output.resolve().parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    if spoil and is_scan_table(data):
+        raise UsageError("Only slice series can be spoilt.", "Leave out --spoil.")
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     scans = split_data(data).test
@@ -61,6 +68,8 @@ def print_diagnosis(data: Path, bundle: Path | None, device: str, output: Path |
     if output is not None:
         _write(output, scans, test, probability)
         print(f"Predictions: {output}")
+    if spoil:
+        print("\n".join(novelty_lines(spoil_and_diagnose(scans, models))))
 
 
 def _write(path: Path, scans: Sequence[Any], examples: Sequence[Example], probability: np.ndarray) -> None:

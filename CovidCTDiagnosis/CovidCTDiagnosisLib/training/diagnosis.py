@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,24 +86,31 @@ PICTURE_WINDOW = (-1400.0, 200.0)
 """HU of black and white that make the lungs of the slice series as bright as those of CTs in HU."""
 
 
+LEAST_GREY = 1e-3
+"""Of a lung's pixel: 0 is what lies outside."""
+
+
 def _augment(rng: np.random.Generator, ct: Tensor, lesions: Tensor) -> tuple[Tensor, Tensor]:
     """Left-right flip, another window, noise, and slices left out."""
     keep = np.sort(rng.permutation(len(ct))[: max(int(len(ct) * rng.uniform(0.6, 1.0)), 2)])
     ct, lesions = ct[keep], lesions[keep]
     if rng.random() < 0.5:
         ct, lesions = ct.flip(3), lesions.flip(3)
-    inside = ct > 0
-    grey = as_windowed(ct, float(rng.uniform(0, 1))) if rng.random() < 0.5 else ct
+    grey = _as_windowed(ct, float(rng.uniform(0, 1))) if rng.random() < 0.5 else ct
     grey = grey * float(rng.uniform(0.85, 1.15)) + float(rng.normal(0, 0.04))
     grey = grey + float(rng.uniform(0, 0.04)) * torch.from_numpy(rng.standard_normal(ct.shape, np.float32))
-    return grey.clamp(1e-3, 1) * inside, lesions
+    return grey.clamp(LEAST_GREY, 1) * (ct > 0), lesions
 
 
-def as_windowed(ct: Tensor, share: float) -> Tensor:
-    """Scaled CT of a picture, taken from the classifier's window (share 0) to ``PICTURE_WINDOW`` (1); not clipped.
+def in_window(example: Example, share: float) -> Example:
+    """A picture's scaled CT taken from the classifier's window (share 0) to ``PICTURE_WINDOW`` (1).
 
     Nobody says with which windows the slice series were made, and a CT in HU must look to the network like one of them.
     """
+    return replace(example, ct=_as_windowed(example.ct, share).clamp(LEAST_GREY, 1) * (example.ct > 0))
+
+
+def _as_windowed(ct: Tensor, share: float) -> Tensor:
     (low, high), (picture_low, picture_high) = CLASSIFIER, PICTURE_WINDOW
     shown_low = low + share * (picture_low - low)
     shown_high = high + share * (picture_high - high)

@@ -27,6 +27,9 @@ from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
 from .scan_table import is_scan_table, table_fingerprint
 from .sources import Case, data_fingerprint, require_data
 
+USUAL_WINDOWS = (0.0, 0.5, 1.0)
+"""Shares of ``in_window`` that are nothing unusual: the classifier has learned from such pictures."""
+
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
 OWN_SOURCES = "own data"
 SETTINGS = {"diagnosis": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
@@ -307,7 +310,8 @@ def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, reco
     settings = open_bundle(output).settings
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
-    usual = fit_novelty(average_maps(classifier, known))
+    shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
+    usual = fit_novelty(average_maps(classifier, shown))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
     found = {**settings, "diagnosis": calibrate(classifier, kept)}
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
