@@ -6,6 +6,9 @@ PYTHON ?= python3
 SAMPLE ?= chest-nifti
 OUTPUT ?= output
 
+# What tests and benchmarks compare with. Without their dependencies: torchvision would want CUDA, OpenCV a screen.
+PEERS := zennit==0.5.1 quantus==0.6.0
+
 BIN := .venv/bin
 READY := .venv/ready
 
@@ -35,6 +38,7 @@ clean:
 $(READY): pyproject.toml constraints.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
 	@touch $@
 
 # Debian and Ubuntu keep venv in a package of its own; nothing else is needed from the system, as the wheels
