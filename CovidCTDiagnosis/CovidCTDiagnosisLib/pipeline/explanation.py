@@ -79,14 +79,19 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     return {"layer": entry.pop("layer"), "in": entry.pop("incoming"), "out": entry.pop("outgoing"), **entry}
 
 
+def _positive_sums(voxels: np.ndarray, axis: int) -> np.ndarray:
+    """Sum of what is above zero in every slice across an axis."""
+    slices = np.moveaxis(voxels, axis, 0)
+    return np.array([plane[plane > 0].sum(dtype=np.float64) for plane in slices])
+
+
 def describe_relevance(relevance: Relevance, ct: Volume, images: dict[str, Volume]) -> dict[str, Any]:
     """The study's account: totals, parameters, ledger, and the CT's slices in order of positive relevance.
 
     Slices are counted along the axis of the CT's own grid that runs nearest to the patient's long axis.
     """
     names = ("relevance_ct", "relevance_lesions")
-    across = tuple(axis for axis in range(3) if axis != ct.long_axis)
-    positive = [np.maximum(images[name].voxels, 0).sum(axis=across, dtype=np.float64) for name in names]
+    positive = [_positive_sums(images[name].voxels, ct.long_axis) for name in names]
     order = np.argsort(-(positive[0] + positive[1]), kind="stable")
     return {
         "target": TARGET,

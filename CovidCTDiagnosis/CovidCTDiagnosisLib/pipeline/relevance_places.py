@@ -23,17 +23,20 @@ def relevance_places(relevance: np.ndarray, lungs: np.ndarray, lesions: np.ndarr
         ``right_left_balance`` from -1 (all in the left lung) to 1 (all in the right one). All are None where no
         relevance is positive.
     """
-    k, j, i = np.nonzero((relevance > 0) & (lungs > 0))
-    positive = relevance[k, j, i].astype(np.float64)
-    side, third = lungs[k, j, i], _third(lungs)[k]
+    third = _third(lungs)
+    sums = np.zeros((len(THIRDS), 3, 2))  # by third, side and whether it is lesion
+    for k, plane in enumerate(relevance):  # slice by slice: indices of a whole CT would fill the memory
+        chosen = (plane > 0) & (lungs[k] > 0)
+        place = 2 * lungs[k][chosen].astype(np.intp) + (lesions[k][chosen] > 0)
+        sums[third[k]] += np.bincount(place, weights=plane[chosen], minlength=6).reshape(3, 2)
     shares = {
-        "in_lesions": positive[lesions[k, j, i] > 0].sum(),
-        "right": positive[side == RIGHT].sum(),
-        "left": positive[side == LEFT].sum(),
-        **{name: positive[third == number].sum() for number, name in enumerate(THIRDS)},
+        "in_lesions": sums[:, :, 1].sum(),
+        "right": sums[:, RIGHT].sum(),
+        "left": sums[:, LEFT].sum(),
+        **{name: sums[number].sum() for number, name in enumerate(THIRDS)},
     }
     shares["right_left_balance"] = shares["right"] - shares["left"]
-    whole = positive.sum()
+    whole = sums.sum()
     return {name: float(share / whole) if whole > 0 else None for name, share in shares.items()}
 
 
