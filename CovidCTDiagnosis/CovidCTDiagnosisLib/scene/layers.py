@@ -35,3 +35,33 @@ def show_layers(
         composite.SetLabelVolumeID(label.GetID() if label else None)
         composite.SetLabelOpacity(label_opacity)
         logic.GetSliceNode().SetUseLabelOutline(label_outline)
+
+
+Layers = list[tuple[slicer.vtkMRMLSliceCompositeNode, slicer.vtkMRMLSliceCompositeNode]]
+"""Each view's layers, and a copy of what they were."""
+
+
+def remember_layers(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> Layers:
+    """What the views show now, for `restore_layers`."""
+    found = []
+    for logic in slice_logics:
+        copy = slicer.vtkMRMLSliceCompositeNode()
+        copy.Copy(logic.GetSliceCompositeNode())
+        found.append((logic.GetSliceCompositeNode(), copy))
+    return found
+
+
+def restore_layers(layers: Layers) -> None:
+    """Show what the views showed when they were remembered."""
+    for composite, before in layers:
+        composite.SetBackgroundVolumeID(before.GetBackgroundVolumeID())
+        composite.SetForegroundVolumeID(before.GetForegroundVolumeID())
+        composite.SetForegroundOpacity(before.GetForegroundOpacity())
+        composite.SetLabelVolumeID(before.GetLabelVolumeID())
+        composite.SetLabelOpacity(before.GetLabelOpacity())
+
+
+def jump_to(slice_logics: Iterable[slicer.vtkMRMLSliceLogic], ras: tuple[float, float, float]) -> None:
+    """Bring all views to a position, RAS mm."""
+    for logic in slice_logics:
+        logic.GetSliceNode().JumpSliceByCentering(*ras)

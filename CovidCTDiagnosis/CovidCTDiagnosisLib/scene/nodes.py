@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import slicer
@@ -14,6 +15,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, label_colors, relevance_colors
+from CovidCTDiagnosisLib.study.study import input_grid
 
 LUNG_WINDOW_HU = 1400.0
 LUNG_LEVEL_HU = -500.0
@@ -25,6 +27,14 @@ HIDDEN_FRACTION = 0.1
 
 _ROLE = "CovidCTDiagnosis.Role"
 _CT = "CovidCTDiagnosis.CT"
+_SMOOTHED = "CovidCTDiagnosis.Smoothed"
+
+_CLASSES = {
+    "lungs": "vtkMRMLLabelMapVolumeNode",
+    "lesions": "vtkMRMLLabelMapVolumeNode",
+    "relevance_ct": "vtkMRMLScalarVolumeNode",
+    "relevance_lesions": "vtkMRMLScalarVolumeNode",
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,8 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
         InputError: an image cannot be read, or it is not on the grid of `ct_node`.
     """
 
-    def load(role: str, title: str, class_name: str) -> slicer.vtkMRMLVolumeNode:
-        node = _node_of(ct_node, role, class_name)
+    def load(role: str, title: str) -> slicer.vtkMRMLVolumeNode:
+        node = node_of(ct_node, role, _CLASSES[role])
         node.SetName(f"{ct_node.GetName()} {title}")
         _display_manually(node)
         _read(study_folder / f"{role}.nii.gz", node)
@@ -94,16 +104,22 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
 
     nodes = StudyNodes(
         ct=ct_node,
-        lungs=load("lungs", "lungs", "vtkMRMLLabelMapVolumeNode"),
-        lesions=load("lesions", "lesions", "vtkMRMLLabelMapVolumeNode"),
-        relevance_ct=load("relevance_ct", "relevance of the CT", "vtkMRMLScalarVolumeNode"),
-        relevance_lesions=load("relevance_lesions", "relevance of the lesions", "vtkMRMLScalarVolumeNode"),
+        lungs=load("lungs", "lungs"),
+        lesions=load("lesions", "lesions"),
+        relevance_ct=load("relevance_ct", "relevance of the CT"),
+        relevance_lesions=load("relevance_lesions", "relevance of the lesions"),
     )
     nodes.lungs.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lungs", LUNGS).GetID())
     nodes.lesions.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lesions", LESIONS).GetID())
     display_relevance(nodes.relevance_ct)
     display_relevance(nodes.relevance_lesions)
     return nodes
+
+
+def find_study_nodes(ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes | None:
+    """The nodes of a study that is in the scene already, or None."""
+    found = {role: find_node(ct_node, role, class_name) for role, class_name in _CLASSES.items()}
+    return None if None in found.values() else StudyNodes(ct_node, **found)
 
 
 def display_relevance(
@@ -140,15 +156,24 @@ def smooth_relevance(
         name: name of the copy.
         sigma_mm: standard deviation of the Gaussian, mm along each axis of the grid.
     """
+    smooth = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    smooth_into(node, smooth, sigma_mm)
+    display_relevance(smooth)
+    return smooth
+
+
+def smooth_into(node: slicer.vtkMRMLScalarVolumeNode, smooth: slicer.vtkMRMLScalarVolumeNode, sigma_mm: float) -> None:
+    """Fill a volume with a relevance volume smoothed as by `smooth_relevance`; nothing is done where it already is."""
+    state = f"{node.GetID()} {node.GetImageData().GetMTime()} {sigma_mm:g}"
+    if smooth.GetAttribute(_SMOOTHED) == state:
+        return
     sigma_kji = [sigma_mm / spacing for spacing in reversed(node.GetSpacing())]
     voxels = gaussian_filter(slicer.util.arrayFromVolume(node), sigma_kji, mode="constant", truncate=3)
-    smooth = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     _display_manually(smooth)
     smooth.CopyOrientation(node)
     smooth.SetAndObserveImageData(_image_data(voxels))
     smooth.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    display_relevance(smooth)
-    return smooth
+    smooth.SetAttribute(_SMOOTHED, state)
 
 
 def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
@@ -156,6 +181,26 @@ def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def slice_center_ras(
+    analysis: dict[str, Any], index: int, ct_node: slicer.vtkMRMLScalarVolumeNode
+) -> tuple[float, float, float]:
+    """The middle of a slice of an analysed CT where the scene shows it, RAS mm, the CT's transform taken in.
+
+    Args:
+        analysis: content of analysis.json.
+        index: as in its slices.
+        ct_node: the CT.
+    """
+    lps = input_grid(analysis).slice_center(index)
+    point = np.array([-lps[0], -lps[1], lps[2]])
+    transform = ct_node.GetParentTransformNode()
+    if transform is not None:
+        to_world = vtk.vtkGeneralTransform()
+        transform.GetTransformToWorld(to_world)
+        point = np.array(to_world.TransformPoint(point))
+    return float(point[0]), float(point[1]), float(point[2])
 
 
 def _display_manually(node: slicer.vtkMRMLVolumeNode) -> None:
@@ -173,13 +218,22 @@ def _image_data(voxels: np.ndarray) -> vtk.vtkImageData:
     return image
 
 
-def _node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str) -> slicer.vtkMRMLVolumeNode:
-    """The node that has this role for this CT, made when there is none."""
+def find_node(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str) -> slicer.vtkMRMLNode | None:
+    """The node that has this role for this CT, or None."""
     scene = ct_node.GetScene()
     for index in range(scene.GetNumberOfNodesByClass(class_name)):
         node = scene.GetNthNodeByClass(index, class_name)
         if node.GetAttribute(_ROLE) == role and node.GetNodeReferenceID(_CT) == ct_node.GetID():
             return node
+    return None
+
+
+def node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str) -> slicer.vtkMRMLNode:
+    """The node that has this role for this CT, made when there is none."""
+    node = find_node(ct_node, role, class_name)
+    if node is not None:
+        return node
+    scene = ct_node.GetScene()
     node = scene.AddNewNodeByClass(class_name)
     node.SetAttribute(_ROLE, role)
     node.SetNodeReferenceID(_CT, ct_node.GetID())

@@ -65,7 +65,7 @@ class Study:
     @property
     def grid(self) -> Volume:
         """The CT's own grid; its voxels take no memory and mean nothing."""
-        return _input_grid(self.analysis)
+        return input_grid(self.analysis)
 
     def image(self, name: str) -> Volume:
         """Read one of `IMAGES`, on the CT's own grid.
@@ -123,7 +123,7 @@ def write_study(folder: Path, analysis: dict[str, Any], images: Mapping[str, Vol
     document = encode_document(analysis, _PACKAGE, _SCHEMA)
     if images.keys() != IMAGES.keys():
         raise ValueError(f"a study has the images {sorted(IMAGES)}, not {sorted(images)}")
-    grid = _input_grid(analysis)
+    grid = input_grid(analysis)
     for name, volume in images.items():
         _check_image(name, volume, grid)
     check_target(folder, ANALYSIS, "study", own={ANALYSIS, *map(_file_name, IMAGES)})
@@ -167,7 +167,7 @@ def _file_name(name: str) -> str:
     return f"{name}.nii.gz"
 
 
-def _input_grid(analysis: dict[str, Any]) -> Volume:
+def input_grid(analysis: dict[str, Any]) -> Volume:
     """A volume on the grid of the CT; its voxels take no memory and mean nothing."""
     ct = analysis["input"]
     i, j, k = ct["size"]

@@ -1,0 +1,213 @@
+"""CovidCTDiagnosis in 3D Slicer: open a chest CT, click Analyze, see why. The work is done in CovidCTDiagnosisLib."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+RESOURCES = Path(__file__).parent / "Resources"
+TERMS = RESOURCES / "Models" / "covid-ct" / "LICENSE"
+REQUIREMENTS = RESOURCES / "requirements.txt"
+
+
+class CovidCTDiagnosis(ScriptedLoadableModule):
+    """What Slicer knows of the module before it is opened."""
+
+    def __init__(self, parent):
+        super().__init__(parent)
+        self.parent.title = _("Covid CT Diagnosis")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Quantification")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["CovidCTDiagnosis developers"]
+        self.parent.helpText = _(
+            "Finds lungs and lesions in a chest CT, gives a probability of COVID-19, and shows which voxels made the "
+            "network say so. For research, not for diagnosis."
+        )
+        self.parent.acknowledgementText = _(
+            "The weights learned from public image sets whose terms allow research only; see the model card."
+        )
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+def register_sample_data():
+    """Slicer's public chest CT, in a category of our own."""
+    import SampleData
+
+    digest = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="CovidCTDiagnosis",
+        sampleName="CTChest",
+        uris=f"https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/{digest}",
+        fileNames="CT-chest.nrrd",
+        checksums=f"SHA256:{digest}",
+        nodeNames="CTChest",
+    )
+
+
+class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: loads the .ui file, keeps the parameter node, and hands the rest to ``Panel``."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.panel = None
+        self._parameters = None
+        self._binding = None
+
+    def setup(self):
+        """Called when the module is opened for the first time."""
+        super().setup()
+        from CovidCTDiagnosisLib.panel.panel import Panel
+        from CovidCTDiagnosisLib.panel.slicer_application import slice_logics
+
+        widget = slicer.util.loadUI(self.resourcePath("UI/CovidCTDiagnosis.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.logic = CovidCTDiagnosisLogic()
+        self.panel = Panel(self.ui, lambda: self._parameters, self.logic.launch, slice_logics)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
+        self.enter()
+
+    def cleanup(self):
+        """Called when Slicer closes: a running analysis ends."""
+        self.panel.cancel()
+        self.removeObservers()
+
+    def enter(self):
+        """Called when the module is shown."""
+        self._bind(self.logic.getParameterNode())
+
+    def exit(self):
+        """Called when another module is shown."""
+        self._bind(None)
+
+    def _on_scene_closes(self, caller, event):
+        self.panel.cancel()
+        self._bind(None)
+
+    def _on_scene_closed(self, caller, event):
+        if self.parent.isEntered:
+            self.enter()
+
+    def _bind(self, parameters):
+        """Show and observe the parameter node of the scene, or none."""
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._binding)
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._on_change)
+        self._parameters = parameters
+        if parameters is not None:
+            if parameters.inputVolume is None:
+                parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            self._binding = parameters.connectGui(self.ui)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._on_change)
+        self.panel.update()
+
+    def _on_change(self, caller=None, event=None):
+        self.panel.update()
+
+
+class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
+    """For programs: analyzes a CT of the scene without the panel."""
+
+    def getParameterNode(self):
+        """The user's choices, wrapped."""
+        from CovidCTDiagnosisLib.panel.parameters import PanelParameters
+
+        return PanelParameters(super().getParameterNode())
+
+    def launch(self, arguments, user=None):
+        """Start the command line; what it needs is installed and its terms are accepted first.
+
+        Raises:
+            UsageError: the user does not agree.
+        """
+        from CovidCTDiagnosisLib.panel.requirements import ensure_packages, ensure_terms
+        from CovidCTDiagnosisLib.panel.slicer_application import SlicerInstaller, SlicerUser, launch
+
+        user = user or SlicerUser()
+        ensure_terms(TERMS, slicer.app.userSettings(), user)
+        ensure_packages(REQUIREMENTS, user, SlicerInstaller())
+        return launch(arguments)
+
+    def analyze(self, volumeNode, progress=None, acceptTerms=False, options=()):
+        """Analyze a CT and put what is found into its scene; returns when that is done.
+
+        Args:
+            volumeNode: the CT (vtkMRMLScalarVolumeNode).
+            progress: called with a share of the work done, 0 to 1, and a message.
+            acceptTerms: accepts the terms of the weights, and installing packages, where there is no window to ask in.
+            options: further arguments of ``covid-ct analyze``.
+
+        Returns:
+            The content of analysis.json.
+
+        Raises:
+            UsageError: terms or packages are refused.
+            CovidCTError: the analysis failed; the message says why and what to do.
+        """
+        from CovidCTDiagnosisLib.errors import CovidCTError
+        from CovidCTDiagnosisLib.panel.analysis_job import DONE, RUNNING, AnalysisJob
+        from CovidCTDiagnosisLib.panel.slicer_application import SlicerUser
+        from CovidCTDiagnosisLib.scene.report import kept_analysis
+        from CovidCTDiagnosisLib.scene.study_nodes import put_study
+
+        user = SlicerUser(acceptTerms)
+        job = AnalysisJob(volumeNode, lambda arguments: self.launch(arguments, user), tuple(options))
+        try:
+            while job.poll().state == RUNNING:
+                if progress is not None:
+                    progress(job.progress.share, job.progress.message)
+                slicer.app.processEvents()
+                time.sleep(0.05)
+            if job.progress.state != DONE:
+                raise CovidCTError(job.progress.error, job.progress.remedy)
+            put_study(job.study, volumeNode)
+        finally:
+            job.close()
+        return kept_analysis(volumeNode)
+
+
+class CovidCTDiagnosisTest(ScriptedLoadableModuleTest):
+    """Analyzes a phantom for real; where a package is missing it fails and says which."""
+
+    def setUp(self):
+        """A new scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        """All tests."""
+        self.setUp()
+        self.test_analysis_of_a_phantom()
+
+    def test_analysis_of_a_phantom(self):
+        """Lungs are found where they are, and every node lies on the CT's grid."""
+        from CovidCTDiagnosisLib.ct.phantom import make_chest
+        from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
+
+        ct = add_ct(slicer.mrmlScene, make_chest(), "Phantom")
+        analysis = CovidCTDiagnosisLogic().analyze(ct, acceptTerms=True)
+        self.assertTrue(0 <= analysis["diagnosis"]["probability"] <= 1)
+        nodes = find_study_nodes(ct)
+        self.assertIsNotNone(nodes)
+        lungs = slicer.util.arrayFromVolume(nodes.lungs)
+        hu = slicer.util.arrayFromVolume(ct)
+        self.assertEqual(lungs.shape, hu.shape)
+        self.assertEqual(set(lungs.ravel().tolist()), {0, 1, 2})
+        self.assertLess(hu[lungs > 0].mean(), -700)
+        self.assertGreater((lungs > 0).sum() * 0.045, 2000)  # ml
+        self.delayDisplay("Test passed")

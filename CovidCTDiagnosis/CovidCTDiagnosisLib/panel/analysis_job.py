@@ -1,0 +1,139 @@
+"""One analysis of a CT of the scene, by a child process; its study is kept until it is loaded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import slicer
+
+from CovidCTDiagnosisLib.errors import ResourceError
+from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
+
+RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
+
+
+@dataclass
+class Progress:
+    """Where an analysis stands.
+
+    Attributes:
+        state: ``RUNNING``, ``DONE``, ``FAILED`` or ``CANCELLED``.
+        share: of the work done, 0 to 1, never less than before.
+        message: what is being done, in plain words.
+        remaining_s: about how long it still takes; None until that can be said.
+        warnings: of the analysis so far.
+        error, remedy: one sentence each, where it failed.
+    """
+
+    state: str = RUNNING
+    share: float = 0.0
+    message: str = ""
+    remaining_s: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    error: str = ""
+    remedy: str = ""
+
+
+class AnalysisJob:
+    """Starts at once; ``poll`` until its state is no longer ``RUNNING``, then ``close``.
+
+    Args:
+        ct: to be analyzed, on its own grid, without its transform.
+        launch: starts the command line.
+        options: further arguments of ``covid-ct analyze``.
+        lungs: a mask to use, or None.
+
+    Raises:
+        ResourceError: the CT cannot be written to the temporary folder.
+        OSError: the process cannot be started.
+    """
+
+    def __init__(
+        self,
+        ct: slicer.vtkMRMLScalarVolumeNode,
+        launch: Launcher,
+        options: tuple[str, ...] = (),
+        lungs: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+    ) -> None:
+        self.ct = ct
+        self.progress = Progress(message="Starting")
+        self._folder = Path(tempfile.mkdtemp(prefix="CovidCTDiagnosis-"))
+        self._begun = time.monotonic()
+        try:
+            _write(ct, self._folder / "ct.nrrd")
+            arguments = ["analyze", str(self._folder / "ct.nrrd"), "--output", str(self.study), "--events", "jsonl"]
+            if lungs is not None:
+                _write(lungs, self._folder / "lungs.nrrd")
+                arguments += ["--lungs", str(self._folder / "lungs.nrrd")]
+            self._child: Child = launch([*arguments, *options])
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def study(self) -> Path:
+        """Where the study is once the analysis is done, until ``close``."""
+        return self._folder / "study"
+
+    @property
+    def log(self) -> str:
+        """What the process said."""
+        return self._child.log
+
+    def poll(self) -> Progress:
+        """Take in what came since the last call."""
+        if self.progress.state != RUNNING:
+            return self.progress
+        code = self._child.exit_code
+        for event in self._child.events():
+            self._take(event)
+        if code is not None:
+            self._finish(code)
+        return self.progress
+
+    def _take(self, event: Event) -> None:
+        if event["event"] == "stage":
+            self.progress.share = max(self.progress.share, float(event["progress"]))
+            self.progress.message = event["message"]
+            self.progress.remaining_s = self._remaining_s()
+        elif event["event"] == "warning":
+            self.progress.warnings.append(event["message"])
+        elif event["event"] == "error":
+            self.progress.error, self.progress.remedy = event["message"], event["remedy"]
+
+    def _remaining_s(self) -> float | None:
+        """From what is done; the start, when libraries are loaded, says little."""
+        if self.progress.share < 0.1:
+            return None
+        return (time.monotonic() - self._begun) * (1 - self.progress.share) / self.progress.share
+
+    def _finish(self, code: int) -> None:
+        if code == 0:
+            self.progress.state, self.progress.share = DONE, 1.0
+            return
+        self.progress.state = FAILED
+        if not self.progress.error:
+            self.progress.error = f"The analysis stopped unexpectedly (exit code {code})."
+            self.progress.remedy = "Look at the log and report it."
+
+    def cancel(self) -> None:
+        """End the process and everything that it started; nothing is left behind."""
+        self._child.kill()
+        self.progress.state = CANCELLED
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _write(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    storage.SetUseCompression(False)
+    if not storage.WriteData(node):
+        raise ResourceError(f"{node.GetName()} cannot be written to {path.parent}.", "Free some space on the disk.")

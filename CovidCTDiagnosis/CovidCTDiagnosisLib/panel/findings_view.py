@@ -1,0 +1,56 @@
+"""The findings in the panel: probability, warnings, measurements, and the slices in order of relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import qt
+
+from CovidCTDiagnosisLib.scene.report import COLUMNS, measurement_rows
+
+SLICES = 20
+"""So many of the most relevant slices are listed."""
+SLICE_COLUMNS = ("Slice", "Relevance of the CT", "Relevance of the lesions")
+
+
+def show_findings(ui: Any, analysis: dict[str, Any] | None) -> None:
+    """Fill the section of findings; None empties it."""
+    ui.findingLabel.text = "" if analysis is None else _finding(analysis)
+    ui.warningsLabel.text = "" if analysis is None else _warnings(analysis["warnings"])
+    ui.warningsLabel.visible = bool(ui.warningsLabel.text)
+    _fill(ui.measurementsTable, COLUMNS, [] if analysis is None else measurement_rows(analysis))
+    _fill(ui.slicesTable, SLICE_COLUMNS, [] if analysis is None else _slice_rows(analysis))
+
+
+def slice_index(analysis: dict[str, Any], row: int) -> int:
+    """Which slice of the CT a row of the list stands for."""
+    return int(analysis["relevance"]["slices"][row]["index"])
+
+
+def _finding(analysis: dict[str, Any]) -> str:
+    diagnosis = analysis["diagnosis"]
+    return (
+        f"<b>{escape(diagnosis['label'])}</b>: probability {diagnosis['probability']:.2f} "
+        f"(called COVID-19 from {diagnosis['threshold']:.2f} on)"
+    )
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    return "<br>".join(f"⚠ {escape(warning)}" for warning in warnings)
+
+
+def _slice_rows(analysis: dict[str, Any]) -> list[tuple[str, str, str]]:
+    entries = analysis["relevance"]["slices"][:SLICES]
+    return [(str(e["index"]), f"{e['relevance_ct']:.3g}", f"{e['relevance_lesions']:.3g}") for e in entries]
+
+
+def _fill(table: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table.setColumnCount(len(columns))
+    table.setHorizontalHeaderLabels(list(columns))
+    table.setRowCount(len(rows))
+    for number, row in enumerate(rows):
+        for column, text in enumerate(row):
+            table.setItem(number, column, qt.QTableWidgetItem(text))
+    table.resizeColumnsToContents()

@@ -1,0 +1,165 @@
+"""The panel's behaviour: its buttons, the running analysis, and what is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+
+from CovidCTDiagnosisLib.errors import CovidCTError
+from CovidCTDiagnosisLib.panel.analysis_job import CANCELLED, DONE, RUNNING, AnalysisJob, Progress
+from CovidCTDiagnosisLib.panel.child_process import Launcher
+from CovidCTDiagnosisLib.panel.display import Display, Logics
+from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
+from CovidCTDiagnosisLib.scene.layers import jump_to
+from CovidCTDiagnosisLib.scene.nodes import slice_center_ras
+from CovidCTDiagnosisLib.scene.report import kept_analysis
+from CovidCTDiagnosisLib.scene.study_nodes import put_study
+
+POLL_MS = 100
+
+
+class Panel:
+    """Binds the widgets of the .ui file to an analysis and its display.
+
+    Args:
+        ui: the widgets by name.
+        parameters: gives the user's choices (a new scene has new ones).
+        launch: starts the command line.
+        logics: gives the slice logics of all views.
+    """
+
+    def __init__(self, ui: Any, parameters: Callable[[], Any], launch: Launcher, logics: Logics) -> None:
+        self._ui, self._parameters, self._launch, self._logics = ui, parameters, launch, logics
+        self._job: AnalysisJob | None = None
+        self._log = ""
+        self._shown = ""
+        self.display = Display(logics)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self._poll)
+        ui.analyzeButton.connect("clicked(bool)", self._on_analyze)
+        ui.logButton.connect("clicked(bool)", self._on_log)
+        ui.restoreButton.connect("clicked(bool)", self._on_restore)
+        ui.slicesTable.connect("cellClicked(int,int)", self._on_slice)
+        ui.logButton.visible = False
+        ui.progressBar.visible = False
+        self.update()
+
+    @property
+    def running(self) -> bool:
+        """Whether an analysis is going on."""
+        return self._job is not None
+
+    # What is shown
+
+    def update(self) -> None:
+        """Show what belongs to the chosen CT."""
+        parameters = self._parameters()
+        ct = None if parameters is None else parameters.inputVolume
+        self._ui.analyzeButton.enabled = self.running or ct is not None
+        self._ui.analyzeButton.text = "Cancel" if self.running else "Analyze"
+        shown = "" if ct is None else ct.GetID()
+        if shown != self._shown and not self.running:
+            self._shown = shown
+            show_findings(self._ui, None if ct is None else kept_analysis(ct))
+            self._ui.statusLabel.text = "Choose a chest CT." if ct is None else "Ready."
+        if ct is not None:
+            self.display.update(parameters)
+
+    # The analysis
+
+    def _on_analyze(self, clicked: bool = False) -> None:
+        if self._job is not None:
+            self.cancel()
+            return
+        parameters = self._parameters()
+        try:
+            self._job = AnalysisJob(parameters.inputVolume, self._launch, _options(parameters), parameters.lungMask)
+        except (CovidCTError, OSError) as error:
+            self._ui.statusLabel.text = str(error)
+            return
+        self._ui.logButton.visible = False
+        self._ui.progressBar.visible = True
+        self._timer.start()
+        self._poll()
+        self.update()
+
+    def cancel(self) -> None:
+        """End a running analysis; the scene stays as it is."""
+        if self._job is not None:
+            self._job.cancel()
+            self._finish(self._job)
+
+    def _poll(self) -> None:
+        job = self._job
+        if job is None:
+            return
+        progress = job.poll()
+        self._ui.progressBar.value = round(100 * progress.share)
+        self._ui.statusLabel.text = _status(progress)
+        if progress.state != RUNNING:
+            self._finish(job)
+
+    def _finish(self, job: AnalysisJob) -> None:
+        self._timer.stop()
+        self._job, self._log = None, job.log
+        self._ui.progressBar.visible = False
+        progress = job.progress
+        if progress.state == DONE:
+            self._load(job)
+        job.close()
+        self._ui.statusLabel.text = _status(progress)
+        self._ui.logButton.visible = progress.state not in (DONE, CANCELLED)
+        self.update()
+
+    def _load(self, job: AnalysisJob) -> None:
+        self.display.remember()
+        try:
+            put_study(job.study, job.ct)
+        except CovidCTError as error:
+            job.progress.state, job.progress.error = "failed", str(error)
+            return
+        show_findings(self._ui, kept_analysis(job.ct))
+        self._go_to(0)
+
+    # Buttons
+
+    def _on_slice(self, row: int, column: int) -> None:
+        self._go_to(row)
+
+    def _go_to(self, row: int) -> None:
+        """Bring all views to a row of the list of slices."""
+        ct = self._parameters().inputVolume
+        analysis = None if ct is None else kept_analysis(ct)
+        if analysis is not None and row < len(analysis["relevance"]["slices"]):
+            jump_to(self._logics(), slice_center_ras(analysis, slice_index(analysis, row), ct))
+
+    def _on_log(self, clicked: bool = False) -> None:
+        slicer.app.clipboard().setText(self._log)
+
+    def _on_restore(self, clicked: bool = False) -> None:
+        self.display.restore()
+
+
+def _options(parameters: Any) -> tuple[str, ...]:
+    """Of ``covid-ct analyze``."""
+    chosen = ["--device", parameters.device]
+    if parameters.bundle != Path():
+        chosen += ["--bundle", str(parameters.bundle)]
+    return tuple(chosen)
+
+
+def _status(progress: Progress) -> str:
+    """One line in plain words."""
+    if progress.state == RUNNING:
+        remaining = "" if progress.remaining_s is None else f", about {max(round(progress.remaining_s), 1)} s to go"
+        return f"{progress.message}{remaining}"
+    if progress.state == DONE:
+        return "Done."
+    if progress.state == CANCELLED:
+        return "Cancelled."
+    return f"{progress.error} {progress.remedy}".strip()

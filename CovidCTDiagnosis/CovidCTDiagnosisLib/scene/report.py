@@ -1,0 +1,82 @@
+"""What an analysis says, as nodes: a table of measurements, and texts on where it comes from and how to cite it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import slicer
+import vtk
+
+from CovidCTDiagnosisLib.scene.nodes import find_node, node_of
+
+_ANALYSIS, _MEASUREMENTS, _METHODS = "analysis", "measurements", "methods"
+
+COLUMNS = ("Finding", "Side", "Volume, ml", "Share of lung, %", "Mean HU")
+
+
+def measurement_rows(analysis: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Lungs and lesions, a row each side, as text for `COLUMNS`."""
+    measured = analysis["measurements"]
+    rows = [
+        ("Lungs", side, f"{lung['volume_ml']:.1f}", "", _number(lung["mean_hu"]))
+        for side, lung in measured["lungs"].items()
+    ]
+    rows += [
+        (
+            "Any lesion" if lesion["class"] == "any" else lesion["class"].capitalize(),
+            lesion["side"],
+            f"{lesion['volume_ml']:.1f}",
+            _number(lesion["percent_of_lung"]),
+            _number(lesion["mean_hu"]),
+        )
+        for lesion in measured["lesions"]
+    ]
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def keep_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode, analysis: dict[str, Any]) -> list[slicer.vtkMRMLNode]:
+    """Put an analysis into the scene, in the place of an earlier one of the same CT.
+
+    Returns:
+        The nodes: all of analysis.json, the table of measurements, and a paragraph for a paper's methods.
+    """
+    document = node_of(ct_node, _ANALYSIS, "vtkMRMLTextNode")
+    document.SetName(f"{ct_node.GetName()} analysis")
+    document.SetText(json.dumps(analysis, indent=1))
+    table = node_of(ct_node, _MEASUREMENTS, "vtkMRMLTableNode")
+    table.SetName(f"{ct_node.GetName()} measurements")
+    table.RemoveAllColumns()
+    for name, cells in zip(COLUMNS, zip(*measurement_rows(analysis), strict=True), strict=True):
+        column = vtk.vtkStringArray()
+        column.SetName(name)
+        for cell in cells:
+            column.InsertNextValue(cell)
+        table.AddColumn(column)
+    methods = node_of(ct_node, _METHODS, "vtkMRMLTextNode")
+    methods.SetName(f"{ct_node.GetName()} methods")
+    methods.SetText(methods_paragraph(analysis))
+    return [document, table, methods]
+
+
+def kept_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any] | None:
+    """The analysis of a CT that the scene holds, or None."""
+    node = find_node(ct_node, _ANALYSIS, "vtkMRMLTextNode")
+    return None if node is None else json.loads(node.GetText())
+
+
+def methods_paragraph(analysis: dict[str, Any]) -> str:
+    """How the findings were made, ready to be cited."""
+    bundle, versions, device = analysis["bundle"], analysis["versions"], analysis["device"]
+    return (
+        f"Lungs and lesions were segmented and the probability of COVID-19 was computed with CovidCTDiagnosis "
+        f"{versions.get('covid-ct-diagnosis', '')} and its weights {bundle['name']} {bundle['version']} (PyTorch "
+        f"{versions['torch']}, {device['name']}). The probability is that of a gated two-branch encoder with spatial "
+        f"pyramid pooling and NetVLAD, pre-trained in a conditional variational autoencoder, after Platt scaling; a "
+        f"scan is called COVID-19 from {analysis['diagnosis']['threshold']:.2f} on. Heatmaps show composite layer-wise "
+        f"relevance propagation from the COVID-19 score. For research, not for diagnosis."
+    )

@@ -1,0 +1,430 @@
+"""A small stand-in for Slicer around the real module: the real .ui file in PySide6, the real MRML scene.
+
+Widgets behave as PythonQt shows them, so that what passes here passes in Slicer: a Qt property is an attribute and
+cannot be called, everything else is a method, signals connect by signature, and an unknown attribute is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+import typing
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+import slicer
+from PySide6 import QtCore, QtUiTools, QtWidgets
+
+# Qt in PythonQt's manner
+
+
+class Shown:
+    """A Qt object as PythonQt shows it."""
+
+    def __init__(self, wrapped: QtCore.QObject) -> None:
+        object.__setattr__(self, "_wrapped", wrapped)
+
+    def __getattr__(self, name: str) -> Any:
+        wrapped = self._wrapped
+        if name == "name":
+            return wrapped.objectName()
+        if wrapped.metaObject().indexOfProperty(name) >= 0:
+            return wrapped.property(name)
+        found = getattr(wrapped, name)  # AttributeError where Qt has no such name
+        if isinstance(found, QtCore.SignalInstance):
+            return found
+        return lambda *arguments: show(found(*(hidden(argument) for argument in arguments)))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._wrapped.metaObject().indexOfProperty(name) < 0:
+            raise AttributeError(f"{type(self._wrapped).__name__} has no property {name}")
+        self._wrapped.setProperty(name, value)
+
+    def connect(self, signature: str, slot: Callable[..., Any]) -> bool:
+        """As in ``button.connect("clicked(bool)", slot)``; the arguments named are those handed over."""
+        name, _, rest = signature.partition("(")
+        count = len([part for part in rest.rstrip(")").split(",") if part])
+        getattr(self._wrapped, name).connect(lambda *arguments: slot(*arguments[:count]))
+        return True
+
+    def children(self) -> list[Any]:
+        return [show(child) for child in self._wrapped.children()]
+
+
+def show(value: Any) -> Any:
+    return Shown(value) if isinstance(value, QtCore.QObject) else value
+
+
+def hidden(value: Any) -> Any:
+    return value._wrapped if isinstance(value, Shown) else value
+
+
+class _Qt(ModuleType):
+    """``import qt``: Qt's classes, made as PythonQt shows them."""
+
+    def __getattr__(self, name: str) -> Any:
+        for module in () if name.startswith("__") else (QtWidgets, QtCore):
+            if hasattr(module, name):
+                found = getattr(module, name)
+                return lambda *arguments: show(found(*(hidden(argument) for argument in arguments)))
+        raise AttributeError(name)
+
+
+# Widgets of Slicer and CTK
+
+
+class NodeComboBox(QtWidgets.QComboBox):
+    """The scene's nodes of some classes."""
+
+    nodeChanged = QtCore.Signal()
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._types: list[str] = []
+        self._none, self._scene = False, None
+        self.currentIndexChanged.connect(lambda index: self.nodeChanged.emit())
+
+    nodeTypes = QtCore.Property("QStringList", lambda self: self._types, lambda self, types: self._set_types(types))
+    noneEnabled = QtCore.Property(bool, lambda self: self._none, lambda self, none: setattr(self, "_none", none))
+    hideChildNodeTypes = QtCore.Property("QStringList", lambda self: [], lambda self, types: None)
+    addEnabled = QtCore.Property(bool, lambda self: False, lambda self, enabled: None)
+    removeEnabled = QtCore.Property(bool, lambda self: False, lambda self, enabled: None)
+
+    def _set_types(self, types: list[str]) -> None:
+        self._types = list(types)
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._scene = scene
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent):
+            scene.AddObserver(event, lambda *_: self._fill())
+        self._fill()
+
+    def _fill(self) -> None:
+        chosen = self.currentData()
+        self.blockSignals(True)
+        self.clear()
+        if self._none:
+            self.addItem("None", "")
+        for index in range(self._scene.GetNumberOfNodes()):
+            node = self._scene.GetNthNode(index)
+            if node.GetClassName() in self._types:
+                self.addItem(node.GetName(), node.GetID())
+        self.setCurrentIndex(self.findData(chosen) if chosen else (0 if self._none else -1))
+        self.blockSignals(False)
+        if self.currentData() != chosen:
+            self.nodeChanged.emit()
+
+    def currentNode(self) -> Any:
+        return self._scene.GetNodeByID(self.currentData()) if self.currentData() else None
+
+    def setCurrentNode(self, node: Any) -> None:
+        self.setCurrentIndex(-1 if node is None and not self._none else self.findData(node.GetID() if node else ""))
+
+
+class SceneWidget(QtWidgets.QWidget):
+    """Hands its scene to the widgets in it."""
+
+    def setMRMLScene(self, scene: Any) -> None:
+        for child in self.findChildren(NodeComboBox):
+            child.setMRMLScene(scene)
+
+
+class CollapsibleButton(QtWidgets.QGroupBox):
+    text = QtCore.Property(str, QtWidgets.QGroupBox.title, QtWidgets.QGroupBox.setTitle)
+    collapsed = QtCore.Property(bool, lambda self: self.isHidden(), lambda self, hide: None)
+
+
+class SliderWidget(QtWidgets.QDoubleSpinBox):
+    """A number; the slider is of no matter to the module."""
+
+
+class PathLineEdit(QtWidgets.QLineEdit):
+    currentPath = QtCore.Property(str, QtWidgets.QLineEdit.text, QtWidgets.QLineEdit.setText)
+
+
+WIDGETS = {
+    "qMRMLWidget": SceneWidget,
+    "qMRMLNodeComboBox": NodeComboBox,
+    "ctkCollapsibleButton": CollapsibleButton,
+    "ctkSliderWidget": SliderWidget,
+    "ctkPathLineEdit": PathLineEdit,
+}
+
+
+def load_ui(path: str) -> Shown:
+    """The real .ui file; a widget class that is neither Qt's nor one of ``WIDGETS`` fails."""
+    loader = QtUiTools.QUiLoader()
+    for name, made in WIDGETS.items():
+        made.__name__ = name
+        loader.registerCustomWidget(made)
+    widget = loader.load(path)
+    if widget is None:
+        raise RuntimeError(loader.errorString())
+    return Shown(widget)
+
+
+def child_widgets(widget: Shown) -> SimpleNamespace:
+    found = widget._wrapped.findChildren(QtWidgets.QWidget)
+    return SimpleNamespace(**{child.objectName(): Shown(child) for child in found if child.objectName()})
+
+
+# Slicer's Python
+
+
+class _Choice:
+    def __init__(self, choices: list[str]) -> None:
+        self.choices = choices
+
+
+class _WithinRange:
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+
+def parameter_node_wrapper(made: type) -> type:
+    """Attributes of the class become parameters of a MRML node, and connect to widgets by ``SlicerParameterName``."""
+    hints = typing.get_type_hints(made, include_extras=True)
+
+    class Wrapper:
+        def __init__(self, node: Any) -> None:
+            object.__setattr__(self, "parameterNode", node)
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in hints:
+                return getattr(self.parameterNode, name)
+            kind, node = _plain_type(hints[name]), self.parameterNode
+            if _is_node(kind):
+                return node.GetNodeReference(name)
+            text = node.GetParameter(name)
+            return getattr(made, name) if not text else (text == "True" if kind is bool else kind(text))
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in hints:
+                raise AttributeError(name)
+            _check(hints[name], value)
+            if _is_node(_plain_type(hints[name])):
+                self.parameterNode.SetNodeReferenceID(name, value.GetID() if value else None)
+                self.parameterNode.Modified()
+            else:
+                self.parameterNode.SetParameter(name, str(value))
+
+        def connectGui(self, ui: SimpleNamespace) -> list[Any]:
+            bound = {
+                shown._wrapped.property("SlicerParameterName"): shown._wrapped
+                for shown in vars(ui).values()
+                if shown._wrapped.property("SlicerParameterName")
+            }
+            assert set(bound) == set(hints), set(bound) ^ set(hints)
+            return [_bind(self, name, widget, hints[name]) for name, widget in bound.items()]
+
+        def disconnectGui(self, bound: list[Any]) -> None:
+            for disconnect in bound:
+                disconnect()
+
+    return Wrapper
+
+
+def _plain_type(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
+def _is_node(kind: Any) -> bool:
+    return kind.__name__.startswith("vtkMRML")
+
+
+def _check(hint: Any, value: Any) -> None:
+    for rule in getattr(hint, "__metadata__", ()):
+        if isinstance(rule, _Choice) and value not in rule.choices:
+            raise ValueError(value)
+        if isinstance(rule, _WithinRange) and not rule.minimum <= value <= rule.maximum:
+            raise ValueError(value)
+
+
+def _bind(wrapper: Any, name: str, widget: Any, hint: Any) -> Callable[[], None]:
+    """Both ways; returns what ends it."""
+    signal, get, put = _ways(widget, hint)
+
+    def to_node(*_: Any) -> None:
+        setattr(wrapper, name, get())
+
+    def to_widget(*_: Any) -> None:
+        widget.blockSignals(True)
+        put(getattr(wrapper, name))
+        widget.blockSignals(False)
+
+    to_widget()
+    signal.connect(to_node)
+    tag = wrapper.parameterNode.AddObserver("ModifiedEvent", to_widget)
+
+    def disconnect() -> None:
+        signal.disconnect(to_node)
+        wrapper.parameterNode.RemoveObserver(tag)
+
+    return disconnect
+
+
+def _ways(widget: Any, hint: Any) -> tuple[Any, Callable[[], Any], Callable[[Any], None]]:
+    if isinstance(widget, NodeComboBox):
+        return widget.nodeChanged, widget.currentNode, widget.setCurrentNode
+    if isinstance(widget, QtWidgets.QCheckBox):
+        return widget.toggled, widget.isChecked, widget.setChecked
+    if isinstance(widget, SliderWidget):
+        return widget.valueChanged, widget.value, widget.setValue
+    if isinstance(widget, PathLineEdit):
+        return widget.textChanged, lambda: pathlib.Path(widget.text()), lambda path: widget.setText(str(path))
+    widget.addItems(next(rule.choices for rule in hint.__metadata__ if isinstance(rule, _Choice)))
+    return widget.currentTextChanged, widget.currentText, widget.setCurrentText
+
+
+class _Module:
+    def __init__(self, parent: Any) -> None:
+        self.parent = parent
+
+
+class _Widget:
+    def __init__(self, parent: Any) -> None:
+        self.parent, self.layout = parent, parent.layout
+
+    def setup(self) -> None:
+        """Slicer puts its reload buttons here."""
+
+    def resourcePath(self, name: str) -> str:
+        return str(Host.current.module_path.parent / "Resources" / name)
+
+
+class _Logic:
+    def getParameterNode(self) -> Any:
+        scene = slicer.mrmlScene
+        node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
+        return node or scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "CovidCTDiagnosis")
+
+
+class _Test:
+    def delayDisplay(self, text: str) -> None:
+        print(text)
+
+    def __getattr__(self, name: str) -> Any:
+        import unittest
+
+        return getattr(unittest.TestCase(), name)
+
+
+class _Observations:
+    def __init__(self) -> None:
+        self._observed: list[tuple[Any, Any, Any, int]] = []
+
+    def addObserver(self, observed: Any, event: Any, slot: Callable[..., Any]) -> None:
+        target = getattr(observed, "parameterNode", observed)
+        self._observed.append((target, event, slot, target.AddObserver(event, slot)))
+
+    def removeObserver(self, observed: Any, event: Any, slot: Callable[..., Any]) -> None:
+        target = getattr(observed, "parameterNode", observed)
+        for entry in [e for e in self._observed if e[:3] == (target, event, slot)]:
+            target.RemoveObserver(entry[3])
+            self._observed.remove(entry)
+
+    def removeObservers(self) -> None:
+        for target, _, _, tag in self._observed:
+            target.RemoveObserver(tag)
+        self._observed.clear()
+
+
+class Host:
+    """Slicer with one module.
+
+    Attributes:
+        current: the one that runs.
+        module: the module's file, imported.
+        widget: its panel, after ``open``.
+        answers: what dialogs answer; what they asked is in ``asked``.
+    """
+
+    current: Host
+
+    def __init__(self, module_path: pathlib.Path, settings: pathlib.Path) -> None:
+        Host.current = self
+        self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
+        self.module_path, self.answers, self.asked = module_path, True, []
+        self.settings = QtCore.QSettings(str(settings), QtCore.QSettings.Format.IniFormat)
+        self._fill_slicer()
+        spec = importlib.util.spec_from_file_location(module_path.stem, module_path)
+        assert spec is not None and spec.loader is not None
+        self.module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+
+    def _fill_slicer(self) -> None:
+        slicer.mrmlScene = slicer.vtkMRMLScene()
+        self.application_logic = slicer.vtkSlicerApplicationLogic()
+        self.application_logic.SetMRMLScene(slicer.mrmlScene)
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(slicer.mrmlScene)
+        import vtk
+
+        self.slice_logics = vtk.vtkCollection()
+        for name in ("Red", "Yellow", "Green"):
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLScene(slicer.mrmlScene)
+            logic.AddSliceNode(name)
+            self.slice_logics.AddItem(logic)
+        self.application_logic.SetSliceLogics(self.slice_logics)
+        slicer.app = SimpleNamespace(
+            applicationLogic=lambda: self.application_logic,
+            processEvents=self.qt.processEvents,
+            userSettings=lambda: self.settings,
+            clipboard=lambda: show(self.qt.clipboard()),
+            connect=lambda signature, slot: None,
+        )
+        slicer.util.loadUI, slicer.util.childWidgetVariables = load_ui, child_widgets
+        slicer.util.mainWindow = lambda: object()
+        slicer.util.confirmOkCancelDisplay = lambda question, windowTitle: self.asked.append(question) or self.answers
+        slicer.util.VTKObservationMixin = _Observations
+        sys.modules["qt"] = _Qt("qt")
+        for name, contents in {
+            "i18n": {"tr": lambda text: text, "translate": lambda context, text: text},
+            "ScriptedLoadableModule": {
+                "ScriptedLoadableModule": _Module,
+                "ScriptedLoadableModuleWidget": _Widget,
+                "ScriptedLoadableModuleLogic": _Logic,
+                "ScriptedLoadableModuleTest": _Test,
+            },
+            "parameterNodeWrapper": {
+                "parameterNodeWrapper": parameter_node_wrapper,
+                "Choice": _Choice,
+                "WithinRange": _WithinRange,
+            },
+        }.items():
+            module = ModuleType(f"slicer.{name}")
+            vars(module).update(contents)
+            sys.modules[f"slicer.{name}"] = module
+
+    def open(self) -> Any:
+        """Show the panel."""
+        self.window = QtWidgets.QWidget()
+        layout = QtWidgets.QVBoxLayout(self.window)
+        parent = SimpleNamespace(
+            isEntered=True, layout=SimpleNamespace(addWidget=lambda w: layout.addWidget(hidden(w)))
+        )
+        self.widget = self.module.CovidCTDiagnosisWidget(parent)
+        self.widget.setup()
+        self.window.resize(560, 1100)
+        self.window.show()
+        return self.widget
+
+    def spin(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Let Qt work until something is so; whether it came to be."""
+        end = time.monotonic() + seconds
+        while not until() and time.monotonic() < end:
+            self.qt.processEvents()
+            time.sleep(0.01)
+        return until()
+
+    def close(self) -> None:
+        """End the panel and whatever runs."""
+        self.widget.cleanup()
+        self.window.close()
+        self.settings.sync()

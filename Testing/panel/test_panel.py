@@ -1,0 +1,209 @@
+"""The panel as a radiologist uses it: the real module, .ui file, scene and child process."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import slicer
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
+from CovidCTDiagnosisLib.scene.report import kept_analysis
+
+PATIENCE_S = 120
+
+
+def nodes_of_scene() -> set[str]:
+    scene = slicer.mrmlScene
+    return {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
+
+
+def layers(host: Any) -> list[tuple[Any, Any, Any]]:
+    logics = [host.slice_logics.GetItemAsObject(n) for n in range(3)]
+    composites = [logic.GetSliceCompositeNode() for logic in logics]
+    return [(c.GetBackgroundVolumeID(), c.GetForegroundVolumeID(), c.GetLabelVolumeID()) for c in composites]
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "CovidCTDiagnosisLib" in " ".join(p.cmdline())]
+
+
+def analyze(host: Any) -> None:
+    """Click Analyze and wait for the end."""
+    ui = host.widget.ui
+    ui.analyzeButton.click()
+    assert ui.analyzeButton.text == "Cancel"
+    assert host.spin(lambda: not host.widget.panel.running, PATIENCE_S), ui.statusLabel.text
+
+
+def test_the_panel_chooses_the_ct_and_waits_for_a_click(opened: Any) -> None:
+    ui = opened.widget.ui
+    assert ui.inputSelector.currentNode() is opened.ct
+    assert ui.analyzeButton.enabled and ui.analyzeButton.text == "Analyze"
+    assert not ui.progressBar.visible and not ui.logButton.visible and not children()
+
+
+def test_without_a_ct_there_is_nothing_to_analyze(host: Any) -> None:
+    ui = host.open().ui
+    assert not ui.analyzeButton.enabled and ui.statusLabel.text == "Choose a chest CT."
+    host.close()
+
+
+def test_a_click_brings_findings_layers_and_slices(opened: Any) -> None:
+    ui, seen = opened.widget.ui, []
+    ui.progressBar._wrapped.valueChanged.connect(seen.append)
+    analyze(opened)
+    analysis = kept_analysis(opened.ct)
+    assert analysis is not None and ui.statusLabel.text == "Done."
+    assert f"{analysis['diagnosis']['probability']:.2f}" in ui.findingLabel.text
+    assert seen == sorted(seen) and len(seen) > 3 and seen[-1] == 100
+    study = find_study_nodes(opened.ct)
+    assert study is not None and (slicer.util.arrayFromVolume(study.lungs) > 0).any()
+    assert {(b, label) for b, _, label in layers(opened)} == {(opened.ct.GetID(), study.lesions.GetID())}
+    assert len({foreground for _, foreground, _ in layers(opened)}) == 1 and layers(opened)[0][1]
+    assert ui.measurementsTable.rowCount == 3 + 15
+    assert ui.slicesTable.item(0, 0).text() == str(analysis["relevance"]["slices"][0]["index"])
+    assert not children()
+    assert "accept" in opened.asked[0]  # the terms, once
+
+
+def test_a_click_on_a_slice_brings_all_views_there(opened: Any) -> None:
+    analyze(opened)
+    ui = opened.widget.ui
+    study = find_study_nodes(opened.ct)
+    assert study is not None
+    before = nodes_of_scene()
+    heights = []
+    for row in (0, 1):
+        ui.slicesTable._wrapped.cellClicked.emit(row, 0)
+        logics = [opened.slice_logics.GetItemAsObject(n) for n in range(3)]
+        places = [logic.GetSliceNode().GetSliceToRAS() for logic in logics]
+        centers = {tuple(round(place.GetElement(axis, 3), 3) for axis in range(3)) for place in places}
+        assert len(centers) == 1
+        heights.append(centers.pop()[2])
+        index = int(ui.slicesTable.item(row, 0).text())
+        bounds = np.zeros(6)
+        opened.ct.GetRASBounds(bounds)
+        assert heights[-1] == pytest.approx(bounds[4] + (index + 0.5) * 8, abs=0.1)
+    assert nodes_of_scene() == before
+
+
+def test_running_again_replaces_and_earlier_layers_come_back(opened: Any) -> None:
+    first = layers(opened)
+    analyze(opened)
+    opened.widget.ui.restoreButton.click()
+    assert layers(opened) == first
+    analyze(opened)
+    after = nodes_of_scene()
+    analyze(opened)
+    assert nodes_of_scene() == after
+    assert len(opened.asked) == 1
+
+
+def test_cancel_ends_the_whole_tree_within_a_second_and_leaves_the_scene(opened: Any) -> None:
+    ui = opened.widget.ui
+    before, shown = nodes_of_scene(), layers(opened)
+    ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()) and ui.progressBar.value > 0, PATIENCE_S)
+    tree, begun = children(), time.monotonic()
+    ui.analyzeButton.click()
+    gone, alive = psutil.wait_procs(tree, timeout=1)
+    assert not alive and gone and time.monotonic() - begun < 1.2
+    assert ui.statusLabel.text == "Cancelled." and ui.analyzeButton.text == "Analyze"
+    assert nodes_of_scene() == before and layers(opened) == shown
+
+
+def test_closing_slicer_ends_the_analysis(opened: Any) -> None:
+    opened.widget.ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    tree = children()
+    opened.widget.cleanup()
+    assert not psutil.wait_procs(tree, timeout=1)[1]
+
+
+def test_what_is_no_chest_is_said_in_one_sentence_and_the_log_is_at_hand(opened: Any) -> None:
+    voxels = slicer.util.arrayFromVolume(opened.ct)
+    voxels[:] = 40
+    voxels[:2] = -1000
+    slicer.util.arrayFromVolumeModified(opened.ct)
+    analyze(opened)
+    ui = opened.widget.ui
+    assert "shows no lungs" in ui.statusLabel.text and "Traceback" not in ui.statusLabel.text
+    assert ui.logButton.visible and find_study_nodes(opened.ct) is None
+    ui.logButton.click()
+    assert '"event": "error"' in slicer.app.clipboard().text()
+
+
+def test_a_crash_becomes_a_sentence(opened: Any) -> None:
+    ui = opened.widget.ui
+    ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    for process in children():
+        process.kill()
+    assert opened.spin(lambda: not opened.widget.panel.running, 5)
+    assert "stopped unexpectedly" in ui.statusLabel.text and ui.logButton.visible
+
+
+def test_refused_terms_start_nothing(opened: Any) -> None:
+    opened.answers = False
+    opened.widget.ui.analyzeButton.click()
+    assert "terms of the weights are not accepted" in opened.widget.ui.statusLabel.text
+    assert not opened.widget.panel.running and not children()
+
+
+def test_display_controls_change_the_layers(opened: Any) -> None:
+    analyze(opened)
+    ui, parameters = opened.widget.ui, opened.widget.logic.getParameterNode()
+    shown = layers(opened)[0][1]
+    ui.relevanceCheckBox.checked = False
+    assert layers(opened)[0][1] is None and not parameters.showRelevance
+    ui.relevanceCheckBox.checked = True
+    ui.branchComboBox.currentText = "Lesion mask"
+    assert layers(opened)[0][1] not in (None, shown)
+    ui.lesionsCheckBox.checked = False
+    assert layers(opened)[0][2] is None
+    ui.signedCheckBox.checked = True
+    node = slicer.mrmlScene.GetNodeByID(layers(opened)[0][1])
+    display = node.GetDisplayNode()
+    assert display.GetWindowLevelMin() == pytest.approx(-display.GetWindowLevelMax())
+    count = slicer.mrmlScene.GetNumberOfNodes()
+    ui.lesionOpacitySlider.value = 0.3
+    ui.percentileSlider.value = 95.0
+    ui.smoothingSlider.value = 5.0
+    assert slicer.mrmlScene.GetNumberOfNodes() == count
+
+
+def test_choices_and_findings_come_back_with_the_scene(opened: Any, tmp_path: Path) -> None:
+    analyze(opened)
+    opened.widget.logic.getParameterNode().relevanceOpacity = 0.35
+    slicer.mrmlScene.SetRootDirectory(str(tmp_path))
+    for n in range(slicer.mrmlScene.GetNumberOfNodes()):
+        node = slicer.mrmlScene.GetNthNode(n)
+        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.GetStorageNode() is None:
+            node.AddDefaultStorageNode()
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene = slicer.vtkMRMLScene()
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    ct = scene.GetFirstNodeByName("Phantom")
+    analysis = kept_analysis(ct)
+    assert analysis is not None and analysis["diagnosis"] == kept_analysis(opened.ct)["diagnosis"]
+    assert find_study_nodes(ct) is not None
+    node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
+    assert node.GetParameter("relevanceOpacity") == "0.35"
+    assert node.GetNodeReference("inputVolume").GetName() == "Phantom"
+
+
+def test_a_program_analyzes_without_the_panel(host: Any, tiny_bundle: Path, chest_phantom: Any) -> None:
+    ct = add_ct(slicer.mrmlScene, chest_phantom(spacing=(4.0, 4.0, 8.0)), "Phantom")
+    told: list[float] = []
+    logic = host.module.CovidCTDiagnosisLogic()
+    analysis = logic.analyze(
+        ct, progress=lambda share, message: told.append(share), options=["--bundle", str(tiny_bundle)]
+    )
+    assert 0 <= analysis["diagnosis"]["probability"] <= 1 and told == sorted(told) and told[-1] > 0
+    assert find_study_nodes(ct) is not None
+    assert not list(Path(tempfile.gettempdir()).glob("CovidCTDiagnosis-*"))
