@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,3 +142,27 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         license_text="For tests.\n",
     )
     return folder
+
+
+@pytest.fixture
+def new_scene(tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    """Makes scenes with what Slicer's application gives its own: default colours and a cache."""
+    import slicer
+
+    color_logics = []
+
+    def make() -> Any:
+        scene = slicer.vtkMRMLScene()
+        cache = slicer.vtkCacheManager()
+        cache.SetRemoteCacheDirectory(str(tmp_path))
+        manager = slicer.vtkDataIOManager()
+        manager.SetCacheManager(cache)
+        scene.SetCacheManager(cache)
+        scene.SetDataIOManager(manager)
+        color_logics.append(slicer.vtkMRMLColorLogic())
+        color_logics[-1].SetMRMLScene(scene)
+        return scene
+
+    yield make
+    for logic in color_logics:
+        logic.SetMRMLScene(None)

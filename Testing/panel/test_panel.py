@@ -177,7 +177,7 @@ def test_display_controls_change_the_layers(opened: Any) -> None:
     assert slicer.mrmlScene.GetNumberOfNodes() == count
 
 
-def test_choices_and_findings_come_back_with_the_scene(opened: Any, tmp_path: Path) -> None:
+def test_choices_and_findings_come_back_with_the_scene(opened: Any, new_scene: Any, tmp_path: Path) -> None:
     analyze(opened)
     opened.widget.logic.getParameterNode().relevanceOpacity = 0.35
     slicer.mrmlScene.SetRootDirectory(str(tmp_path))
@@ -186,7 +186,7 @@ def test_choices_and_findings_come_back_with_the_scene(opened: Any, tmp_path: Pa
         if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.GetStorageNode() is None:
             node.AddDefaultStorageNode()
     assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
-    scene = slicer.vtkMRMLScene()
+    scene = new_scene()
     assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
     ct = scene.GetFirstNodeByName("Phantom")
     analysis = kept_analysis(ct)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,28 +143,6 @@ def phantom(request: pytest.FixtureRequest, tmp_path: Path) -> Phantom:
         "relevance_lesions": (-2 * relevance).astype(np.float32),
     }
     return Phantom(ct.with_voxels(voxels), folder, {}).write(**images)
-
-
-@pytest.fixture
-def new_scene(tmp_path: Path) -> Iterator[Callable[[], slicer.vtkMRMLScene]]:
-    """Makes scenes with what Slicer's application gives its own: default colours and a cache."""
-    color_logics = []
-
-    def make() -> slicer.vtkMRMLScene:
-        scene = slicer.vtkMRMLScene()
-        cache = slicer.vtkCacheManager()
-        cache.SetRemoteCacheDirectory(str(tmp_path))
-        manager = slicer.vtkDataIOManager()
-        manager.SetCacheManager(cache)
-        scene.SetCacheManager(cache)
-        scene.SetDataIOManager(manager)
-        color_logics.append(slicer.vtkMRMLColorLogic())
-        color_logics[-1].SetMRMLScene(scene)
-        return scene
-
-    yield make
-    for logic in color_logics:
-        logic.SetMRMLScene(None)
 
 
 @pytest.fixture
