@@ -27,7 +27,7 @@ class CovidCTDiagnosis(ScriptedLoadableModule):
 
     def __init__(self, parent):
         super().__init__(parent)
-        self.parent.title = _("Covid CT Diagnosis")
+        self.parent.title = _("COVID CT Diagnosis")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Quantification")]
         self.parent.dependencies = []
         self.parent.contributors = ["CovidCTDiagnosis developers"]
