@@ -85,8 +85,9 @@ class _Trace:
         """From the relevance of the output to that of the input."""
         incoming = total(relevance)
         for step in reversed(self._steps):
-            relevance, *absorbed = step.rule.backward(step.layer, self._kept.pop(), relevance)
-            outgoing = total(relevance)
+            passed, *absorbed = step.rule.backward(step.layer, self._kept.pop(), relevance)
+            outgoing = incoming if passed is relevance else total(passed)
+            relevance = passed
             ledger.book(step.name, incoming, outgoing, *absorbed)
             incoming = outgoing
         return relevance

@@ -99,22 +99,29 @@ class AlphaBeta(Rule[nn.Conv2d]):
         """See the class."""
         x, z = kept
         bias = _bias(layer)
-        size, weight_size = x.abs(), layer.weight.abs()
+        signed = bool((x < 0).any())
+        size, weight_size = x.abs() if signed else x, layer.weight.abs()
         magnitude = _convolution(layer, size, weight_size, bias.abs())
-        positive, negative = z + magnitude, z - magnitude
-        least = self.GUARD * torch.finfo(z.dtype).eps * magnitude
-        has_positive, has_negative = positive > least, negative < -least
-        up = torch.where(has_positive, self.alpha * relevance / positive, 0)
-        down = torch.where(has_negative, self.beta * relevance / negative, 0)
-        both, apart = up + down, up - down
-        passed = x * _transposed(layer, x.shape, layer.weight, both)
-        passed += size * _transposed(layer, x.shape, weight_size, apart)
-        missing_positive, missing_negative = total(relevance[~has_positive]), total(relevance[~has_negative])
+        up, missing_positive = _share(relevance, z + magnitude, magnitude, self.GUARD)
+        down, missing_negative = _share(relevance, z - magnitude, magnitude, self.GUARD)
+        down *= self.beta
+        apart = torch.sub(up.mul_(self.alpha), down)
+        both = up.add_(down)
+        by_weight = _transposed(layer, x.shape, layer.weight, both)
+        by_size = _transposed(layer, x.shape, weight_size, apart)
+        passed = by_weight.mul_(x).addcmul_(size, by_size) if signed else by_weight.add_(by_size).mul_(x)
         return Passed(
             passed,
             bias=total(bias * both.sum((2, 3)) + bias.abs() * apart.sum((2, 3))),
             created=-self.alpha * missing_positive - self.beta * missing_negative,
         )
+
+
+def _share(relevance: Tensor, part: Tensor, magnitude: Tensor, guard: float) -> tuple[Tensor, float]:
+    """R / part where the part is there, else 0, and the relevance of neurons that lack it; ``part`` is used up."""
+    lacking = part.abs() <= guard * torch.finfo(part.dtype).eps * magnitude
+    missing = total(torch.where(lacking, relevance, 0))
+    return torch.div(relevance, part.masked_fill_(lacking, torch.inf), out=part), missing
 
 
 class ZB(Rule[nn.Conv2d]):
@@ -143,12 +150,13 @@ class ZB(Rule[nn.Conv2d]):
         above_below = torch.cat([kept - self.low, kept - self.high], dim=1)
         weight = torch.cat([layer.weight.clamp(min=0), layer.weight.clamp(max=0)], dim=1)
         z = _convolution(layer, above_below, weight)
-        shared = torch.where(z > 0, relevance, 0)
-        ratio = shared / (z + EPSILON)
-        parts = above_below * _transposed(layer, above_below.shape, weight, ratio)
+        silent = z <= 0
+        unshared = total(torch.where(silent, relevance, 0))
+        ratio = torch.div(relevance, z.add_(EPSILON).masked_fill_(silent, torch.inf), out=z)
+        parts = _transposed(layer, above_below.shape, weight, ratio).mul_(above_below)
         return Passed(
             parts.view(len(kept), 2, *kept.shape[1:]).sum(1),
-            bias=total(relevance) - total(shared),
+            bias=unshared,
             stabiliser=EPSILON * total(ratio),
         )
 
