@@ -9,10 +9,12 @@ OUTPUT ?= output
 # What tests and benchmarks compare with. Without their dependencies: torchvision would want CUDA, OpenCV a screen.
 PEERS := zennit==0.5.1 quantus==0.6.0
 
+QT_LIBRARIES := libgl1 libegl1 libxkbcommon0 libdbus-1-3 libfontconfig1
+
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check bench clean
+.PHONY: run test check qt bench clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -21,8 +23,15 @@ run: $(READY)
 	$(BIN)/covid-ct analyze "$$scan" --output $(OUTPUT)/$(SAMPLE) --picture $(OUTPUT)/$(SAMPLE).png
 	@echo "Picture                 $(OUTPUT)/$(SAMPLE).png"
 
-test: check
+test: check qt
 	$(BIN)/python -m pytest
+
+# The panel is tested in PySide6, whose wheels lack a few libraries of a bare Debian.
+qt: $(READY)
+	@$(BIN)/python -c 'import PySide6.QtWidgets' 2>/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -y -qq $(QT_LIBRARIES); } || \
+	{ echo "System libraries are missing: sudo apt-get install $(QT_LIBRARIES)"; exit 1; }
 
 check: $(READY)
 	$(BIN)/ruff check .
