@@ -71,21 +71,21 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the module is opened for the first time."""
         super().setup()
         from CovidCTDiagnosisLib.panel.panel import Panel
-        from CovidCTDiagnosisLib.panel.slicer_application import slice_logics
+        from CovidCTDiagnosisLib.panel.slicer_application import launch, slice_logics
 
         widget = slicer.util.loadUI(self.resourcePath("UI/CovidCTDiagnosis.ui"))
         self.layout.addWidget(widget)
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = CovidCTDiagnosisLogic()
-        self.panel = Panel(self.ui, lambda: self._parameters, self.logic.launch, slice_logics)
+        self.panel = Panel(self.ui, lambda: self._parameters, self.logic.launch, launch, slice_logics)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
         self.enter()
 
     def cleanup(self):
-        """Called when Slicer closes: a running analysis ends."""
-        self.panel.cancel()
+        """Called when Slicer closes: whatever runs ends."""
+        self.panel.close()
         self.removeObservers()
 
     def enter(self):

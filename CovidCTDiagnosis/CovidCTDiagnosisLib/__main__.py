@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_complexity(commands)
     _add_bench(commands)
+    _add_check(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_calibrate(commands)
@@ -511,6 +512,27 @@ def _complexity(options: argparse.Namespace) -> None:
     from .evaluation.complexity import print_complexity
 
     print_complexity(options.scan, options.bundle, options.device)
+
+
+def _add_check(commands: Any) -> None:
+    command = _command(commands, "check", _check, "Whether this computer can analyze a CT, and what to do if not.")
+    _add_events(command)
+    _add_bundle(command)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from .computer_check import check_computer
+
+    checks = check_computer(options.bundle)
+    for check in checks:
+        if options.events == "jsonl":
+            from .console import emit_json
+
+            emit_json({"event": "check", **vars(check)})
+        else:
+            print(f"{'ok ' if check.good else 'NO '} {check.name:14} {check.found} {check.remedy}".rstrip())
+    if not all(check.good for check in checks):
+        raise ResourceError("This computer cannot analyze a CT yet.", "See what is said above.")
 
 
 def _add_bench(commands: Any) -> None:

@@ -42,7 +42,7 @@ def test_help_lists_the_commands(start: Start) -> None:
     process = start("--help")
     out, err = process.communicate(timeout=WAIT)
     assert process.returncode == 0 and err == ""
-    for command in ("analyze", "picture", "sample", "complexity", "bench", "train", "evaluate"):
+    for command in ("analyze", "picture", "plates", "sample", "check", "complexity", "bench", "train", "evaluate"):
         assert f"\n    {command} " in out or f"\n    {command}\n" in out
     assert "130 cancelled" in out
 

@@ -207,3 +207,26 @@ def test_a_program_analyzes_without_the_panel(host: Any, tiny_bundle: Path, ches
     assert 0 <= analysis["diagnosis"]["probability"] <= 1 and told == sorted(told) and told[-1] > 0
     assert find_study_nodes(ct) is not None
     assert not list(Path(tempfile.gettempdir()).glob("CovidCTDiagnosis-*"))
+
+
+def test_the_computer_is_checked_and_every_line_has_its_remedy(opened: Any) -> None:
+    ui = opened.widget.ui
+    ui.checkButton.click()
+    assert opened.spin(lambda: "Time" in ui.checkLabel.text and not children(), PATIENCE_S), ui.checkLabel.text
+    for name in ("Packages", "Graphics card", "Memory", "Disk", "Weights"):
+        assert f"<b>{name}</b>" in ui.checkLabel.text
+    assert not opened.asked  # nothing is installed for it
+
+
+def test_the_plot_has_a_value_for_every_slice(opened: Any) -> None:
+    analyze(opened)
+    chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
+    assert chart.GetNumberOfPlotSeriesNodes() == 3
+    table = chart.GetNthPlotSeriesNode(0).GetTableNode()
+    analysis = kept_analysis(opened.ct)
+    assert analysis is not None and table.GetNumberOfRows() == analysis["input"]["size"][2]
+    top = analysis["relevance"]["slices"][0]
+    assert float(table.GetCellText(top["index"], 1)) == pytest.approx(top["relevance_ct"], rel=1e-3)
+    areas = [float(table.GetCellText(k, 3)) for k in range(table.GetNumberOfRows())]
+    lesions = next(m for m in analysis["measurements"]["lesions"] if m["class"] == "any" and m["side"] == "both")
+    assert sum(areas) * 0.8 == pytest.approx(lesions["volume_ml"], rel=0.01)  # slices of 8 mm

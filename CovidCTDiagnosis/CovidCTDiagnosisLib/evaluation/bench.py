@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ..bundle import Bundle, open_bundle
 from ..ct import fetch_sample, read_scan
-from ..pipeline.compute import choose_device, describe_device, tune_allocator
+from ..pipeline.compute import choose_device, describe_device, matrix_gflops, tune_allocator
 from ..pipeline.models import Models
 from ..pipeline.scan_input import scan_input
-from .profile import peak_gflops, profile_analysis
+from .profile import profile_analysis
 from .relevance_bench import relevance_costs, relevance_table
 
 PAPER_SECONDS = 76.51
@@ -21,7 +21,7 @@ def print_bench(scan: Path | None, bundle: Path | None, device: str) -> None:
     scan = scan or fetch_sample("chest-nifti")
     opened = open_bundle(bundle)
     machine = describe_device(choose_device(device))
-    peak = peak_gflops()
+    peak = matrix_gflops()
     profile = profile_analysis(scan, opened, device)
     print(f"{machine['name']}, {machine['threads']} threads; matrix multiply peaks at {peak:.0f} GFLOP/s")
     print(f"{'stage':12}{'seconds':>9}{'GFLOP/s':>9}{'of peak':>9}{'peak MB':>9}")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..bundle import Bundle
@@ -99,14 +97,3 @@ def _analyze(scan: Path, bundle: Bundle, device: str, emit: Callable[[Event], No
         ct = read_scan(scan)
     analyze(ct, bundle, name=scan.name, device=device, monitor=monitor)
     return monitor.timings_s
-
-
-def peak_gflops(seconds: float = 2.0, size: int = 2048) -> float:
-    """This machine's best single-precision matrix product, 10^9 floating-point operations a second."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        begun = time.perf_counter()
-        torch.mm(a, b)
-        best = max(best, 2 * size**3 / (time.perf_counter() - begun) / 1e9)
-    return best

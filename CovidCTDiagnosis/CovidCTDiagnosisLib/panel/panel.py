@@ -12,6 +12,7 @@ import slicer
 from CovidCTDiagnosisLib.errors import CovidCTError
 from CovidCTDiagnosisLib.panel.analysis_job import CANCELLED, DONE, RUNNING, AnalysisJob, Progress
 from CovidCTDiagnosisLib.panel.child_process import Launcher
+from CovidCTDiagnosisLib.panel.computer_view import ComputerView
 from CovidCTDiagnosisLib.panel.display import Display, Logics
 from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
 from CovidCTDiagnosisLib.scene.layers import jump_to
@@ -29,15 +30,19 @@ class Panel:
         ui: the widgets by name.
         parameters: gives the user's choices (a new scene has new ones).
         launch: starts the command line.
+        check: starts it without installing anything first.
         logics: gives the slice logics of all views.
     """
 
-    def __init__(self, ui: Any, parameters: Callable[[], Any], launch: Launcher, logics: Logics) -> None:
+    def __init__(
+        self, ui: Any, parameters: Callable[[], Any], launch: Launcher, check: Launcher, logics: Logics
+    ) -> None:
         self._ui, self._parameters, self._launch, self._logics = ui, parameters, launch, logics
         self._job: AnalysisJob | None = None
         self._log = ""
         self._shown = ""
         self.display = Display(logics)
+        self._computer = ComputerView(ui, check)
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._poll)
@@ -69,6 +74,11 @@ class Panel:
             self._ui.statusLabel.text = "Choose a chest CT." if ct is None else "Ready."
         if ct is not None:
             self.display.update(parameters)
+
+    def close(self) -> None:
+        """End whatever runs."""
+        self.cancel()
+        self._computer.cancel()
 
     # The analysis
 

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,17 @@ def peak_memory_mb() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def matrix_gflops(seconds: float = 1.0, size: int = 2048) -> float:
+    """This machine's best single-precision matrix product, 10^9 floating-point operations a second."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - begun) / 1e9)
+    return best
 
 
 def channels_last(network: Network) -> Network:

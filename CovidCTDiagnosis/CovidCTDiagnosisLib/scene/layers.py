@@ -16,7 +16,7 @@ def show_layers(
     label_opacity: float = 1.0,
     label_outline: bool = False,
 ) -> None:
-    """Show the same layers in every slice view; a layer that is None is emptied.
+    """Show the same layers in every slice view, and link the views; a layer that is None is emptied.
 
     Args:
         slice_logics: the views, for example all of them: `applicationLogic.GetSliceLogics()`.
@@ -29,6 +29,7 @@ def show_layers(
     """
     for logic in slice_logics:
         composite = logic.GetSliceCompositeNode()
+        composite.SetLinkedControl(True)
         composite.SetBackgroundVolumeID(background.GetID())
         composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
         composite.SetForegroundOpacity(foreground_opacity)
@@ -54,6 +55,7 @@ def remember_layers(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> Layers:
 def restore_layers(layers: Layers) -> None:
     """Show what the views showed when they were remembered."""
     for composite, before in layers:
+        composite.SetLinkedControl(before.GetLinkedControl())
         composite.SetBackgroundVolumeID(before.GetBackgroundVolumeID())
         composite.SetForegroundVolumeID(before.GetForegroundVolumeID())
         composite.SetForegroundOpacity(before.GetForegroundOpacity())

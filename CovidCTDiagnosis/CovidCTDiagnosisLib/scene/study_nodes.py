@@ -9,6 +9,7 @@ import slicer
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, load_study
 from CovidCTDiagnosisLib.scene.report import keep_analysis
 from CovidCTDiagnosisLib.scene.segmentation import load_segmentation
+from CovidCTDiagnosisLib.scene.slice_plot import plot_slices
 from CovidCTDiagnosisLib.study import read_study
 
 
@@ -18,10 +19,10 @@ def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNo
     Raises:
         InputError: the study cannot be read or does not belong to the CT.
     """
-    analysis = read_study(study_folder).analysis
+    study = read_study(study_folder)
     nodes = load_study(ct.GetScene(), study_folder, ct)
     segmentation = load_segmentation(nodes)
-    kept = keep_analysis(ct, analysis)
+    kept = [*keep_analysis(ct, study.analysis), *plot_slices(ct, study)]
     images = [nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions]
     _gather(ct, [*images, segmentation, *kept])
     return nodes
