@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import slicer
 
@@ -38,29 +39,48 @@ def show_layers(
         logic.GetSliceNode().SetUseLabelOutline(label_outline)
 
 
-Layers = list[tuple[slicer.vtkMRMLSliceCompositeNode, slicer.vtkMRMLSliceCompositeNode]]
-"""Each view's layers, and a copy of what they were."""
+class _Shown(NamedTuple):
+    """What one view shows."""
+
+    composite: slicer.vtkMRMLSliceCompositeNode
+    linked: bool
+    background: str | None
+    foreground: str | None
+    foreground_opacity: float
+    label: str | None
+    label_opacity: float
+
+
+Layers = list[_Shown]
 
 
 def remember_layers(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> Layers:
     """What the views show now, for `restore_layers`."""
-    found = []
-    for logic in slice_logics:
-        copy = slicer.vtkMRMLSliceCompositeNode()
-        copy.Copy(logic.GetSliceCompositeNode())
-        found.append((logic.GetSliceCompositeNode(), copy))
-    return found
+    composites = [logic.GetSliceCompositeNode() for logic in slice_logics]
+    return [
+        _Shown(
+            composite,
+            composite.GetLinkedControl(),
+            composite.GetBackgroundVolumeID(),
+            composite.GetForegroundVolumeID(),
+            composite.GetForegroundOpacity(),
+            composite.GetLabelVolumeID(),
+            composite.GetLabelOpacity(),
+        )
+        for composite in composites
+    ]
 
 
 def restore_layers(layers: Layers) -> None:
     """Show what the views showed when they were remembered."""
-    for composite, before in layers:
-        composite.SetLinkedControl(before.GetLinkedControl())
-        composite.SetBackgroundVolumeID(before.GetBackgroundVolumeID())
-        composite.SetForegroundVolumeID(before.GetForegroundVolumeID())
-        composite.SetForegroundOpacity(before.GetForegroundOpacity())
-        composite.SetLabelVolumeID(before.GetLabelVolumeID())
-        composite.SetLabelOpacity(before.GetLabelOpacity())
+    for shown in layers:
+        composite = shown.composite
+        composite.SetLinkedControl(shown.linked)
+        composite.SetBackgroundVolumeID(shown.background)
+        composite.SetForegroundVolumeID(shown.foreground)
+        composite.SetForegroundOpacity(shown.foreground_opacity)
+        composite.SetLabelVolumeID(shown.label)
+        composite.SetLabelOpacity(shown.label_opacity)
 
 
 def jump_to(slice_logics: Iterable[slicer.vtkMRMLSliceLogic], ras: tuple[float, float, float]) -> None:

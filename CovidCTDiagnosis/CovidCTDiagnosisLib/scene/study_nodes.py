@@ -33,7 +33,8 @@ def _gather(ct: slicer.vtkMRMLScalarVolumeNode, nodes: list[slicer.vtkMRMLNode])
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(ct.GetScene())
     if hierarchy is None:
         return
-    parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(ct)) or hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(ct)
+    parent = hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
     name = f"{ct.GetName()} CovidCTDiagnosis"
     folder = hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
     for node in nodes:
