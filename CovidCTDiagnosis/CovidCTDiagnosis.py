@@ -71,12 +71,13 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the module is opened for the first time."""
         super().setup()
         from CovidCTDiagnosisLib.panel.panel import Panel
-        from CovidCTDiagnosisLib.panel.slicer_application import launch, slice_logics
+        from CovidCTDiagnosisLib.panel.slicer_application import launch, load_terminology, slice_logics
 
         widget = slicer.util.loadUI(self.resourcePath("UI/CovidCTDiagnosis.ui"))
         self.layout.addWidget(widget)
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
+        load_terminology(RESOURCES / "Terminologies" / "CovidCTDiagnosis.term.json")
         self.logic = CovidCTDiagnosisLogic()
         self.panel = Panel(self.ui, lambda: self._parameters, self.logic.launch, launch, slice_logics)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)

@@ -379,6 +379,8 @@ class Host:
             clipboard=lambda: show(self.qt.clipboard()),
             connect=lambda signature, slot: None,
         )
+        terminologies = slicer.vtkSlicerTerminologiesModuleLogic()
+        slicer.modules = SimpleNamespace(terminologies=SimpleNamespace(logic=lambda: terminologies))
         slicer.util.loadUI, slicer.util.childWidgetVariables = load_ui, child_widgets
         slicer.util.mainWindow = lambda: object()
         slicer.util.confirmOkCancelDisplay = lambda question, windowTitle: self.asked.append(question) or self.answers

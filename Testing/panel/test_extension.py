@@ -30,6 +30,7 @@ KNOWN = {
     "slicer.app.userSettings",
     "slicer.i18n.tr",
     "slicer.i18n.translate",
+    "slicer.modules",
     "slicer.mrmlScene",
     "slicer.mrmlScene.Clear",
     "slicer.mrmlScene.EndCloseEvent",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import slicer
-from CovidCTDiagnosisLib.scene.colors import LESIONS
+from CovidCTDiagnosisLib.scene import study_nodes
+from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.layers import remember_layers, restore_layers, show_layers
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, slice_center_ras
 from CovidCTDiagnosisLib.scene.report import COLUMNS, kept_analysis, measurement_rows, methods_paragraph
+from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 from CovidCTDiagnosisLib.study import read_study
@@ -104,3 +108,20 @@ def test_layers_come_back(scene: Any, phantom: Any) -> None:
     restore_layers(before)
     assert composite.GetForegroundVolumeID() == nodes.relevance_ct.GetID() and composite.GetLabelVolumeID() is None
     assert composite.GetForegroundOpacity() == pytest.approx(0.3)
+
+
+def test_the_terminology_file_has_every_term_of_a_segment() -> None:
+    file = Path(study_nodes.__file__).parents[2] / "Resources" / "Terminologies" / "CovidCTDiagnosis.term.json"
+    logic = slicer.vtkSlicerTerminologiesModuleLogic()
+    assert logic.LoadTerminologyFromFile(str(file)) == CONTEXT
+    document = json.loads(file.read_text(encoding="utf-8"))
+    found = {}
+    for category in document["SegmentationCodes"]["Category"]:
+        for kind in category["Type"]:
+            found[kind["CodeMeaning"]] = tuple(
+                "^".join(code[part] for part in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning"))
+                for code in (category, kind)
+            )
+            color = next(c.rgb for c in (*LUNGS.values(), *LESIONS.values()) if c.name == kind["CodeMeaning"])
+            assert kind["recommendedDisplayRGBValue"] == [round(255 * part) for part in color]
+    assert found == _CODES

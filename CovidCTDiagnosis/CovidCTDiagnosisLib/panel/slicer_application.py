@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import slicer
 
@@ -21,6 +22,13 @@ def slice_logics() -> Iterable[slicer.vtkMRMLSliceLogic]:
     """Of all slice views."""
     found = slicer.app.applicationLogic().GetSliceLogics()
     return [found.GetItemAsObject(index) for index in range(found.GetNumberOfItems())]
+
+
+def load_terminology(path: Path) -> None:
+    """Make the terms of our segments known where Slicer has its module for them."""
+    terminologies = getattr(slicer.modules, "terminologies", None)
+    if terminologies is not None:
+        terminologies.logic().LoadTerminologyFromFile(str(path))
 
 
 class SlicerUser:
