@@ -210,13 +210,14 @@ def share_back(
     covers = [m[:, n] for m, n in zip(covers, needed, strict=True)]
     weights = support[needed].astype(np.float32)
     supported = _apply(weights, covers)
-    everywhere = _apply(np.ones_like(weights), covers)
+    everywhere = np.multiply.outer(np.multiply.outer(covers[0].sum(1), covers[1].sum(1)), covers[2].sum(1))
     has_support = supported > 1e-6 * everywhere.max()
     back = [m.T for m in covers]
     zero = np.float32(0)
     result = np.zeros(shape, np.float32)
     shared = np.where(has_support, relevance / np.where(has_support, supported, 1), zero)
-    result[needed] = weights * _apply(shared, back)
+    result[needed] = weights
+    result[needed] *= _apply(shared, back)
     if not has_support.all():
         homeless = np.where(has_support, zero, relevance / np.maximum(everywhere, 1e-12))
         if homeless.any():

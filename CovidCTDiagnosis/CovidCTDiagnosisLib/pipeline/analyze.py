@@ -152,8 +152,8 @@ def _analyze(
     images = {
         "lungs": own(lungs),
         "lesions": own(lesions),
-        "relevance_ct": own(relevance.ct),
-        "relevance_lesions": own(relevance.lesions),
+        # Taken out one by one: of a large CT the axial and its own order do not fit into memory side by side.
+        **{f"relevance_{name}": own(relevance.maps.pop(name)) for name in ("ct", "lesions")},
     }
     document = {
         "schema_version": SCHEMA_VERSION,

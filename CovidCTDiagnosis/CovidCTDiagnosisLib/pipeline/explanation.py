@@ -23,17 +23,18 @@ ALPHA, BETA = 2.0, -1.0
 
 @dataclass(frozen=True)
 class Relevance:
-    """Signed relevance per input branch, float32 (K, J, I) on the axial grid, and what the study says of it.
+    """Signed relevance per input branch, and what the study says of it.
 
     Attributes:
-        ct, lesions: of the CT and of the lesion mask.
+        maps: ``ct`` and ``lesions``, float32 (K, J, I) on the axial grid; whoever needs memory may take them out.
+        totals: sum of either map.
         score: that was propagated.
         places: of either branch, see ``relevance_places``.
         ledger: one entry per layer.
     """
 
-    ct: np.ndarray
-    lesions: np.ndarray
+    maps: dict[str, np.ndarray]
+    totals: dict[str, float]
     score: float
     places: dict[str, dict[str, float | None]]
     ledger: list[dict[str, Any]]
@@ -67,12 +68,14 @@ def explain_diagnosis(
         chunk=SLICES_AT_ONCE,
         progress=lambda done, planned: report(0.8 * done / planned),
     )
-    maps = [
-        share_back(m[:, 0].cpu().numpy(), inputs.grid, axial.shape, axial.spacing[::-1], lungs > 0)
-        for m in (explanation.ct, explanation.lesions)
-    ]
-    places = {name: relevance_places(m, lungs, lesions) for name, m in zip(("ct", "lesions"), maps, strict=True)}
-    return Relevance(maps[0], maps[1], explanation.score, places, [_entry(asdict(e)) for e in explanation.ledger])
+    support = lungs > 0
+    maps = {
+        name: share_back(m[:, 0].cpu().numpy(), inputs.grid, axial.shape, axial.spacing[::-1], support)
+        for name, m in (("ct", explanation.ct), ("lesions", explanation.lesions))
+    }
+    totals = {name: float(m.sum(dtype=np.float64)) for name, m in maps.items()}
+    places = {name: relevance_places(m, lungs, lesions) for name, m in maps.items()}
+    return Relevance(maps, totals, explanation.score, places, [_entry(asdict(e)) for e in explanation.ledger])
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
@@ -95,8 +98,8 @@ def describe_relevance(relevance: Relevance, ct: Volume, images: dict[str, Volum
     order = np.argsort(-(positive[0] + positive[1]), kind="stable")
     return {
         "target": TARGET,
-        "total_ct": float(relevance.ct.sum(dtype=np.float64)),
-        "total_lesions": float(relevance.lesions.sum(dtype=np.float64)),
+        "total_ct": relevance.totals["ct"],
+        "total_lesions": relevance.totals["lesions"],
         "score": relevance.score,
         "rule": {
             "name": "composite: LRP-0, alpha-beta, winner-take-all, zB",
