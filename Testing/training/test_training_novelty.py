@@ -15,6 +15,7 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
 from CovidCTDiagnosisLib.networks import Novelty, VolumeClassifier
+from CovidCTDiagnosisLib.networks.novelty import FACTS
 from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, diagnose
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.examples import Example
@@ -121,3 +122,35 @@ def test_a_table_of_series_carries_the_warning(
     with table.open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row["label"] and "unlike those" in row["warnings"]
+
+
+# Facts of the CT
+
+
+def facts(ct: torch.Tensor) -> torch.Tensor:
+    """Averages of grey, its square, and differences of neighbours."""
+    sums, pixels = Novelty.lung_sums(torch.zeros(len(ct), 5, ct.shape[2] // 4, ct.shape[3] // 4), ct)
+    return (sums / pixels.clamp(min=1))[-FACTS:]
+
+
+def lungs(grey: float) -> torch.Tensor:
+    ct = torch.zeros(2, 1, 24, 32)
+    ct[:, :, 4:20, 3:29] = grey
+    return ct
+
+
+def test_even_lungs_have_their_grey_and_no_differences() -> None:
+    torch.testing.assert_close(facts(lungs(0.3)), torch.tensor([0.3, 0.09, 0.0]), atol=1e-6, rtol=1e-5)
+
+
+def test_facts_do_not_depend_on_the_box_around_the_lungs() -> None:
+    ct = lungs(0.3) * (0.5 + torch.rand(2, 1, 24, 32))
+    around = torch.nn.functional.pad(ct, (8, 8, 4, 4))
+    torch.testing.assert_close(facts(around), facts(ct))
+
+
+def test_noise_raises_differences_and_blur_lowers_them() -> None:
+    ct = lungs(0.3) + 0.02 * torch.randn(2, 1, 24, 32) * (lungs(1) > 0)
+    noisy = ct + 0.1 * torch.randn(ct.shape).abs() * (ct > 0)
+    blurred = torch.nn.functional.avg_pool2d(ct, 3, 1, 1) * (ct > 0)
+    assert facts(blurred)[2] < 0.8 * facts(ct)[2] < 0.4 * facts(noisy)[2]

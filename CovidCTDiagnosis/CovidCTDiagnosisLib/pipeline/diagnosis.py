@@ -142,7 +142,7 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
             pixels.append(in_lungs[1])
             report(min((first + SLICES_AT_ONCE) / len(inputs.ct), 1.0))
         negative, positive = network.scores(torch.cat(features)).tolist()
-        novelty = _novelty(torch.stack(sums).sum(0) / torch.stack(pixels).sum(), models)
+        novelty = _novelty(torch.stack(sums).sum(0) / torch.stack(pixels).sum(0).clamp(min=1), models)
     return replace(calibrated((negative, positive), models.bundle.settings["diagnosis"]), novelty=novelty)
 
 

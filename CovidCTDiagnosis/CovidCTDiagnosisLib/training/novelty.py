@@ -19,10 +19,10 @@ LEAST_SPREAD = 0.05
 
 
 def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> Tensor:
-    """The encoder's maps, each averaged over the lungs, (N, features)."""
+    """The encoder's maps and facts of the CT, each averaged over the lungs, (N, features)."""
     with torch.inference_mode():
         sums = [Novelty.lung_sums(classifier.encoder(e.ct, e.lesions), e.ct) for e in examples]
-    return torch.stack([total / pixels for total, pixels in sums])
+    return torch.stack([total / pixels.clamp(min=1) for total, pixels in sums])
 
 
 def fit_novelty(averages: Tensor) -> Novelty:
