@@ -29,7 +29,14 @@ def layers(host: Any) -> list[tuple[Any, Any, Any]]:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if "CovidCTDiagnosisLib" in " ".join(p.cmdline())]
+    return [process for process in psutil.Process().children(recursive=True) if _is_ours(process)]
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        return "CovidCTDiagnosisLib" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def analyze(host: Any) -> None:
