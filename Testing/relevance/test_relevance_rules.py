@@ -10,6 +10,7 @@ from CovidCTDiagnosisLib.relevance import (
     AlphaBeta,
     FrozenNetVLAD,
     PassThrough,
+    Placed,
     WinnerTakeAllPool,
     WinnerTakeAllPyramid,
 )
@@ -36,7 +37,8 @@ def run(rule, layer, x, relevance):
     with torch.no_grad():
         z, kept = rule.forward(layer, x)
         torch.testing.assert_close(z, layer(x))
-        return rule.backward(layer, kept, relevance)
+        passed = rule.backward(layer, kept, Placed(relevance))
+        return passed._replace(relevance=passed.relevance.maps)
 
 
 def alpha_beta_by_loops(x, weights, biases, relevance, alpha, beta):
@@ -200,6 +202,25 @@ def test_pooling_routes_as_its_gradient(rule, layer, size, ties):
     passed = run(rule, layer, x.detach(), relevance)
     torch.testing.assert_close(passed.relevance, routed)
     assert passed.relevance.sum().item() == pytest.approx(relevance.sum().item())
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, layout=st.sampled_from([torch.contiguous_format, torch.channels_last]))
+def test_relevance_at_places_goes_where_it_would_go_as_a_map(seed, layout):
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(2, 3, 3, padding=1).double()
+    x = torch.rand(2, 2, 6, 5, dtype=torch.float64).contiguous(memory_format=layout)
+    places = torch.randint(30, (2, 3, 4))  # one may stand twice
+    placed = Placed(draw(2, 3, 4), places, torch.Size((2, 3, 6, 5)))
+    maps = torch.zeros(2, 3, 30, dtype=torch.float64).scatter_add(2, places, placed.values).view(2, 3, 6, 5)
+    torch.testing.assert_close(placed.maps, maps)
+    torch.testing.assert_close(placed.take(layer(x)), layer(x).flatten(2).gather(2, places))
+    for rule in (AlphaBeta(), ZB(torch.zeros_like(x), torch.ones_like(x))):
+        with torch.no_grad():
+            _, kept = rule.forward(layer, x)
+            few, all_ = (rule.backward(layer, kept, relevance) for relevance in (placed, Placed(maps)))
+        torch.testing.assert_close(few.relevance.maps, all_.relevance.maps)
+        assert few[1:] == pytest.approx(all_[1:], abs=1e-9)
 
 
 def test_netvlad_is_gradient_times_input_with_assignments_and_norms_frozen():

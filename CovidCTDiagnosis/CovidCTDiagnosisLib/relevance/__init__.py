@@ -7,6 +7,7 @@
 from .composite import Explanation, explain
 from .gates import GATES, GradientTimesInputGate, HalfAndHalfGate, WinnerTakeAllGate
 from .ledger import Ledger, LedgerEntry
+from .placed import Placed
 from .rules import (
     LRP0,
     ZB,
@@ -32,6 +33,7 @@ __all__ = [
     "LedgerEntry",
     "PassThrough",
     "Passed",
+    "Placed",
     "Rule",
     "WinnerTakeAllGate",
     "WinnerTakeAllPool",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..networks import VolumeClassifier
 from .gates import GATES, Gate
 from .ledger import Ledger, LedgerEntry, total
+from .placed import Placed
 from .rules import (
     LRP0,
     ZB,
@@ -36,7 +37,7 @@ TARGETS: dict[str, tuple[float, float]] = {
 FORWARD_COST, BACKWARD_COST = 1, 3
 """Convolutions per convolution: the way up; the way down (magnitudes, and two ways for relevance)."""
 
-KEPT_MB = 256
+KEPT_MB = 512
 """Activations (10^6 bytes) that are kept from the way up; slices beyond that go up a second time."""
 
 
@@ -81,12 +82,12 @@ class _Trace:
         """Bytes of what is kept; what two layers share counts twice."""
         return sum(_bytes(kept) for kept in (self.output, *self._kept))
 
-    def propagate(self, relevance: Tensor, ledger: Ledger) -> Tensor:
+    def propagate(self, relevance: Placed, ledger: Ledger) -> Placed:
         """From the relevance of the output to that of the input."""
-        incoming = total(relevance)
+        incoming = total(relevance.values)
         for step in reversed(self._steps):
             passed, *absorbed = step.rule.backward(step.layer, self._kept.pop(), relevance)
-            outgoing = incoming if passed is relevance else total(passed)
+            outgoing = incoming if passed is relevance else total(passed.values)
             relevance = passed
             ledger.book(step.name, incoming, outgoing, *absorbed)
             incoming = outgoing
@@ -156,7 +157,7 @@ def explain(
 
     head = _Trace(_head(classifier), torch.cat(pooled))
     start = head.output * head.output.new_tensor(TARGETS[target])
-    relevance = head.propagate(start, ledger)
+    relevance = head.propagate(Placed(start), ledger).maps
 
     ct_relevance, lesion_relevance = torch.zeros_like(ct), torch.zeros_like(lesions)
     for number, part in enumerate(parts):
@@ -225,14 +226,17 @@ class _Climb:
 
     def descend(self, relevance: Tensor, gate: Gate, ledger: Ledger) -> tuple[Tensor, Tensor]:
         """From the relevance of the pooled features to that of the CT and of the lesion mask, (S, 1, H, W) each."""
-        relevance = self._top.propagate(relevance, ledger)
+        placed = self._top.propagate(Placed(relevance), ledger)
         if self._lesions is None:
-            by_ct = self._ct.propagate(relevance, ledger)
+            by_ct = self._ct.propagate(placed, ledger).maps
             return by_ct, torch.zeros_like(by_ct)
-        to_ct, to_lesions = gate.split(self._ct.output, self._lesions.output, relevance)
-        incoming, outgoing = total(relevance), total(to_ct) + total(to_lesions)
+        ct, lesions = placed.take(self._ct.output), placed.take(self._lesions.output)
+        to_ct, to_lesions = gate.split(ct, lesions, placed.values)
+        incoming, outgoing = total(placed.values), total(to_ct) + total(to_lesions)
         ledger.book("encoder.gate", incoming, outgoing, created=(gate.paid - 1) * incoming)
-        return self._ct.propagate(to_ct, ledger), self._lesions.propagate(to_lesions, ledger)
+        down = ((self._ct, to_ct), (self._lesions, to_lesions))
+        by_ct, by_lesions = (trace.propagate(replace(placed, values=part), ledger).maps for trace, part in down)
+        return by_ct, by_lesions
 
 
 def _bytes(kept: Any) -> int:
