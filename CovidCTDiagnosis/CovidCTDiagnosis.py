@@ -79,7 +79,14 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         widget.setMRMLScene(slicer.mrmlScene)
         load_terminology(RESOURCES / "Terminologies" / "CovidCTDiagnosis.term.json")
         self.logic = CovidCTDiagnosisLogic()
-        self.panel = Panel(self.ui, lambda: self._parameters, self.logic.launch, launch, slice_logics)
+        self.panel = Panel(
+            self.ui,
+            lambda: self._parameters,
+            launch=self._launch,
+            check=launch,
+            remove=self.logic.removeDownloads,
+            logics=slice_logics,
+        )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
         self.enter()
@@ -96,6 +103,12 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self):
         """Called when another module is shown."""
         self._bind(None)
+
+    def _launch(self, arguments):
+        """Start the command line; packages come from where the user said."""
+        from CovidCTDiagnosisLib.panel.parameters import chosen_path
+
+        return self.logic.launch(arguments, wheels=chosen_path(self._parameters.wheels))
 
     def _on_scene_closes(self, caller, event):
         self.panel.cancel()
@@ -131,8 +144,13 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
 
         return PanelParameters(super().getParameterNode())
 
-    def launch(self, arguments, user=None):
+    def launch(self, arguments, user=None, wheels=None):
         """Start the command line; what it needs is installed and its terms are accepted first.
+
+        Args:
+            arguments: of ``covid-ct``.
+            user: who agrees to that; by default whoever sits before Slicer's window.
+            wheels: folder (pathlib.Path) with the packages, for a computer without internet.
 
         Raises:
             UsageError: the user does not agree.
@@ -141,11 +159,19 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
         from CovidCTDiagnosisLib.panel.slicer_application import SlicerInstaller, SlicerUser, launch
 
         user = user or SlicerUser()
-        ensure_terms(TERMS, slicer.app.userSettings(), user)
-        ensure_packages(REQUIREMENTS, user, SlicerInstaller())
+        settings = slicer.app.userSettings()
+        ensure_terms(TERMS, settings, user)
+        ensure_packages(REQUIREMENTS, settings, user, SlicerInstaller(wheels))
         return launch(arguments)
 
-    def analyze(self, volumeNode, progress=None, acceptTerms=False, options=()):
+    def removeDownloads(self, user=None):
+        """Remove the packages that were installed for this module, and its cache; returns what was done."""
+        from CovidCTDiagnosisLib.panel.requirements import remove_downloads
+        from CovidCTDiagnosisLib.panel.slicer_application import SlicerInstaller, SlicerUser
+
+        return remove_downloads(slicer.app.userSettings(), user or SlicerUser(), SlicerInstaller())
+
+    def analyze(self, volumeNode, progress=None, acceptTerms=False, options=(), wheels=None):
         """Analyze a CT and put what is found into its scene; returns when that is done.
 
         Args:
@@ -153,6 +179,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
             progress: called with a share of the work done, 0 to 1, and a message.
             acceptTerms: accepts the terms of the weights, and installing packages, where there is no window to ask in.
             options: further arguments of ``covid-ct analyze``.
+            wheels: folder (pathlib.Path) with Python packages, for a computer without internet.
 
         Returns:
             The content of analysis.json.
@@ -168,7 +195,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
         from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
         user = SlicerUser(acceptTerms)
-        job = AnalysisJob(volumeNode, lambda arguments: self.launch(arguments, user), tuple(options))
+        job = AnalysisJob(volumeNode, lambda arguments: self.launch(arguments, user, wheels), tuple(options))
         try:
             while job.poll().state == RUNNING:
                 if progress is not None:

@@ -149,6 +149,9 @@ def new_scene(tmp_path: Path) -> Iterator[Callable[[], Any]]:
     """Makes scenes with what Slicer's application gives its own: default colours and a cache."""
     import slicer
 
+    # As Slicer's own modules do when it starts.
+    factory = slicer.vtkSegmentationConverterFactory.GetInstance()
+    factory.RegisterConverterRule(slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule())
     color_logics = []
 
     def make() -> Any:
@@ -161,6 +164,7 @@ def new_scene(tmp_path: Path) -> Iterator[Callable[[], Any]]:
         scene.SetDataIOManager(manager)
         color_logics.append(slicer.vtkMRMLColorLogic())
         color_logics[-1].SetMRMLScene(scene)
+        scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
         return scene
 
     yield make

@@ -106,7 +106,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 
 
 def _add_bundle(command: Any) -> None:
-    command.add_argument("--bundle", type=Path, help="folder with the weights (default: those shipped)")
+    command.add_argument("--bundle", type=Path, help="folder or zip file with the weights (default: those shipped)")
 
 
 def _add_events(command: Any) -> None:
@@ -158,6 +158,12 @@ def _add_analyze(commands: Any) -> None:
         help="who segments the lungs: the bundle's network (default) or the package lungmask (R231CovidWeb)",
     )
     command.add_argument("--lungmask-weights", type=Path, help="local .pth file for lungmask (default: downloaded)")
+    command.add_argument(
+        "--explain",
+        choices=("covid", "not-covid", "difference"),
+        default="covid",
+        help="which score the heatmaps explain: that for COVID-19 (default), that against it, or their difference",
+    )
     command.add_argument("--picture", type=Path, help="also write a contact sheet (PNG; needs slicer-core)")
     _add_events(command)
     _add_bundle(command)
@@ -199,6 +205,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
         lungs=_read_lungs(options.lungs),
         lung_engine=options.lung_engine,
         lungmask_weights=options.lungmask_weights,
+        explain=options.explain,
         monitor=monitor,
     )
     with monitor.stage("writing", "Writing the study"):

@@ -1,15 +1,29 @@
-"""Folders and files that appear on disk whole or not at all."""
+"""Folders and files that appear on disk whole or not at all; the user's cache."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
+
+
+def cache_folder() -> Path:
+    """What can be had again: COVID_CT_CACHE, or covid-ct in the user's cache folder of this system."""
+    if chosen := os.environ.get("COVID_CT_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        parent = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        parent = Path.home() / "Library" / "Caches"
+    else:
+        parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(parent) / "covid-ct"
 
 
 def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | None = None) -> None:

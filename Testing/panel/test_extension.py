@@ -46,6 +46,7 @@ KNOWN = {
     "slicer.util.loadUI",
     "slicer.util.mainWindow",
     "slicer.util.pip_install",
+    "slicer.util.pip_uninstall",
     "slicer.vtkMRMLLabelMapVolumeNode",
     "slicer.vtkMRMLScalarVolumeNode",
     "slicer.vtkMRMLSliceLogic",

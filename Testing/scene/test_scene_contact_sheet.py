@@ -13,7 +13,8 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import contact_sheet as module
 from CovidCTDiagnosisLib.scene.colors import LESIONS
 from CovidCTDiagnosisLib.scene.contact_sheet import contact_sheet
-from CovidCTDiagnosisLib.scene.nodes import add_ct, load_study, smooth_relevance
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
+from CovidCTDiagnosisLib.scene.nodes import add_ct, load_study
 from PIL import Image
 
 # As in conftest.py, RAS mm.
@@ -59,7 +60,7 @@ def test_lesions_are_where_they_are_in_the_patient(
 
 def test_slices_go_through_what_was_found(scene: Any, phantom: Any) -> None:
     nodes = load_study(scene, phantom.folder, add_ct(scene, phantom.ct))
-    planes = module._choose_planes(nodes, smooth_relevance(nodes.relevance_ct, "Smoothed", 3.0))
+    planes = module._choose_planes(nodes, show_heatmap(nodes, HeatmapView()))
     assert [plane.orientation for plane in planes] == [*["Axial"] * 4, "Coronal", "Sagittal"]
     axial = [plane.offset_mm for plane in planes[:4]]
     assert axial == sorted(axial, reverse=True)

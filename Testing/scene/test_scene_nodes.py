@@ -14,10 +14,8 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS
 from CovidCTDiagnosisLib.scene.nodes import (
     add_ct,
-    display_relevance,
     ijk_to_ras,
     load_study,
-    smooth_relevance,
 )
 
 array = slicer.util.arrayFromVolume
@@ -65,42 +63,6 @@ def test_labels_have_names_and_colors(scene: Any, phantom: Any) -> None:
     assert rgba[3] == 0
     lungs = nodes.lungs.GetDisplayNode().GetColorNode()
     assert [lungs.GetColorName(value) for value in (1, 2)] == ["Right lung", "Left lung"]
-
-
-def test_relevance_window_ends_at_the_percentile_of_the_positive_voxels(scene: Any, phantom: Any) -> None:
-    node = load_study(scene, phantom.folder, add_ct(scene, phantom.ct)).relevance_ct
-    voxels = phantom.images["relevance_ct"]
-    end = np.percentile(voxels[voxels > 0], 99.5)
-    display = node.GetDisplayNode()
-    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0, end), rel=1e-5)
-    assert display.GetApplyThreshold()
-
-    end = np.percentile(voxels[voxels > 0], 80)
-    assert display_relevance(node, signed=True, percentile=80) == pytest.approx(end, rel=1e-5)
-    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((-end, end), rel=1e-5)
-    assert not display.GetApplyThreshold()
-    assert array(node).sum() == pytest.approx(voxels.sum(), rel=1e-5)
-
-
-def test_relevance_without_positive_voxels(scene: Any, phantom: Any) -> None:
-    phantom.write(relevance_ct=np.zeros(phantom.ct.shape, np.float32))
-    node = load_study(scene, phantom.folder, add_ct(scene, phantom.ct)).relevance_ct
-    assert node.GetDisplayNode().GetWindowLevelMax() == 1
-
-
-def test_smoothing_is_in_mm_and_keeps_the_sum(scene: Any, phantom: Any) -> None:
-    impulse = np.zeros(phantom.ct.shape, np.float32)
-    impulse[18, 40, 45] = 1
-    phantom.write(relevance_ct=impulse)
-    node = load_study(scene, phantom.folder, add_ct(scene, phantom.ct)).relevance_ct
-    smooth = array(smooth_relevance(node, "Smoothed", 6.0))
-    assert smooth.sum() == pytest.approx(1, rel=1e-4)
-    for axis, spacing in enumerate(reversed(phantom.ct.spacing)):
-        profile = smooth.sum(axis=tuple({0, 1, 2} - {axis}))
-        positions = spacing * np.arange(len(profile))
-        mean = (profile * positions).sum()
-        assert np.sqrt((profile * (positions - mean) ** 2).sum()) == pytest.approx(6, rel=0.05)
-    assert array(node).max() == 1
 
 
 def test_loading_again_replaces(scene: Any, phantom: Any) -> None:

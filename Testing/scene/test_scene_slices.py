@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, add_ct, load_study
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
@@ -139,7 +140,8 @@ def test_relevance_is_shown_where_it_is_positive(view: SliceView, nodes: StudyNo
     look(view, "Axial", OPACITY)
     show_layers([view.logic], nodes.ct)
     plain = view.picture()
-    show_layers([view.logic], nodes.ct, nodes.relevance_ct, 1.0)
+    heatmap = show_heatmap(nodes, HeatmapView(smoothing_mm=0, hidden_percentile=0))
+    show_layers([view.logic], nodes.ct, heatmap, 1.0)
     picture = view.picture().astype(int)
     red, green, blue = color_at(view, OPACITY)
     assert red == 255

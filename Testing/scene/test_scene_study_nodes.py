@@ -12,7 +12,7 @@ import slicer
 from CovidCTDiagnosisLib.scene import study_nodes
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.layers import remember_layers, restore_layers, show_layers
-from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, slice_center_ras
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
 from CovidCTDiagnosisLib.scene.report import COLUMNS, kept_analysis, measurement_rows, methods_paragraph
 from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
@@ -81,19 +81,6 @@ def test_the_analysis_comes_back_as_it_was_and_the_table_has_its_rows(scene: Any
         assert tuple(table.GetCellText(row, column) for column in range(len(COLUMNS))) == cells
     text = methods_paragraph(analysis)
     assert analysis["bundle"]["version"] in text and "not for diagnosis" in text
-
-
-def test_a_slice_s_middle_follows_the_ct_s_transform(scene: Any, phantom: Any) -> None:
-    ct = add_ct(scene, phantom.ct)
-    analysis = read_study(phantom.folder).analysis
-    before = np.array(slice_center_ras(analysis, 5, ct))
-    expected = phantom.ct.affine @ [(phantom.ct.shape[2] - 1) / 2, (phantom.ct.shape[1] - 1) / 2, 5, 1]
-    assert before == pytest.approx(expected[:3] * [-1, -1, 1])
-    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    moved = slicer.util.vtkMatrixFromArray(np.array([[1, 0, 0, 7], [0, 1, 0, -3], [0, 0, 1, 11], [0, 0, 0, 1.0]]))
-    transform.SetMatrixTransformToParent(moved)
-    ct.SetAndObserveTransformNodeID(transform.GetID())
-    assert np.array(slice_center_ras(analysis, 5, ct)) - before == pytest.approx([7, -3, 11])
 
 
 def test_layers_come_back(scene: Any, phantom: Any) -> None:

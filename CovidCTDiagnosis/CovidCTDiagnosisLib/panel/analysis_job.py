@@ -12,6 +12,7 @@ import slicer
 
 from CovidCTDiagnosisLib.errors import ResourceError
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
+from CovidCTDiagnosisLib.panel.translation import _
 
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
 
@@ -46,6 +47,10 @@ class AnalysisJob:
         launch: starts the command line.
         options: further arguments of ``covid-ct analyze``.
         lungs: a mask to use, or None.
+        keep: folder that the study goes to and stays in; None: a temporary one.
+
+    Attributes:
+        study: where the study is once the analysis is done; until ``close``, unless it is kept.
 
     Raises:
         ResourceError: the CT cannot be written to the temporary folder.
@@ -58,10 +63,12 @@ class AnalysisJob:
         launch: Launcher,
         options: tuple[str, ...] = (),
         lungs: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+        keep: Path | None = None,
     ) -> None:
         self.ct = ct
-        self.progress = Progress(message="Starting")
+        self.progress = Progress(message=_("Starting"))
         self._folder = Path(tempfile.mkdtemp(prefix="CovidCTDiagnosis-"))
+        self.study = self._folder / "study" if keep is None else keep / file_name(ct.GetName())
         self._begun = time.monotonic()
         try:
             _write(ct, self._folder / "ct.nrrd")
@@ -73,11 +80,6 @@ class AnalysisJob:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def study(self) -> Path:
-        """Where the study is once the analysis is done, until ``close``."""
-        return self._folder / "study"
 
     @property
     def log(self) -> str:
@@ -117,8 +119,8 @@ class AnalysisJob:
             return
         self.progress.state = FAILED
         if not self.progress.error:
-            self.progress.error = f"The analysis stopped unexpectedly (exit code {code})."
-            self.progress.remedy = "Look at the log and report it."
+            self.progress.error = _("The analysis stopped unexpectedly (exit code {code}).").format(code=code)
+            self.progress.remedy = _("Look at the log and report it.")
 
     def cancel(self) -> None:
         """End the process and everything that it started; nothing is left behind."""
@@ -129,6 +131,12 @@ class AnalysisJob:
     def close(self) -> None:
         """Remove the temporary files."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def file_name(title: str) -> str:
+    """A node's name as that of a folder on any system."""
+    kept = "".join(c if c.isalnum() or c in "-_ " else "_" for c in title).strip()
+    return kept or "CT"
 
 
 def _write(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:

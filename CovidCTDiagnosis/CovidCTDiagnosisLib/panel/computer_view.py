@@ -1,13 +1,16 @@
-"""*Check my computer*: runs the check as a child process and shows what it says."""
+"""*Check my computer*: runs the check as a child process and shows what it says; removes what was downloaded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
 import qt
 
+from CovidCTDiagnosisLib.errors import CovidCTError
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
+from CovidCTDiagnosisLib.panel.translation import _
 
 POLL_MS = 100
 
@@ -18,23 +21,32 @@ class ComputerView:
     Args:
         ui: the widgets by name.
         launch: starts the command line as it is, without installing anything first.
+        remove: takes away what was downloaded and says what that was.
     """
 
-    def __init__(self, ui: Any, launch: Launcher) -> None:
-        self._ui, self._launch = ui, launch
+    def __init__(self, ui: Any, launch: Launcher, remove: Callable[[], str]) -> None:
+        self._ui, self._launch, self._remove = ui, launch, remove
         self._child: Child | None = None
         self._found: list[Event] = []
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._poll)
         ui.checkButton.connect("clicked(bool)", self._on_check)
+        ui.removeButton.connect("clicked(bool)", self._on_remove)
 
     def _on_check(self, clicked: bool = False) -> None:
         self.cancel()
         self._found = []
-        self._ui.checkLabel.text = "Checking …"
+        self._ui.checkLabel.text = _("Checking …")
         self._child = self._launch(["check", "--events", "jsonl"])
         self._timer.start()
+
+    def _on_remove(self, clicked: bool = False) -> None:
+        self.cancel()
+        try:
+            self._ui.checkLabel.text = escape(self._remove())
+        except (CovidCTError, OSError) as error:
+            self._ui.checkLabel.text = escape(str(error))
 
     def cancel(self) -> None:
         """End a running check."""
@@ -52,7 +64,7 @@ class ComputerView:
         if code is None:
             return
         if not self._found:
-            self._ui.checkLabel.text = f"The check could not run: {escape(self._child.log[-500:])}"
+            self._ui.checkLabel.text = _("The check could not run: {log}").format(log=escape(self._child.log[-500:]))
         self.cancel()
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import slicer
 
-from CovidCTDiagnosisLib.panel.parameters import CT
+from CovidCTDiagnosisLib.panel.parameters import LESIONS
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
 from CovidCTDiagnosisLib.scene.layers import Layers, remember_layers, restore_layers, show_layers
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, display_relevance, find_study_nodes, node_of, smooth_into
+from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
+from CovidCTDiagnosisLib.scene.segmentation import show_surfaces
 
 Logics = Callable[[], Iterable[slicer.vtkMRMLSliceLogic]]
 
@@ -39,24 +41,25 @@ class Display:
         nodes = None if ct is None else find_study_nodes(ct)
         if nodes is None:
             return
-        relevance = _relevance(nodes, parameters)
+        heatmap = show_heatmap(nodes, _view(parameters))
         show_layers(
             self._logics(),
             nodes.ct,
-            relevance if parameters.showRelevance else None,
+            heatmap if parameters.showRelevance else None,
             parameters.relevanceOpacity,
             nodes.lesions if parameters.showLesions else None,
             parameters.lesionOpacity,
             label_outline=parameters.showRelevance,
         )
+        show_only_legend(heatmap, parameters.showRelevance and parameters.showLegend)
+        show_surfaces(nodes, parameters.showSurfaces)
 
 
-def _relevance(nodes: StudyNodes, parameters: Any) -> slicer.vtkMRMLScalarVolumeNode:
-    """The volume to be shown: the file's own, or a smoothed copy of it."""
-    node = nodes.relevance_ct if parameters.branch == CT else nodes.relevance_lesions
-    if parameters.smoothingMm > 0:
-        source, node = node, node_of(nodes.ct, f"smoothed {parameters.branch}", "vtkMRMLScalarVolumeNode")
-        node.SetName(f"{source.GetName()}, smoothed")
-        smooth_into(source, node, parameters.smoothingMm)
-    display_relevance(node, parameters.signed, parameters.percentile)
-    return node
+def _view(parameters: Any) -> HeatmapView:
+    return HeatmapView(
+        of_lesions=parameters.branch == LESIONS,
+        signed=parameters.signed,
+        smoothing_mm=parameters.smoothingMm,
+        hidden_percentile=parameters.hiddenPercentile,
+        end_percentile=parameters.percentile,
+    )

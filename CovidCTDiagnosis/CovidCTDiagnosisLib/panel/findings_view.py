@@ -8,11 +8,13 @@ from typing import Any
 
 import qt
 
+from CovidCTDiagnosisLib.panel.translation import _
+from CovidCTDiagnosisLib.scene.places import slice_position_mm
 from CovidCTDiagnosisLib.scene.report import COLUMNS, measurement_rows
 
 SLICES = 20
 """So many of the most relevant slices are listed."""
-SLICE_COLUMNS = ("Slice", "Relevance of the CT", "Relevance of the lesions")
+SLICE_COLUMNS = ("Slice", "S, mm", "Relevance of the CT", "Relevance of the lesions")
 
 
 def show_findings(ui: Any, analysis: dict[str, Any] | None) -> None:
@@ -31,9 +33,8 @@ def slice_index(analysis: dict[str, Any], row: int) -> int:
 
 def _finding(analysis: dict[str, Any]) -> str:
     diagnosis = analysis["diagnosis"]
-    return (
-        f"<b>{escape(diagnosis['label'])}</b>: probability {diagnosis['probability']:.2f} "
-        f"(called COVID-19 from {diagnosis['threshold']:.2f} on)"
+    return _("<b>{label}</b>: probability {probability:.2f} (called COVID-19 from {threshold:.2f} on)").format(
+        label=escape(diagnosis["label"]), probability=diagnosis["probability"], threshold=diagnosis["threshold"]
     )
 
 
@@ -41,14 +42,22 @@ def _warnings(warnings: Sequence[str]) -> str:
     return "<br>".join(f"⚠ {escape(warning)}" for warning in warnings)
 
 
-def _slice_rows(analysis: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _slice_rows(analysis: dict[str, Any]) -> list[tuple[str, ...]]:
     entries = analysis["relevance"]["slices"][:SLICES]
-    return [(str(e["index"]), f"{e['relevance_ct']:.3g}", f"{e['relevance_lesions']:.3g}") for e in entries]
+    return [
+        (
+            str(e["index"]),
+            f"{slice_position_mm(analysis, e['index']):.1f}",
+            f"{e['relevance_ct']:.3g}",
+            f"{e['relevance_lesions']:.3g}",
+        )
+        for e in entries
+    ]
 
 
 def _fill(table: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table.setColumnCount(len(columns))
-    table.setHorizontalHeaderLabels(list(columns))
+    table.setHorizontalHeaderLabels([_(column) for column in columns])
     table.setRowCount(len(rows))
     for number, row in enumerate(rows):
         for column, text in enumerate(row):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import qt
@@ -15,8 +14,11 @@ from CovidCTDiagnosisLib.panel.child_process import Launcher
 from CovidCTDiagnosisLib.panel.computer_view import ComputerView
 from CovidCTDiagnosisLib.panel.display import Display, Logics
 from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
+from CovidCTDiagnosisLib.panel.parameters import EXPLAINED, chosen_path
+from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.layers import jump_to
-from CovidCTDiagnosisLib.scene.nodes import slice_center_ras
+from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
+from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import kept_analysis
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
@@ -31,18 +33,26 @@ class Panel:
         parameters: gives the user's choices (a new scene has new ones).
         launch: starts the command line.
         check: starts it without installing anything first.
+        remove: takes away what was downloaded and says what that was.
         logics: gives the slice logics of all views.
     """
 
     def __init__(
-        self, ui: Any, parameters: Callable[[], Any], launch: Launcher, check: Launcher, logics: Logics
+        self,
+        ui: Any,
+        parameters: Callable[[], Any],
+        *,
+        launch: Launcher,
+        check: Launcher,
+        remove: Callable[[], str],
+        logics: Logics,
     ) -> None:
         self._ui, self._parameters, self._launch, self._logics = ui, parameters, launch, logics
         self._job: AnalysisJob | None = None
         self._log = ""
         self._shown = ""
         self.display = Display(logics)
-        self._computer = ComputerView(ui, check)
+        self._computer = ComputerView(ui, check, remove)
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._poll)
@@ -66,12 +76,12 @@ class Panel:
         parameters = self._parameters()
         ct = None if parameters is None else parameters.inputVolume
         self._ui.analyzeButton.enabled = self.running or ct is not None
-        self._ui.analyzeButton.text = "Cancel" if self.running else "Analyze"
+        self._ui.analyzeButton.text = _("Cancel") if self.running else _("Analyze")
         shown = "" if ct is None else ct.GetID()
         if shown != self._shown and not self.running:
             self._shown = shown
             show_findings(self._ui, None if ct is None else kept_analysis(ct))
-            self._ui.statusLabel.text = "Choose a chest CT." if ct is None else "Ready."
+            self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
         if ct is not None:
             self.display.update(parameters)
 
@@ -88,7 +98,13 @@ class Panel:
             return
         parameters = self._parameters()
         try:
-            self._job = AnalysisJob(parameters.inputVolume, self._launch, _options(parameters), parameters.lungMask)
+            self._job = AnalysisJob(
+                parameters.inputVolume,
+                self._launch,
+                _options(parameters),
+                parameters.lungMask,
+                chosen_path(parameters.keepFiles),
+            )
         except (CovidCTError, OSError) as error:
             self._ui.statusLabel.text = str(error)
             return
@@ -144,9 +160,9 @@ class Panel:
     def _go_to(self, row: int) -> None:
         """Bring all views to a row of the list of slices."""
         ct = self._parameters().inputVolume
-        analysis = None if ct is None else kept_analysis(ct)
-        if analysis is not None and row < len(analysis["relevance"]["slices"]):
-            jump_to(self._logics(), slice_center_ras(analysis, slice_index(analysis, row), ct))
+        analysis, nodes = (None, None) if ct is None else (kept_analysis(ct), find_study_nodes(ct))
+        if analysis is not None and nodes is not None and row < len(analysis["relevance"]["slices"]):
+            jump_to(self._logics(), peak_ras(nodes, analysis, slice_index(analysis, row)))
 
     def _on_log(self, clicked: bool = False) -> None:
         slicer.app.clipboard().setText(self._log)
@@ -157,19 +173,20 @@ class Panel:
 
 def _options(parameters: Any) -> tuple[str, ...]:
     """Of ``covid-ct analyze``."""
-    chosen = ["--device", parameters.device]
-    if parameters.bundle != Path():
-        chosen += ["--bundle", str(parameters.bundle)]
-    return tuple(chosen)
+    bundle = chosen_path(parameters.bundle)
+    weights = () if bundle is None else ("--bundle", str(bundle))
+    return ("--device", parameters.device, "--explain", EXPLAINED[parameters.explain], *weights)
 
 
 def _status(progress: Progress) -> str:
     """One line in plain words."""
     if progress.state == RUNNING:
-        remaining = "" if progress.remaining_s is None else f", about {max(round(progress.remaining_s), 1)} s to go"
-        return f"{progress.message}{remaining}"
+        if progress.remaining_s is None:
+            return progress.message
+        seconds = max(round(progress.remaining_s), 1)
+        return _("{message}, about {seconds} s to go").format(message=progress.message, seconds=seconds)
     if progress.state == DONE:
-        return "Done."
+        return _("Done.")
     if progress.state == CANCELLED:
-        return "Cancelled."
+        return _("Cancelled.")
     return f"{progress.error} {progress.remedy}".strip()

@@ -9,6 +9,13 @@ from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 CT, LESIONS = "CT", "Lesion mask"
+EXPLAINED = {"COVID-19": "covid", "not COVID-19": "not-covid", "the difference of both": "difference"}
+"""What heatmaps can explain, and what the command line calls it."""
+
+
+def chosen_path(path: pathlib.Path) -> pathlib.Path | None:
+    """A path that the user chose, or None."""
+    return None if path == pathlib.Path() else path
 
 
 @parameterNodeWrapper
@@ -23,9 +30,14 @@ class PanelParameters:
         branch: whose relevance is shown.
         signed: show what speaks against COVID-19 too.
         smoothingMm: standard deviation of the Gaussian for display, mm; 0 shows the file as it is.
-        percentile: of the positive relevance, where the colours end.
-        bundle: folder with weights; the current folder (nothing chosen) stands for those shipped.
+        hiddenPercentile, percentile: of the relevance of the whole scan, where the colours begin and end.
+        showLegend: the scale of the colours in the views.
+        showSurfaces: lungs and lesions in 3-D.
+        bundle: folder or zip file with weights; the current folder (nothing chosen) stands for those shipped.
         device: where to compute.
+        explain: whose score the heatmaps of the next analysis show.
+        keepFiles: folder in which the study of the next analysis is kept; the current folder stands for none.
+        wheels: folder with Python packages, for a computer without internet; the current folder stands for none.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -37,6 +49,12 @@ class PanelParameters:
     branch: Annotated[str, Choice([CT, LESIONS])] = CT
     signed: bool = False
     smoothingMm: Annotated[float, WithinRange(0, 10)] = 3.0
+    hiddenPercentile: Annotated[float, WithinRange(0, 100)] = 75.0
     percentile: Annotated[float, WithinRange(90, 100)] = 99.5
+    showLegend: bool = True
+    showSurfaces: bool = True
     bundle: pathlib.Path = pathlib.Path()
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
+    explain: Annotated[str, Choice([*EXPLAINED])] = "COVID-19"
+    keepFiles: pathlib.Path = pathlib.Path()
+    wheels: pathlib.Path = pathlib.Path()

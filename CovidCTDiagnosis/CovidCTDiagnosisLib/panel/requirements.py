@@ -1,19 +1,25 @@
-"""Before the first analysis: the packages that it needs, and the terms of the weights."""
+"""Before the first analysis: the packages that it needs, and the terms of the weights; and the way back."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any, Protocol
 
 from CovidCTDiagnosisLib.errors import UsageError
+from CovidCTDiagnosisLib.folders import cache_folder
+from CovidCTDiagnosisLib.panel.translation import _
 
 TORCH = "torch"
 IMPORTED_AS = {"SimpleITK": "SimpleITK", "scikit-image": "skimage", "Pillow": "PIL"}
 """Where a package is imported by another name than its own."""
 
 TERMS_KEY = "CovidCTDiagnosis/TermsAccepted"
+INSTALLED_KEY = "CovidCTDiagnosis/Installed"
+"""Packages that were installed for us, in Slicer's settings, with commas between them."""
 
 
 class User(Protocol):
@@ -24,13 +30,19 @@ class User(Protocol):
 
 
 class Installer(Protocol):
-    """Puts packages into Slicer's Python."""
+    """Puts packages into Slicer's Python.
+
+    Attributes:
+        source: where they come from, in words.
+    """
+
+    source: str
 
     def install(self, requirements: Sequence[str]) -> None:
-        """Install packages; torch is never among them."""
+        """Install packages; torch as Slicer's extension for it does, unless it comes from a folder, too."""
 
-    def install_torch(self) -> None:
-        """Install PyTorch as Slicer's extension for it does."""
+    def uninstall(self, packages: Sequence[str]) -> None:
+        """Remove packages."""
 
 
 def missing_packages(requirements: Path, known: Callable[[str], Any] = find_spec) -> list[str]:
@@ -39,13 +51,18 @@ def missing_packages(requirements: Path, known: Callable[[str], Any] = find_spec
     return [line for line in lines if line and known(_module(line)) is None]
 
 
+def package_name(requirement: str) -> str:
+    """Of a line of a requirements file."""
+    return requirement.split(">")[0].split("=")[0].split("[")[0].strip()
+
+
 def _module(requirement: str) -> str:
-    name = requirement.split(">")[0].split("=")[0].split("[")[0].strip()
+    name = package_name(requirement)
     return IMPORTED_AS.get(name, name)
 
 
-def ensure_packages(requirements: Path, user: User, installer: Installer) -> None:
-    """Install what is missing, if the user agrees.
+def ensure_packages(requirements: Path, settings: Any, user: User, installer: Installer) -> None:
+    """Install what is missing, if the user agrees, and note it for ``remove_downloads``.
 
     Raises:
         UsageError: the user does not, or a package is still missing afterwards.
@@ -54,21 +71,53 @@ def ensure_packages(requirements: Path, user: User, installer: Installer) -> Non
     if not missing:
         return
     listed = ", ".join(missing)
-    if not user.agrees(
-        f"The analysis needs Python packages that are not installed yet: {listed}. Install them now? They are "
-        "downloaded from the internet (PyTorch is several hundred megabytes)."
-    ):
+    question = _(
+        "The analysis needs Python packages that are not installed yet: {packages}. Install them now? They come from "
+        "{source} (PyTorch is several hundred megabytes)."
+    )
+    if not user.agrees(question.format(packages=listed, source=installer.source)):
         raise UsageError(f"These packages are not installed: {listed}.", "Install them, or agree when you are asked.")
-    if any(_module(line) == TORCH for line in missing):
-        installer.install_torch()
-    rest = [line for line in missing if _module(line) != TORCH]
-    if rest:
-        installer.install(rest)
+    reason = ""
+    try:
+        installer.install(missing)
+    except (CalledProcessError, RuntimeError) as error:
+        reason = f" ({error})"
     still = missing_packages(requirements)
+    _note(settings, [package_name(line) for line in missing if line not in still])
     if still:
         raise UsageError(
-            f"These packages could not be installed: {', '.join(still)}.", "Look at Slicer's error log, then try again."
+            f"These packages could not be installed: {', '.join(still)}{reason}.",
+            "Look at Slicer's error log, then try again; without internet, choose a folder of packages under Advanced.",
         )
+
+
+def _note(settings: Any, packages: Sequence[str]) -> None:
+    settings.setValue(INSTALLED_KEY, ",".join(dict.fromkeys([*_installed(settings), *packages])))
+
+
+def _installed(settings: Any) -> list[str]:
+    return [name for name in str(settings.value(INSTALLED_KEY) or "").split(",") if name]
+
+
+def remove_downloads(settings: Any, user: User, installer: Installer) -> str:
+    """Remove the packages that were installed for us and the samples and weights in the cache, if the user agrees.
+
+    Returns:
+        What was done, one sentence.
+    """
+    packages, cache = _installed(settings), cache_folder()
+    found = [*packages, *([str(cache)] if cache.is_dir() else [])]
+    if not found:
+        return _("Nothing was downloaded.")
+    listed = ", ".join(found)
+    question = _("Remove what was downloaded for CovidCTDiagnosis: {found}? Other extensions may use packages, too.")
+    if not user.agrees(question.format(found=listed)):
+        return _("Nothing was removed.")
+    if packages:
+        installer.uninstall(packages)
+        settings.setValue(INSTALLED_KEY, "")
+    shutil.rmtree(cache, ignore_errors=True)
+    return _("Removed: {found}. Start Slicer again before the next analysis.").format(found=listed)
 
 
 def ensure_terms(terms: Path, settings: Any, user: User) -> None:
@@ -85,6 +134,6 @@ def ensure_terms(terms: Path, settings: Any, user: User) -> None:
     text = terms.read_text(encoding="utf-8")
     if settings.value(TERMS_KEY) == text:
         return
-    if not user.agrees(f"{text}\nDo you accept these terms?"):
+    if not user.agrees(text + "\n" + _("Do you accept these terms?")):
         raise UsageError("The terms of the weights are not accepted.", "Accept them to analyze a CT.")
     settings.setValue(TERMS_KEY, text)

@@ -6,11 +6,14 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import slicer
 
 from CovidCTDiagnosisLib.errors import UsageError
 from CovidCTDiagnosisLib.panel.child_process import Child, CommandLine
+from CovidCTDiagnosisLib.panel.requirements import TORCH, package_name
+from CovidCTDiagnosisLib.panel.translation import _
 
 
 def launch(arguments: Sequence[str]) -> Child:
@@ -49,19 +52,40 @@ class SlicerUser:
 
 
 class SlicerInstaller:
-    """Installs into Slicer's Python."""
+    """Installs into Slicer's Python.
+
+    Args:
+        wheels: a folder with the packages, for a computer without internet; None: the package index.
+    """
+
+    def __init__(self, wheels: Path | None = None) -> None:
+        self._wheels = wheels
+        self.source = _("the internet") if wheels is None else str(wheels)
 
     def install(self, requirements: Sequence[str]) -> None:
         """See ``Installer``."""
-        slicer.util.pip_install(list(requirements))
+        rest = list(requirements)
+        if self._wheels is None:
+            torch = [line for line in rest if package_name(line) == TORCH]
+            if torch:
+                _torch_logic().installTorch(askConfirmation=False)
+            rest = [line for line in rest if line not in torch]
+        else:
+            rest = ["--no-index", "--find-links", str(self._wheels), *rest]
+        if rest:
+            slicer.util.pip_install(rest)
 
-    def install_torch(self) -> None:
+    def uninstall(self, packages: Sequence[str]) -> None:
         """See ``Installer``."""
-        try:
-            import PyTorchUtils
-        except ImportError as error:
-            raise UsageError(
-                "PyTorch is installed by Slicer's extension PyTorch, which is missing.",
-                "Install it in the Extensions Manager and start Slicer again.",
-            ) from error
-        PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False)
+        slicer.util.pip_uninstall(list(packages))
+
+
+def _torch_logic() -> Any:
+    try:
+        import PyTorchUtils
+    except ImportError as error:
+        raise UsageError(
+            "PyTorch is installed by Slicer's extension PyTorch, which is missing.",
+            "Install it in the Extensions Manager and start Slicer again.",
+        ) from error
+    return PyTorchUtils.PyTorchUtilsLogic()

@@ -16,7 +16,7 @@ from ..bundle import Bundle
 from ..ct import Volume, check_chest_ct, digest, from_axial, to_axial
 from .compute import choose_device, describe_device, memory_errors, peak_memory_mb
 from .diagnosis import Diagnosis, classifier_input, diagnose
-from .explanation import describe_relevance, explain_diagnosis
+from .explanation import TARGET, Target, describe_relevance, explain_diagnosis
 from .given_lungs import take_lungs
 from .lesions import LesionSource, segment_lesions
 from .lungmask_engine import require_lungmask, segment_with_lungmask
@@ -54,6 +54,7 @@ def analyze(
     lungs: Volume | None = None,
     lung_engine: LungEngine = "network",
     lungmask_weights: Path | None = None,
+    explain: Target = TARGET,
     monitor: Monitor | None = None,
 ) -> Analysis:
     """Lungs, lesions, diagnosis, relevance and measurements of a chest CT.
@@ -67,6 +68,7 @@ def analyze(
         lungs: a ready mask to use instead of segmenting the lungs (see ``take_lungs``).
         lung_engine: who segments them otherwise: the bundle's ``network`` or the package ``lungmask``.
         lungmask_weights: a local file for the latter (see ``segment_with_lungmask``).
+        explain: which score relevance is propagated from: ``covid``, ``not-covid`` or ``difference``.
         monitor: gets progress and warnings, may cancel.
 
     Raises:
@@ -84,7 +86,7 @@ def analyze(
     with memory_errors(
         "There is not enough memory to analyze this CT.", "Close other programs or use a larger machine."
     ):
-        return _analyze(ct, models, name, lesion_source, lung_source, monitor)
+        return _analyze(ct, models, name, lesion_source, lung_source, explain, monitor)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _analyze(
     name: str,
     lesion_source: LesionSource,
     lung_source: _LungSource,
+    explain: Target,
     monitor: Monitor,
 ) -> Analysis:
     for warning in check_chest_ct(ct):
@@ -144,7 +147,7 @@ def _analyze(
         for warning in diagnosis.warnings:
             monitor.warn(warning)
     with monitor.stage("relevance", "Explaining the probability"):
-        relevance = explain_diagnosis(inputs, axial, lungs, lesions, models, monitor.report)
+        relevance = explain_diagnosis(inputs, axial, lungs, lesions, models, monitor.report, explain)
 
     def own(voxels: np.ndarray) -> Volume:
         return ct.with_voxels(np.ascontiguousarray(from_axial(voxels, ct)))

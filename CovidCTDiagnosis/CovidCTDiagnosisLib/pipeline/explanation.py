@@ -26,6 +26,7 @@ class Relevance:
     """Signed relevance per input branch, and what the study says of it.
 
     Attributes:
+        target: the output that was explained.
         maps: ``ct`` and ``lesions``, float32 (K, J, I) on the axial grid; whoever needs memory may take them out.
         totals: sum of either map.
         score: that was propagated.
@@ -33,6 +34,7 @@ class Relevance:
         ledger: one entry per layer.
     """
 
+    target: Target
     maps: dict[str, np.ndarray]
     totals: dict[str, float]
     score: float
@@ -47,8 +49,9 @@ def explain_diagnosis(
     lesions: np.ndarray,
     models: Models,
     report: Callable[[float], None],
+    target: Target = TARGET,
 ) -> Relevance:
-    """Propagate the COVID-19 score to both inputs and share it over the CT's voxels inside the lungs.
+    """Propagate a score to both inputs and share it over the CT's voxels inside the lungs.
 
     Args:
         inputs: what the classifier saw.
@@ -57,11 +60,12 @@ def explain_diagnosis(
         lesions: uint8 (K, J, I) on its grid, not 0 in lesions.
         models: gives the network ``classifier``.
         report: gets the fraction of the work done.
+        target: whose score: that for COVID-19, that against it, or the difference of the two.
     """
     explanation = explain(
         models.network("classifier"),
         *(x.to(models.device) for x in (inputs.ct, inputs.lesions, inputs.inside)),
-        target=TARGET,
+        target=target,
         gate=GATE,
         alpha=ALPHA,
         beta=BETA,
@@ -75,7 +79,7 @@ def explain_diagnosis(
     }
     totals = {name: float(m.sum(dtype=np.float64)) for name, m in maps.items()}
     places = {name: relevance_places(m, lungs, lesions) for name, m in maps.items()}
-    return Relevance(maps, totals, explanation.score, places, [_entry(asdict(e)) for e in explanation.ledger])
+    return Relevance(target, maps, totals, explanation.score, places, [_entry(asdict(e)) for e in explanation.ledger])
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def describe_relevance(relevance: Relevance, ct: Volume, images: dict[str, Volum
     positive = [_positive_sums(images[name].voxels, ct.long_axis) for name in names]
     order = np.argsort(-(positive[0] + positive[1]), kind="stable")
     return {
-        "target": TARGET,
+        "target": relevance.target,
         "total_ct": relevance.totals["ct"],
         "total_lesions": relevance.totals["lesions"],
         "score": relevance.score,

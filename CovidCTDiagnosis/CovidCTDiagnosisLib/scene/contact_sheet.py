@@ -23,17 +23,15 @@ from CovidCTDiagnosisLib.scene.drawing import (
     font,
     to_bytes,
 )
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, has_heat, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import (
-    HIDDEN_FRACTION,
     LUNG_LEVEL_HU,
     LUNG_WINDOW_HU,
-    PERCENTILE,
     StudyNodes,
     add_ct,
     ijk_to_ras,
     load_study,
-    smooth_relevance,
 )
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import read_study
@@ -41,7 +39,7 @@ from CovidCTDiagnosisLib.study import read_study
 AXIAL_SLICES = 4
 MARGIN_MM = 20.0
 """Field of view around the lungs."""
-SMOOTHING_MM = 3.0
+VIEW = HeatmapView()
 """Standard deviation of the Gaussian that smooths relevance for display."""
 WIDTH = 2700
 """Width of the sheet, pixels."""
@@ -107,15 +105,14 @@ def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     colors = slicer.vtkMRMLColorLogic()  # owns the scene's default colours: has to live as long
     colors.SetMRMLScene(scene)
     nodes = load_study(scene, study_folder, add_ct(scene, ct))
-    relevance = smooth_relevance(nodes.relevance_ct, "Smoothed relevance", SMOOTHING_MM)
+    relevance = show_heatmap(nodes, VIEW)
 
     view = SliceView(scene, "ContactSheet")
     planes = _choose_planes(nodes, relevance)
     free_pixels = WIDTH - 2 * _EDGE - _LEFT - (len(planes) - 1) * _GAP
     pixels_per_mm = free_pixels / sum(plane.size_mm[0] for plane in planes)
     columns = [_column(view, nodes, relevance, plane, pixels_per_mm) for plane in planes]
-    has_relevance = bool((slicer.util.arrayFromVolume(relevance) > 0).any())
-    window_end = relevance.GetDisplayNode().GetWindowLevelMax() if has_relevance else None
+    window_end = relevance.GetDisplayNode().GetWindowLevelMax() if has_heat(relevance) else None
     _draw(columns, analysis, window_end).save(output, format="PNG")
 
 
@@ -324,8 +321,9 @@ def _draw_legend(sheet: Image.Image, top: int, analysis: dict[str, Any], window_
     else:
         text = (
             f"0 to {window_end:.2g}: relevance of the CT for the COVID-19 score, per voxel, smoothed by a "
-            f"Gaussian (sigma {SMOOTHING_MM:g} mm), positive part. The colours end at its {PERCENTILE:g}th "
-            f"percentile in the whole CT; below {HIDDEN_FRACTION:.0%} of that none is drawn."
+            f"Gaussian (sigma {VIEW.smoothing_mm:g} mm), positive part. The colours end at its "
+            f"{VIEW.end_percentile:g}th percentile in the whole CT; below its {VIEW.hidden_percentile:g}th "
+            "none is drawn."
         )
     draw.text((x + bar.width + 12, top + 11), text, TEXT, font(20), anchor="lm")
     note = (

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import slicer
 import vtk
-from scipy.ndimage import gaussian_filter
 from vtk.util.numpy_support import numpy_to_vtk
 
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
-from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, label_colors, relevance_colors
-from CovidCTDiagnosisLib.study.study import input_grid
+from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, label_colors
 
 LUNG_WINDOW_HU = 1400.0
 LUNG_LEVEL_HU = -500.0
 
-PERCENTILE = 99.5
-"""The display window of relevance ends at this percentile of a volume's positive voxels."""
-HIDDEN_FRACTION = 0.1
-"""Positive relevance below this fraction of the display window is transparent."""
-
 _ROLE = "CovidCTDiagnosis.Role"
 _CT = "CovidCTDiagnosis.CT"
-_SMOOTHED = "CovidCTDiagnosis.Smoothed"
 
 _CLASSES = {
     "lungs": "vtkMRMLLabelMapVolumeNode",
@@ -73,9 +64,9 @@ def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slic
         ijk_to_lps[:3, 2] *= -1
         voxels = voxels[::-1]
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    _display_manually(node)
+    display_manually(node)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ ijk_to_lps))
-    node.SetAndObserveImageData(_image_data(voxels))
+    node.SetAndObserveImageData(image_data(voxels))
     node.GetDisplayNode().SetWindowLevel(LUNG_WINDOW_HU, LUNG_LEVEL_HU)
     return node
 
@@ -83,7 +74,7 @@ def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slic
 def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
     """Load the images of a study; the nodes of an earlier study of the same CT are reused, not added to.
 
-    The nodes follow the CT's transform. Relevance is displayed by `display_relevance`, positive only.
+    The nodes follow the CT's transform. How relevance is displayed is left to `heatmap`.
 
     Raises:
         InputError: an image cannot be read, or it is not on the grid of `ct_node`.
@@ -92,7 +83,7 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
     def load(role: str, title: str) -> slicer.vtkMRMLVolumeNode:
         node = node_of(ct_node, role, _CLASSES[role])
         node.SetName(f"{ct_node.GetName()} {title}")
-        _display_manually(node)
+        display_manually(node)
         _read(study_folder / f"{role}.nii.gz", node)
         if not _on_same_grid(node, ct_node):
             raise InputError(
@@ -111,8 +102,6 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
     )
     nodes.lungs.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lungs", LUNGS).GetID())
     nodes.lesions.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lesions", LESIONS).GetID())
-    display_relevance(nodes.relevance_ct)
-    display_relevance(nodes.relevance_lesions)
     return nodes
 
 
@@ -122,60 +111,6 @@ def find_study_nodes(ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes | No
     return None if None in found.values() else StudyNodes(ct_node, **found)
 
 
-def display_relevance(
-    node: slicer.vtkMRMLScalarVolumeNode, signed: bool = False, percentile: float = PERCENTILE
-) -> float:
-    """Set how a relevance volume is displayed; its voxels stay as they are.
-
-    With P the percentile of all positive voxels of the volume (1 when there are none), positive relevance is
-    shown from 0 to P and is transparent below `HIDDEN_FRACTION` of it; signed relevance is shown from -P to P.
-
-    Returns:
-        P, in units of the COVID-19 score.
-    """
-    voxels = slicer.util.arrayFromVolume(node)
-    positive = voxels[voxels > 0]
-    end = float(np.percentile(positive, percentile)) if positive.size else 1.0
-    display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(relevance_colors(node.GetScene(), signed).GetID())
-    display.SetWindowLevelMinMax(-end if signed else 0.0, end)
-    display.SetThreshold(HIDDEN_FRACTION * end, float(np.finfo(np.float32).max))
-    display.SetApplyThreshold(not signed)
-    return end
-
-
-def smooth_relevance(
-    node: slicer.vtkMRMLScalarVolumeNode, name: str, sigma_mm: float
-) -> slicer.vtkMRMLScalarVolumeNode:
-    """Add a copy of a relevance volume for display, smoothed by a Gaussian and displayed positive only.
-
-    The signed relevance is smoothed, so that neighbouring voxels for and against COVID-19 cancel.
-
-    Args:
-        node: relevance.
-        name: name of the copy.
-        sigma_mm: standard deviation of the Gaussian, mm along each axis of the grid.
-    """
-    smooth = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    smooth_into(node, smooth, sigma_mm)
-    display_relevance(smooth)
-    return smooth
-
-
-def smooth_into(node: slicer.vtkMRMLScalarVolumeNode, smooth: slicer.vtkMRMLScalarVolumeNode, sigma_mm: float) -> None:
-    """Fill a volume with a relevance volume smoothed as by `smooth_relevance`; nothing is done where it already is."""
-    state = f"{node.GetID()} {node.GetImageData().GetMTime()} {sigma_mm:g}"
-    if smooth.GetAttribute(_SMOOTHED) == state:
-        return
-    sigma_kji = [sigma_mm / spacing for spacing in reversed(node.GetSpacing())]
-    voxels = gaussian_filter(slicer.util.arrayFromVolume(node), sigma_kji, mode="constant", truncate=3)
-    _display_manually(smooth)
-    smooth.CopyOrientation(node)
-    smooth.SetAndObserveImageData(_image_data(voxels))
-    smooth.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    smooth.SetAttribute(_SMOOTHED, state)
-
-
 def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     """4 x 4 matrix from a volume's (i, j, k, 1) to RAS mm, without its transform."""
     matrix = vtk.vtkMatrix4x4()
@@ -183,34 +118,14 @@ def ijk_to_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def slice_center_ras(
-    analysis: dict[str, Any], index: int, ct_node: slicer.vtkMRMLScalarVolumeNode
-) -> tuple[float, float, float]:
-    """The middle of a slice of an analysed CT where the scene shows it, RAS mm, the CT's transform taken in.
-
-    Args:
-        analysis: content of analysis.json.
-        index: as in its slices.
-        ct_node: the CT.
-    """
-    lps = input_grid(analysis).slice_center(index)
-    point = np.array([-lps[0], -lps[1], lps[2]])
-    transform = ct_node.GetParentTransformNode()
-    if transform is not None:
-        to_world = vtk.vtkGeneralTransform()
-        transform.GetTransformToWorld(to_world)
-        point = np.array(to_world.TransformPoint(point))
-    return float(point[0]), float(point[1]), float(point[2])
-
-
-def _display_manually(node: slicer.vtkMRMLVolumeNode) -> None:
+def display_manually(node: slicer.vtkMRMLVolumeNode) -> None:
     """Give a volume a display node that never chooses a window by itself: before its voxels, it saves time."""
     node.CreateDefaultDisplayNodes()
     if isinstance(node.GetDisplayNode(), slicer.vtkMRMLScalarVolumeDisplayNode):
         node.GetDisplayNode().SetAutoWindowLevel(False)
 
 
-def _image_data(voxels: np.ndarray) -> vtk.vtkImageData:
+def image_data(voxels: np.ndarray) -> vtk.vtkImageData:
     """A copy of voxels (K, J, I) as image data."""
     image = vtk.vtkImageData()
     image.SetDimensions(*voxels.shape[::-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +24,13 @@ from CovidCTDiagnosisLib.scene.drawing import (
     draw_upwards,
     font,
 )
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import (
-    HIDDEN_FRACTION,
     LUNG_LEVEL_HU,
     LUNG_WINDOW_HU,
-    PERCENTILE,
     add_ct,
     load_study,
-    smooth_relevance,
 )
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import Study, read_study
@@ -40,7 +38,7 @@ from CovidCTDiagnosisLib.study import Study, read_study
 COLUMNS = 5
 APART_MM = 12.0
 """At least so far are the slices of a plate from each other, or they would all look alike."""
-SMOOTHING_MM = 3.0
+VIEW = HeatmapView()
 MARGIN_MM = 15.0
 OPACITY, OUTLINE_OPACITY = 0.65, 0.6
 NAMED, LEAST_MM2 = 2, 50.0
@@ -60,8 +58,8 @@ def plate(study_folder: Path, ct: Volume | None, outputs: list[Path]) -> None:
 
     Columns: the slices with the most positive relevance of both inputs, at least `APART_MM` apart, from top to bottom.
     Rows: the CT with its largest lesions named and pointed out; the masked lungs with the relevance of the CT; the
-    lesion mask with its own relevance. Relevance is smoothed by a Gaussian of `SMOOTHING_MM`, and its positive part is
-    shown; for either input the colours end at the `PERCENTILE` of the whole study, not of a slice.
+    lesion mask with its own relevance. Relevance is smoothed by a Gaussian of the `VIEW`, and its positive part is
+    shown; for either input the colours end at its percentile of the whole study, not of a slice.
 
     Args:
         study_folder: an analysis.
@@ -155,12 +153,12 @@ def _draw(study: Study, ct: Volume | None, chosen: list[int]) -> Image.Image:
         _Row(
             "Lungs, relevance",
             add_ct(scene, grid.with_voxels(masked), "Lungs"),
-            smooth_relevance(nodes.relevance_ct, "Relevance of the CT", SMOOTHING_MM),
+            show_heatmap(nodes, VIEW),
         ),
         _Row(
             "Lesions, relevance",
             add_ct(scene, grid.with_voxels(_flat(lesions > 0, _LESION_HU)), "Lesions"),
-            smooth_relevance(nodes.relevance_lesions, "Relevance of the lesions", SMOOTHING_MM),
+            show_heatmap(nodes, replace(VIEW, of_lesions=True)),
             outline=nodes.lungs,
         ),
     ]
@@ -275,8 +273,9 @@ class _Sheet:
         text = f"Relevance for the COVID-19 score per voxel: {',  '.join(ends)}"
         self._pen.text((left + 272, top + 10), text, TEXT, font(18), anchor="lm")
         lines = (
-            f"Positive part, smoothed by a Gaussian (sigma {SMOOTHING_MM:g} mm). For either input the colours end at "
-            f"the {PERCENTILE:g}th percentile of the whole study; below {HIDDEN_FRACTION:.0%} of that none is drawn.",
+            f"Positive part, smoothed by a Gaussian (sigma {VIEW.smoothing_mm:g} mm). For either input the colours "
+            f"end at the {VIEW.end_percentile:g}th percentile of the whole study; below the "
+            f"{VIEW.hidden_percentile:g}th none is drawn.",
             f"The slices that carry the most relevance, at least {APART_MM:g} mm apart; their largest lesions are "
             f"named. Lung window: width {LUNG_WINDOW_HU:g} HU, level {LUNG_LEVEL_HU:g} HU.",
         )

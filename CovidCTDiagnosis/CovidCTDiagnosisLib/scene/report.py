@@ -12,6 +12,12 @@ from CovidCTDiagnosisLib.scene.nodes import find_node, node_of
 
 _ANALYSIS, _MEASUREMENTS, _METHODS = "analysis", "measurements", "methods"
 
+_TARGETS = {
+    "covid": "the COVID-19 score",
+    "not-covid": "the score against COVID-19",
+    "difference": "the difference of the scores for and against COVID-19",
+}
+
 COLUMNS = ("Finding", "Side", "Volume, ml", "Share of lung, %", "Mean HU")
 
 
@@ -78,5 +84,5 @@ def methods_paragraph(analysis: dict[str, Any]) -> str:
         f"{versions['torch']}, {device['name']}). The probability is that of a gated two-branch encoder with spatial "
         f"pyramid pooling and NetVLAD, pre-trained in a conditional variational autoencoder, after Platt scaling; a "
         f"scan is called COVID-19 from {analysis['diagnosis']['threshold']:.2f} on. Heatmaps show composite layer-wise "
-        f"relevance propagation from the COVID-19 score. For research, not for diagnosis."
+        f"relevance propagation from {_TARGETS[analysis['relevance']['target']]}. For research, not for diagnosis."
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import slicer
 
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, node_of
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, node_of
 
-_ROLE = "segmentation"
+SEGMENTATION = "segmentation"
+"""The role of the node."""
+LUNG_OPACITY_3D = 0.2
 
 # SNOMED CT where the code is sure, else a scheme of our own.
 _TISSUE = "SCT^85756007^Tissue"
@@ -26,7 +28,7 @@ CONTEXT = "CovidCTDiagnosis"
 
 def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     """A segment for each lung and class of lesion that was found, in the place of an earlier one of the same CT."""
-    node = node_of(nodes.ct, _ROLE, "vtkMRMLSegmentationNode")
+    node = node_of(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
     node.SetName(f"{nodes.ct.GetName()} segmentation")
     node.CreateDefaultDisplayNodes()
     node.GetSegmentation().RemoveAllSegments()
@@ -37,9 +39,27 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
             continue  # nothing was found
     _name_segments(node)
     node.SetAndObserveTransformNodeID(nodes.ct.GetTransformNodeID())
-    # The label layer shows the same in the slice views.
-    node.GetDisplayNode().SetVisibility2D(False)
+    _make_surfaces(node)
     return node
+
+
+def show_surfaces(nodes: StudyNodes, visible: bool) -> None:
+    """Show lungs and lesions in 3-D views, or hide them."""
+    node = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
+    if node is not None:
+        node.GetDisplayNode().SetVisibility3D(visible)
+
+
+def _make_surfaces(node: slicer.vtkMRMLSegmentationNode) -> None:
+    """Lungs like glass, so that the lesions in them are seen."""
+    node.CreateClosedSurfaceRepresentation()
+    display = node.GetDisplayNode()
+    # The label layer shows the same in the slice views.
+    display.SetVisibility2D(False)
+    for label in LUNGS.values():
+        segment = node.GetSegmentation().GetSegmentIdBySegmentName(label.name)
+        if segment:
+            display.SetSegmentOpacity3D(segment, LUNG_OPACITY_3D)
 
 
 def _name_segments(node: slicer.vtkMRMLSegmentationNode) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import slicer
 
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, load_study
+from CovidCTDiagnosisLib.scene.heatmap import display_relevance
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_study_nodes, load_study
 from CovidCTDiagnosisLib.scene.report import keep_analysis
 from CovidCTDiagnosisLib.scene.segmentation import load_segmentation
 from CovidCTDiagnosisLib.scene.slice_plot import plot_slices
 from CovidCTDiagnosisLib.study import read_study
+
+_FOLDER = "CovidCTDiagnosis.Folder"
 
 
 def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
@@ -21,22 +24,34 @@ def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNo
     """
     study = read_study(study_folder)
     nodes = load_study(ct.GetScene(), study_folder, ct)
+    for relevance in (nodes.relevance_ct, nodes.relevance_lesions):
+        display_relevance(relevance)
     segmentation = load_segmentation(nodes)
     kept = [*keep_analysis(ct, study.analysis), *plot_slices(ct, study)]
     images = [nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions]
-    _gather(ct, [*images, segmentation, *kept])
+    gather(ct, [*images, segmentation, *kept])
     return nodes
 
 
-def _gather(ct: slicer.vtkMRMLScalarVolumeNode, nodes: list[slicer.vtkMRMLNode]) -> None:
-    """Put nodes into a folder beside the CT."""
+def gather(ct: slicer.vtkMRMLScalarVolumeNode, nodes: list[slicer.vtkMRMLNode]) -> None:
+    """Put nodes into the CT's folder, which lies beside the CT, under its study if it has one."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(ct.GetScene())
     if hierarchy is None:
         return
-    item = hierarchy.GetItemByDataNode(ct)
-    parent = hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
-    name = f"{ct.GetName()} CovidCTDiagnosis"
-    folder = hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
+    folder = _folder(hierarchy, ct)
     for node in nodes:
         item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
         hierarchy.SetItemParent(item, folder)
+
+
+def _folder(hierarchy: slicer.vtkMRMLSubjectHierarchyNode, ct: slicer.vtkMRMLScalarVolumeNode) -> int:
+    """The one in which the lungs lie already, whatever it and the CT are called by now, or a new one."""
+    known = find_study_nodes(ct)
+    item = hierarchy.GetItemByDataNode(known.lungs) if known is not None else 0
+    if item and hierarchy.HasItemAttribute(hierarchy.GetItemParent(item), _FOLDER):
+        return int(hierarchy.GetItemParent(item))
+    item = hierarchy.GetItemByDataNode(ct)
+    parent = hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
+    folder = hierarchy.CreateFolderItem(parent, f"{ct.GetName()} CovidCTDiagnosis")
+    hierarchy.SetItemAttribute(folder, _FOLDER, "")
+    return int(folder)

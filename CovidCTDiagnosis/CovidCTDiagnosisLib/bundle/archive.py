@@ -1,0 +1,63 @@
+"""A bundle that comes as a zip file: unpacked once into the user's cache, and checked there as any other."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from CovidCTDiagnosisLib.errors import BundleError
+from CovidCTDiagnosisLib.folders import cache_folder, replaced_folder
+
+LARGEST_BYTES = 2 << 30
+"""Of all files of a bundle together: weights are some ten megabytes."""
+_REMEDY = "Get the zip file again."
+
+
+def unpack_bundle(archive: Path, metadata: str) -> Path:
+    """The folder with what a zip file holds; kept under the file's SHA-256, so that it is unpacked only once.
+
+    Args:
+        archive: the zip file; the bundle lies at its top or in a folder of its own.
+        metadata: path of the file by which a bundle is known.
+
+    Raises:
+        BundleError: it is no zip file, is damaged, holds no bundle or names files outside of it.
+        ResourceError, UsageError: it cannot be unpacked; see ``replaced_folder``.
+    """
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    folder = cache_folder() / "bundles" / digest[:32]
+    if folder.is_dir():
+        return folder
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            top = _top(opened, archive, metadata)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_folder(folder) as partial:
+                _extract(opened, top, partial)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"{archive} is no zip file that can be read ({error}).", _REMEDY) from error
+    return folder
+
+
+def _top(opened: zipfile.ZipFile, archive: Path, metadata: str) -> PurePosixPath:
+    """The folder in the zip file that holds the bundle."""
+    found = [PurePosixPath(name) for name in opened.namelist()]
+    tops = [path.parents[1] for path in found if "/".join(path.parts[-2:]) == metadata]
+    if len(tops) != 1:
+        raise BundleError(f"{archive} holds {len(tops) or 'no'} bundle{'s' * (len(tops) > 1)}.", "Choose another file.")
+    if any(path.is_absolute() or ".." in path.parts for path in found):
+        raise BundleError(f"{archive} names files outside of itself.", "Do not use it.")
+    if sum(member.file_size for member in opened.infolist()) > LARGEST_BYTES:
+        raise BundleError(f"{archive} would take more than {LARGEST_BYTES >> 30} GB.", "Choose another file.")
+    return tops[0]
+
+
+def _extract(opened: zipfile.ZipFile, top: PurePosixPath, folder: Path) -> None:
+    for member in opened.infolist():
+        path = PurePosixPath(member.filename)
+        if member.is_dir() or not path.is_relative_to(top):
+            continue
+        target = folder / path.relative_to(top)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(opened.read(member))

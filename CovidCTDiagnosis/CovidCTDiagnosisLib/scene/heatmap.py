@@ -1,0 +1,142 @@
+"""Relevance as pictures and slice views show it: a smoothed copy for display, coloured, windowed, with its legend."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import slicer
+from scipy.ndimage import gaussian_filter
+
+from CovidCTDiagnosisLib.scene.colors import relevance_colors
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, display_manually, image_data, node_of
+
+_STATE = "CovidCTDiagnosis.Heatmap"
+_HIDDEN = -1e6
+"""In units of the window's end: what is hidden in a signed map, far below all that is shown."""
+_TRUNCATE = 3.0
+"""Standard deviations at which the Gaussian ends."""
+
+
+@dataclass(frozen=True)
+class HeatmapView:
+    """How relevance is shown.
+
+    Attributes:
+        of_lesions: the relevance of the lesion mask in place of that of the CT.
+        signed: show what speaks against COVID-19 too.
+        smoothing_mm: standard deviation of the Gaussian, mm; 0 for none. The signed relevance is smoothed, so that
+            neighbouring voxels for and against COVID-19 cancel.
+        hidden_percentile: relevance below this percentile is transparent.
+        end_percentile: the colours end at this percentile.
+
+    Both percentiles are those of the smoothed relevance of the whole scan, not of a slice: of its positive voxels, and
+    for what is hidden in a signed map of the sizes of all that are not 0.
+    """
+
+    of_lesions: bool = False
+    signed: bool = False
+    smoothing_mm: float = 3.0
+    hidden_percentile: float = 75.0
+    end_percentile: float = 99.5
+
+
+def show_heatmap(nodes: StudyNodes, view: HeatmapView) -> slicer.vtkMRMLScalarVolumeNode:
+    """The heatmap of a CT's input, made or brought up to date; the study's own relevance volumes stay as they are.
+
+    Positive relevance is shown from 0 to the end of the window, signed relevance from minus to plus the end.
+    """
+    source = nodes.relevance_lesions if view.of_lesions else nodes.relevance_ct
+    node = node_of(nodes.ct, f"heatmap of {'lesions' if view.of_lesions else 'ct'}", "vtkMRMLScalarVolumeNode")
+    node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
+    state = f"{source.GetID()} {source.GetImageData().GetMTime()} {astuple(view)}"
+    if node.GetAttribute(_STATE) != state or node.GetImageData() is None:
+        _fill(node, source, view)
+        node.SetAttribute(_STATE, state)
+    return node
+
+
+def has_heat(heatmap: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether anything speaks for COVID-19."""
+    return bool((slicer.util.arrayFromVolume(heatmap) > 0).any())
+
+
+def display_relevance(node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Show a study's own relevance volume as a heatmap of what is positive; its voxels stay as they are."""
+    view = HeatmapView(smoothing_mm=0)
+    end, shown_from = _window(slicer.util.arrayFromVolume(node), view)
+    _display(node, end, shown_from, signed=False)
+
+
+def show_only_legend(heatmap: slicer.vtkMRMLScalarVolumeNode, visible: bool) -> None:
+    """Show the scale of a heatmap's colours in the views, or none; those of other heatmaps are hidden."""
+    scene = heatmap.GetScene()
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode")):
+        legend = scene.GetNthNodeByClass(index, "vtkMRMLColorLegendDisplayNode")
+        shown = legend.GetDisplayableNode()
+        if shown is not None and shown.GetAttribute(_STATE):
+            legend.SetVisibility(False)
+    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmap)
+    legend.SetTitleText("Relevance")
+    legend.SetLabelFormat("%.1e")
+    legend.SetVisibility(visible)
+
+
+def _fill(node: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode, view: HeatmapView) -> None:
+    voxels = _smoothed(slicer.util.arrayFromVolume(source), source.GetSpacing(), view.smoothing_mm)
+    end, shown_from = _window(voxels, view)
+    if view.signed:
+        # A threshold of the display has only one range: weak voxels leave it, so that the CT stays in sight.
+        voxels = np.where(np.abs(voxels) < max(shown_from, 1e-30), np.float32(_HIDDEN * end), np.maximum(voxels, -end))
+        shown_from = -1.001 * end
+    node.SetName(f"{source.GetName()}, as shown")
+    display_manually(node)
+    node.CopyOrientation(source)
+    node.SetAndObserveImageData(image_data(voxels))
+    _display(node, end, shown_from, view.signed)
+
+
+def _window(voxels: np.ndarray, view: HeatmapView) -> tuple[float, float]:
+    """Where the colours end, and from where on they are drawn."""
+    positive = voxels[voxels > 0]
+    end = _percentile(positive, view.end_percentile)
+    drawn = np.abs(voxels[voxels != 0]) if view.signed else positive
+    return end, min(_percentile(drawn, view.hidden_percentile), end)
+
+
+def _percentile(values: np.ndarray, percentile: float) -> float:
+    """1 where there are no values."""
+    return float(np.percentile(values, percentile)) if values.size else 1.0
+
+
+def _display(node: slicer.vtkMRMLScalarVolumeNode, end: float, shown_from: float, signed: bool) -> None:
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(relevance_colors(node.GetScene(), signed).GetID())
+    display.SetWindowLevelMinMax(-end if signed else 0.0, end)
+    display.SetThreshold(shown_from, float(np.finfo(np.float32).max))
+    display.SetApplyThreshold(True)
+
+
+def _smoothed(voxels: np.ndarray, spacing: tuple[float, float, float], sigma_mm: float) -> np.ndarray:
+    """A Gaussian over the box of what is not 0; all else stays 0, which saves most of the time.
+
+    Args:
+        voxels: float32 (K, J, I).
+        spacing: mm along i, j, k.
+        sigma_mm: standard deviation; 0 smooths nothing.
+
+    Returns:
+        A new array.
+    """
+    result = np.array(voxels)
+    if sigma_mm <= 0 or not voxels.any():
+        return result
+    sigma = [sigma_mm / step for step in reversed(spacing)]
+    box = []
+    for axis, width in enumerate(sigma):
+        used = np.flatnonzero(voxels.any(axis=tuple({0, 1, 2} - {axis})))
+        margin = int(np.ceil(_TRUNCATE * width)) + 1
+        box.append(slice(max(used[0] - margin, 0), used[-1] + 1 + margin))
+    region = tuple(box)
+    result[region] = gaussian_filter(voxels[region], sigma, mode="constant", truncate=_TRUNCATE)
+    return result
