@@ -28,8 +28,11 @@ def _load_host() -> Any:
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Any]:
     """Slicer with an empty scene; its Python has what the analysis needs."""
+    hook = sys.excepthook
     made = _load_host().Host(MODULE, tmp_path / "settings.ini")
     yield made
+    sys.excepthook = hook
+    assert not made.failures
     for name in [n for n in sys.modules if n.startswith("CovidCTDiagnosisLib.panel")]:
         del sys.modules[name]  # they hold this host's qt
 

@@ -343,6 +343,7 @@ class Host:
         module: the module's file, imported.
         widget: its panel, after ``open``.
         answers: what dialogs answer; what they asked is in ``asked``.
+        failures: what was raised where nobody could catch it, as in a slot or an observer.
     """
 
     current: Host
@@ -351,6 +352,8 @@ class Host:
         Host.current = self
         self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
         self.module_path, self.answers, self.asked = module_path, True, []
+        self.failures: list[BaseException] = []
+        sys.excepthook = lambda kind, error, traceback: self.failures.append(error)
         self.settings = QtCore.QSettings(str(settings), QtCore.QSettings.Format.IniFormat)
         self._fill_slicer()
         spec = importlib.util.spec_from_file_location(module_path.stem, module_path)
@@ -363,6 +366,10 @@ class Host:
         self.application_logic = slicer.vtkSlicerApplicationLogic()
         self.application_logic.SetMRMLScene(slicer.mrmlScene)
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(slicer.mrmlScene)
+        # As Slicer's modules Colors and Segmentations do when they start.
+        slicer.mrmlScene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+        factory = slicer.vtkSegmentationConverterFactory.GetInstance()
+        factory.RegisterConverterRule(slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule())
         import vtk
 
         self.slice_logics = vtk.vtkCollection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import slicer
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
 from CovidCTDiagnosisLib.scene.report import kept_analysis
+from PySide6 import QtCore
 
 PATIENCE_S = 120
 
@@ -214,6 +216,89 @@ def test_a_program_analyzes_without_the_panel(host: Any, tiny_bundle: Path, ches
     assert 0 <= analysis["diagnosis"]["probability"] <= 1 and told == sorted(told) and told[-1] > 0
     assert find_study_nodes(ct) is not None
     assert not list(Path(tempfile.gettempdir()).glob("CovidCTDiagnosis-*"))
+
+
+def test_each_ct_shows_its_own_findings(opened: Any, chest_phantom: Any) -> None:
+    ui, parameters = opened.widget.ui, opened.widget.logic.getParameterNode()
+    analyze(opened)
+    found = ui.findingLabel.text
+    other = add_ct(slicer.mrmlScene, chest_phantom(spacing=(5.0, 5.0, 8.0), seed=3), "Other")
+    parameters.inputVolume = other
+    assert ui.findingLabel.text == "" and ui.slicesTable.rowCount == 0 and find_study_nodes(other) is None
+    analyze(opened)
+    assert ui.findingLabel.text and find_study_nodes(other) is not None
+    shown = layers(opened)[0]
+    parameters.inputVolume = opened.ct
+    assert ui.findingLabel.text == found
+    assert layers(opened)[0] != shown and layers(opened)[0][0] == opened.ct.GetID()
+
+
+def test_what_is_explained_and_where_files_stay_can_be_chosen(opened: Any, tmp_path: Path) -> None:
+    parameters = opened.widget.logic.getParameterNode()
+    opened.widget.ui.explainComboBox.currentText = "not COVID-19"
+    parameters.keepFiles = tmp_path
+    opened.ct.SetName("A/B: chest")
+    analyze(opened)
+    analysis = kept_analysis(opened.ct)
+    assert analysis is not None and analysis["relevance"]["target"] == "not-covid"
+    assert (tmp_path / "A_B_ chest" / "analysis.json").is_file()
+    analyze(opened)  # again: the study is replaced
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["A_B_ chest"]
+    parameters.keepFiles = tmp_path / "missing"
+    analyze(opened)
+    assert "does not exist" in opened.widget.ui.statusLabel.text
+
+
+def test_weights_from_a_zip_file_serve_too(
+    opened: Any, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVID_CT_CACHE", str(tmp_path / "cache"))
+    archive = shutil.make_archive(str(tmp_path / "weights"), "zip", tiny_bundle)
+    opened.widget.logic.getParameterNode().bundle = Path(archive)
+    analyze(opened)
+    assert opened.widget.ui.statusLabel.text == "Done."
+    opened.widget.ui.removeButton.click()
+    assert "Removed" in opened.widget.ui.checkLabel.text and not (tmp_path / "cache").exists()
+
+
+def test_the_legend_is_that_of_the_heatmap_shown(opened: Any) -> None:
+    analyze(opened)
+    ui = opened.widget.ui
+
+    def legends() -> set[str]:
+        scene, found = slicer.mrmlScene, set()
+        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode")):
+            legend = scene.GetNthNodeByClass(n, "vtkMRMLColorLegendDisplayNode")
+            if legend.GetVisibility():
+                found.add(legend.GetDisplayableNode().GetID())
+        return found
+
+    assert legends() == {layers(opened)[0][1]}
+    ui.branchComboBox.currentText = "Lesion mask"
+    assert legends() == {layers(opened)[0][1]}
+    ui.legendCheckBox.checked = False
+    assert legends() == set()
+    ui.legendCheckBox.checked = True
+    ui.relevanceCheckBox.checked = False
+    assert legends() == set()
+
+
+def test_surfaces_can_be_hidden(opened: Any) -> None:
+    analyze(opened)
+    display = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetDisplayNode()
+    assert display.GetVisibility3D()
+    opened.widget.ui.surfacesCheckBox.checked = False
+    assert not display.GetVisibility3D()
+
+
+def test_the_tab_key_goes_through_the_panel_from_top_to_bottom(opened: Any) -> None:
+    widget, order = opened.widget.ui.inputSelector._wrapped, []
+    first = widget
+    while widget is not first or not order:
+        if widget.objectName() and widget.isVisible() and widget.focusPolicy() & QtCore.Qt.FocusPolicy.TabFocus:
+            order.append(widget.mapTo(widget.window(), QtCore.QPoint(0, 0)).toTuple()[::-1])
+        widget = widget.nextInFocusChain()
+    assert len(order) > 20 and order == sorted(order)
 
 
 def test_the_computer_is_checked_and_every_line_has_its_remedy(opened: Any) -> None:

@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
+import vtk
 from CovidCTDiagnosisLib.scene import study_nodes
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import remember_layers, restore_layers, show_layers
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
+from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import COLUMNS, kept_analysis, measurement_rows, methods_paragraph
-from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT
+from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, show_surfaces
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 from CovidCTDiagnosisLib.study import read_study
+
+RIGHT_LUNG, OPACITY = (42.0, -34.0, -210.0), (45.0, -44.0, -200.0)
+"""Of the phantom, RAS mm."""
 
 
 def count(scene: Any) -> int:
@@ -52,8 +58,6 @@ def test_segments_lie_where_the_labels_do_with_colour_and_terminology(scene: Any
 
 
 def _tag(segment: Any) -> str:
-    import vtk
-
     found = vtk.reference("")
     assert segment.GetTag("TerminologyEntry", found)
     return str(found)
@@ -81,6 +85,91 @@ def test_the_analysis_comes_back_as_it_was_and_the_table_has_its_rows(scene: Any
         assert tuple(table.GetCellText(row, column) for column in range(len(COLUMNS))) == cells
     text = methods_paragraph(analysis)
     assert analysis["bundle"]["version"] in text and "not for diagnosis" in text
+
+
+def test_surfaces_lie_where_the_lungs_are_and_can_be_hidden(scene: Any, phantom: Any) -> None:
+    nodes = put_study(phantom.folder, add_ct(scene, phantom.ct))
+    node = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    segment_id = node.GetSegmentation().GetSegmentIdBySegmentName("Right lung")
+    surface = vtk.vtkPolyData()
+    node.GetClosedSurfaceRepresentation(segment_id, surface)
+    bounds = np.array(surface.GetBounds()).reshape(3, 2)
+    assert bounds.mean(1) == pytest.approx(RIGHT_LUNG, abs=4) and np.ptp(bounds, axis=1) == pytest.approx(54, abs=8)
+    display = node.GetDisplayNode()
+    assert display.GetVisibility3D() and display.GetSegmentOpacity3D(segment_id) < 0.5
+    show_surfaces(nodes, False)
+    assert not display.GetVisibility3D()
+
+
+def test_the_folder_stays_one_when_the_ct_is_renamed(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct, "Before")
+    put_study(phantom.folder, ct)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    items = hierarchy.GetNumberOfItems()
+    ct.SetName("After")
+    put_study(phantom.folder, ct)
+    assert hierarchy.GetNumberOfItems() == items
+
+
+def test_a_slice_s_peak_is_its_hottest_voxel_and_follows_the_ct_s_transform(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    analysis = read_study(phantom.folder).analysis
+    heat = np.maximum(phantom.images["relevance_ct"], 0) + np.maximum(phantom.images["relevance_lesions"], 0)
+    axis = phantom.ct.long_axis
+    hottest = np.array(np.unravel_index(heat.argmax(), heat.shape))
+    peak = np.array(peak_ras(nodes, analysis, int(hottest[axis])))
+    expected = phantom.ct.affine @ [*hottest[::-1], 1]
+    assert peak == pytest.approx(expected[:3] * [-1, -1, 1], abs=1e-3)
+    _move(scene, ct, (7, -3, 11))
+    assert np.array(peak_ras(nodes, analysis, int(hottest[axis]))) - peak == pytest.approx([7, -3, 11])
+
+
+def test_a_slice_without_relevance_has_its_middle(scene: Any, phantom: Any) -> None:
+    phantom.write(**{f"relevance_{name}": np.zeros(phantom.ct.shape, np.float32) for name in ("ct", "lesions")})
+    nodes = put_study(phantom.folder, add_ct(scene, phantom.ct))
+    middle = phantom.ct.slice_center(3) * [-1, -1, 1]
+    assert peak_ras(nodes, read_study(phantom.folder).analysis, 3) == pytest.approx(tuple(middle))
+
+
+@pytest.mark.parametrize("orientation", ["Axial", "Coronal", "Sagittal"])
+def test_a_transform_on_the_ct_moves_all_layers_alike(scene: Any, phantom: Any, orientation: str) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    view = SliceView(scene, "Test")
+
+    def picture(center: tuple[float, ...]) -> np.ndarray:
+        heatmap = show_heatmap(nodes, HeatmapView())
+        show_layers([view.logic], nodes.ct, heatmap, 0.5, nodes.lesions, 0.5)
+        view.look(orientation, center, (150.0, 150.0), 1.0)
+        return view.picture().astype(int)
+
+    before = picture(OPACITY)
+    shift = (8.0, -4.0, 12.0)
+    _move(scene, ct, shift)
+    put_study(phantom.folder, ct)
+    after = picture(tuple(np.add(OPACITY, shift)))
+    assert (np.abs(after - before).max(-1) > 8).mean() < 0.002
+    assert (np.abs(picture(OPACITY) - before).max(-1) > 8).mean() > 0.05
+
+
+def test_two_cts_keep_their_own_findings(scene: Any, phantom: Any) -> None:
+    first, second = (put_study(phantom.folder, add_ct(scene, phantom.ct, name)) for name in ("One", "Two"))
+    phantom.write(lungs=np.zeros(phantom.ct.shape, np.uint8))
+    put_study(phantom.folder, second.ct)
+    assert (slicer.util.arrayFromVolume(first.lungs) > 0).any()
+    assert not (slicer.util.arrayFromVolume(second.lungs) > 0).any()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(nodes.lungs)) for nodes in (first, second)}
+    assert len(folders) == 2
+
+
+def _move(scene: Any, ct: Any, shift: tuple[float, float, float]) -> None:
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    ct.SetAndObserveTransformNodeID(transform.GetID())
 
 
 def test_layers_come_back(scene: Any, phantom: Any) -> None:

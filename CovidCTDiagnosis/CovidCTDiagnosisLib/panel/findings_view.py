@@ -59,6 +59,7 @@ def _fill(table: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     table.setColumnCount(len(columns))
     table.setHorizontalHeaderLabels([_(column) for column in columns])
     table.setRowCount(len(rows))
+    table.verticalHeader().visible = False
     for number, row in enumerate(rows):
         for column, text in enumerate(row):
             table.setItem(number, column, qt.QTableWidgetItem(text))
