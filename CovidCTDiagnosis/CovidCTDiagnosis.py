@@ -41,19 +41,33 @@ class CovidCTDiagnosis(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", register_sample_data)
 
 
+SAMPLE = "CTChest"
+
+
 def register_sample_data():
-    """Slicer's public chest CT, in a category of our own."""
+    """Slicer's public chest CT and a phantom made on the spot, in a category of our own."""
     import SampleData
 
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="CovidCTDiagnosis", sampleName="ChestPhantom", customDownloader=make_phantom
+    )
     digest = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="CovidCTDiagnosis",
-        sampleName="CTChest",
+        sampleName=SAMPLE,
         uris=f"https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/{digest}",
         fileNames="CT-chest.nrrd",
         checksums=f"SHA256:{digest}",
-        nodeNames="CTChest",
+        nodeNames=SAMPLE,
     )
+
+
+def make_phantom(source=None):
+    """A chest of two lungs, spine and airways in the scene; returns its node. It has no lesions."""
+    from CovidCTDiagnosisLib.ct.phantom import make_chest
+    from CovidCTDiagnosisLib.scene.nodes import add_ct
+
+    return add_ct(slicer.mrmlScene, make_chest(), "ChestPhantom")
 
 
 class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -211,7 +225,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
 
 
 class CovidCTDiagnosisTest(ScriptedLoadableModuleTest):
-    """Analyzes a phantom for real; where a package is missing it fails and says which."""
+    """Analyzes a phantom and the sample CT for real; where a package is missing it fails and says which."""
 
     def setUp(self):
         """A new scene."""
@@ -219,23 +233,33 @@ class CovidCTDiagnosisTest(ScriptedLoadableModuleTest):
 
     def runTest(self):
         """All tests."""
-        self.setUp()
-        self.test_analysis_of_a_phantom()
+        for test in (self.test_analysis_of_a_phantom, self.test_analysis_of_the_sample):
+            self.setUp()
+            test()
 
     def test_analysis_of_a_phantom(self):
         """Lungs are found where they are, and every node lies on the CT's grid."""
-        from CovidCTDiagnosisLib.ct.phantom import make_chest
-        from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
+        self._analyze(make_phantom(), least_lung_ml=2000)
 
-        ct = add_ct(slicer.mrmlScene, make_chest(), "Phantom")
+    def test_analysis_of_the_sample(self):
+        """The same on a real CT, which is downloaded unless Slicer has it already."""
+        import SampleData
+
+        self._analyze(SampleData.downloadSample(SAMPLE), least_lung_ml=2000)
+
+    def _analyze(self, ct, least_lung_ml):
+        from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
+
         analysis = CovidCTDiagnosisLogic().analyze(ct, acceptTerms=True)
         self.assertTrue(0 <= analysis["diagnosis"]["probability"] <= 1)
         nodes = find_study_nodes(ct)
         self.assertIsNotNone(nodes)
-        lungs = slicer.util.arrayFromVolume(nodes.lungs)
-        hu = slicer.util.arrayFromVolume(ct)
+        hu, lungs, relevance = (slicer.util.arrayFromVolume(n) for n in (ct, nodes.lungs, nodes.relevance_ct))
         self.assertEqual(lungs.shape, hu.shape)
         self.assertEqual(set(lungs.ravel().tolist()), {0, 1, 2})
         self.assertLess(hu[lungs > 0].mean(), -700)
-        self.assertGreater((lungs > 0).sum() * 0.045, 2000)  # ml
-        self.delayDisplay("Test passed")
+        voxel_ml = ct.GetSpacing()[0] * ct.GetSpacing()[1] * ct.GetSpacing()[2] / 1000
+        self.assertGreater((lungs > 0).sum() * voxel_ml, least_lung_ml)
+        self.assertTrue((relevance[lungs == 0] == 0).all())
+        self.assertAlmostEqual(float(relevance.sum()), analysis["relevance"]["total_ct"], places=3)
+        self.delayDisplay(f"{ct.GetName()} passed")

@@ -335,6 +335,30 @@ class _Observations:
         self._observed.clear()
 
 
+def _sample_data() -> ModuleType:
+    """Slicer's module of that name; its chest CT is one that comes from the package index."""
+    from CovidCTDiagnosisLib.ct import fetch_sample, read_scan
+    from CovidCTDiagnosisLib.scene.nodes import add_ct
+
+    module, registered = ModuleType("SampleData"), {}  # type: ignore[var-annotated]
+
+    def register(category: str, sampleName: str, **source: Any) -> None:
+        registered[sampleName] = source
+
+    def download(name: str) -> Any:
+        source = registered.get(name, {})
+        if "customDownloader" in source:
+            return source["customDownloader"](source)
+        return add_ct(slicer.mrmlScene, read_scan(fetch_sample("chest-nifti")), name)
+
+    vars(module).update(
+        SampleDataLogic=SimpleNamespace(registerCustomSampleDataSource=register),
+        downloadSample=download,
+        registered=registered,
+    )
+    return module
+
+
 class Host:
     """Slicer with one module.
 
@@ -393,6 +417,7 @@ class Host:
         slicer.util.confirmOkCancelDisplay = lambda question, windowTitle: self.asked.append(question) or self.answers
         slicer.util.VTKObservationMixin = _Observations
         sys.modules["qt"] = _Qt("qt")
+        sys.modules["SampleData"] = _sample_data()
         for name, contents in {
             "i18n": {"tr": lambda text: text, "translate": lambda context, text: text},
             "ScriptedLoadableModule": {

@@ -301,6 +301,20 @@ def test_the_tab_key_goes_through_the_panel_from_top_to_bottom(opened: Any) -> N
     assert len(order) > 20 and order == sorted(order)
 
 
+def test_the_self_test_passes_on_phantom_and_sample(host: Any) -> None:
+    host.module.CovidCTDiagnosisTest().runTest()
+
+
+def test_the_samples_are_registered(host: Any) -> None:
+    import SampleData
+
+    host.module.register_sample_data()
+    checksum = SampleData.registered["CTChest"]["checksums"]
+    assert checksum.startswith("SHA256:") and SampleData.registered["CTChest"]["uris"].endswith(checksum[7:])
+    phantom = SampleData.downloadSample("ChestPhantom")
+    assert phantom.GetName() == "ChestPhantom" and phantom.GetScene() is slicer.mrmlScene
+
+
 def test_the_computer_is_checked_and_every_line_has_its_remedy(opened: Any) -> None:
     ui = opened.widget.ui
     ui.checkButton.click()
