@@ -38,5 +38,5 @@ def test_scans_without_lungs_are_refused(tiny_bundle: Path, chest_phantom: Calla
 
 @pytest.mark.parametrize("count", [0, 7])
 def test_the_table_has_a_line_a_kind(count: int) -> None:
-    lines = novelty_lines([Caught("noise", 1, count, 20)])
+    lines = [*novelty_lines([Caught("noise", 1, count, 20)])]
     assert lines[1].split() == ["noise", "1", str(count), "20"]

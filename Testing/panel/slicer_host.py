@@ -445,7 +445,7 @@ class Host:
         )
         self.widget = self.module.CovidCTDiagnosisWidget(parent)
         self.widget.setup()
-        self.window.resize(560, 1100)
+        self.window.resize(560, 1180)
         self.window.show()
         return self.widget
 

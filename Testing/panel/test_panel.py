@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import slicer
+from CovidCTDiagnosisLib.errors import UsageError
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
 from CovidCTDiagnosisLib.scene.report import kept_analysis
 from PySide6 import QtCore
@@ -299,6 +302,24 @@ def test_the_tab_key_goes_through_the_panel_from_top_to_bottom(opened: Any) -> N
             order.append(widget.mapTo(widget.window(), QtCore.QPoint(0, 0)).toTuple()[::-1])
         widget = widget.nextInFocusChain()
     assert len(order) > 20 and order == sorted(order)
+
+
+def test_packages_come_from_slicer_s_helpers_or_from_a_folder(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from CovidCTDiagnosisLib.panel.slicer_application import SlicerInstaller
+
+    calls: list[Any] = []
+    monkeypatch.setattr(slicer.util, "pip_install", calls.append, raising=False)
+    monkeypatch.setattr(slicer.util, "pip_uninstall", calls.append, raising=False)
+    logic = SimpleNamespace(installTorch=lambda askConfirmation: calls.append("torch"))
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
+    SlicerInstaller().install(["torch>=2", "SimpleITK"])
+    SlicerInstaller(Path("wheels")).install(["torch>=2", "SimpleITK"])
+    SlicerInstaller().uninstall(["SimpleITK"])
+    from_folder = ["--no-index", "--find-links", "wheels", "torch>=2", "SimpleITK"]
+    assert calls == ["torch", ["SimpleITK"], from_folder, ["SimpleITK"]]
+    monkeypatch.delitem(sys.modules, "PyTorchUtils")
+    with pytest.raises(UsageError, match="extension PyTorch"):
+        SlicerInstaller().install(["torch"])
 
 
 def test_the_self_test_passes_on_phantom_and_sample(host: Any) -> None:

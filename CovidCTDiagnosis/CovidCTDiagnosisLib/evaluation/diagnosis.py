@@ -69,7 +69,8 @@ def print_diagnosis(
         _write(output, scans, test, probability)
         print(f"Predictions: {output}")
     if spoil:
-        print("\n".join(novelty_lines(spoil_and_diagnose(scans, models))))
+        for line in novelty_lines(spoil_and_diagnose(scans, models)):
+            print(line, flush=True)
 
 
 def _write(path: Path, scans: Sequence[Any], examples: Sequence[Example], probability: np.ndarray) -> None:

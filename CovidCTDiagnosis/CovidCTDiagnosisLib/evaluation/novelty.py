@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,9 +43,16 @@ SPOILT: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 """Changes of 8-bit slices."""
 
 
-def spoil_and_diagnose(series: Sequence[Series], models: Models, kinds: Sequence[str] = tuple(SPOILT)) -> list[Caught]:
-    """Spoil scans that the classifier has not learned from, and diagnose them as ``covid-ct diagnose-series`` does."""
-    return [_caught(kind, series, models) for kind in kinds]
+def spoil_and_diagnose(
+    series: Sequence[Series], models: Models, kinds: Sequence[str] = tuple(SPOILT)
+) -> Iterator[Caught]:
+    """Spoil scans that the classifier has not learned from, and diagnose them as ``covid-ct diagnose-series`` does.
+
+    Yields:
+        what was caught of each kind, as soon as it is known.
+    """
+    for kind in kinds:
+        yield _caught(kind, series, models)
 
 
 def _caught(kind: str, series: Sequence[Series], models: Models) -> Caught:
@@ -66,8 +73,8 @@ def _spoilt(kind: str, grey: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return np.rint(np.clip(SPOILT[kind](grey.astype(np.float32), rng), 0, 255)).astype(np.uint8)
 
 
-def novelty_lines(found: Sequence[Caught]) -> list[str]:
-    """Lines of text."""
-    return [f"{'spoilt':28}{'refused':>9}{'warned':>9}{'scans':>7}"] + [
-        f"{c.kind:28}{c.refused:9}{c.warned:9}{c.scans:7}" for c in found
-    ]
+def novelty_lines(found: Iterable[Caught]) -> Iterator[str]:
+    """Lines of text, each as soon as its scans are known."""
+    yield f"{'spoilt':28}{'refused':>9}{'warned':>9}{'scans':>7}"
+    for caught in found:
+        yield f"{caught.kind:28}{caught.refused:9}{caught.warned:9}{caught.scans:7}"

@@ -8,6 +8,8 @@ from typing import Annotated
 from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView
+
 CT, LESIONS = "CT", "Lesion mask"
 EXPLAINED = {"COVID-19": "covid", "not COVID-19": "not-covid", "the difference of both": "difference"}
 """What heatmaps can explain, and what the command line calls it."""
@@ -28,7 +30,7 @@ class PanelParameters:
         showLesions, lesionOpacity: the label layer.
         showRelevance, relevanceOpacity: the foreground layer.
         branch: whose relevance is shown.
-        signed: show what speaks against COVID-19 too.
+        signed: show what speaks against the explained score too.
         smoothingMm: standard deviation of the Gaussian for display, mm; 0 shows the file as it is.
         hiddenPercentile, percentile: of the relevance of the whole scan, where the colours begin and end.
         showLegend: the scale of the colours in the views.
@@ -48,9 +50,9 @@ class PanelParameters:
     relevanceOpacity: Annotated[float, WithinRange(0, 1)] = 0.6
     branch: Annotated[str, Choice([CT, LESIONS])] = CT
     signed: bool = False
-    smoothingMm: Annotated[float, WithinRange(0, 10)] = 3.0
-    hiddenPercentile: Annotated[float, WithinRange(0, 100)] = 75.0
-    percentile: Annotated[float, WithinRange(90, 100)] = 99.5
+    smoothingMm: Annotated[float, WithinRange(0, 10)] = HeatmapView.smoothing_mm
+    hiddenPercentile: Annotated[float, WithinRange(0, 100)] = HeatmapView.hidden_percentile
+    percentile: Annotated[float, WithinRange(90, 100)] = HeatmapView.end_percentile
     showLegend: bool = True
     showSurfaces: bool = True
     bundle: pathlib.Path = pathlib.Path()

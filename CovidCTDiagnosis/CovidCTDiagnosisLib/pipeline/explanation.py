@@ -1,4 +1,4 @@
-"""Relevance of the COVID-19 score, back on the CT's grid with its mass kept (paper section 4.3)."""
+"""Relevance of the COVID-19 score (or another), back on the CT's grid with its mass kept (paper section 4.3)."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def relevance_colors(scene: slicer.vtkMRMLScene, signed: bool) -> slicer.vtkMRML
     """The scene's colour map of relevance, made or brought up to date.
 
     Positive relevance goes from dark red over orange to light yellow; signed relevance from blue (against
-    COVID-19) over white (none) to red (for COVID-19).
+    the explained score) over white (none) to red (for it).
     """
     name = "Relevance, signed" if signed else "Relevance, positive"
     node = _color_node(scene, slicer.vtkMRMLProceduralColorNode, name)

@@ -33,6 +33,7 @@ from CovidCTDiagnosisLib.scene.nodes import (
     ijk_to_ras,
     load_study,
 )
+from CovidCTDiagnosisLib.scene.report import explained_score
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import read_study
 
@@ -317,10 +318,10 @@ def _draw_legend(sheet: Image.Image, top: int, analysis: dict[str, Any], window_
     bar = Image.fromarray(color_bar(320, 22))
     sheet.paste(bar, (round(x), top))
     if window_end is None:
-        text = "No positive relevance of the CT for the COVID-19 score"
+        text = f"No positive relevance of the CT for {explained_score(analysis)}"
     else:
         text = (
-            f"0 to {window_end:.2g}: relevance of the CT for the COVID-19 score, per voxel, smoothed by a "
+            f"0 to {window_end:.2g}: relevance of the CT for {explained_score(analysis)}, per voxel, smoothed by a "
             f"Gaussian (sigma {VIEW.smoothing_mm:g} mm), positive part. The colours end at its "
             f"{VIEW.end_percentile:g}th percentile in the whole CT; below its {VIEW.hidden_percentile:g}th "
             "none is drawn."

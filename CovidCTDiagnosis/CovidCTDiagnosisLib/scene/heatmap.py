@@ -24,9 +24,9 @@ class HeatmapView:
 
     Attributes:
         of_lesions: the relevance of the lesion mask in place of that of the CT.
-        signed: show what speaks against COVID-19 too.
+        signed: show what speaks against the explained score too.
         smoothing_mm: standard deviation of the Gaussian, mm; 0 for none. The signed relevance is smoothed, so that
-            neighbouring voxels for and against COVID-19 cancel.
+            neighbouring voxels for and against it cancel.
         hidden_percentile: relevance below this percentile is transparent.
         end_percentile: the colours end at this percentile.
 
@@ -37,7 +37,7 @@ class HeatmapView:
     of_lesions: bool = False
     signed: bool = False
     smoothing_mm: float = 3.0
-    hidden_percentile: float = 75.0
+    hidden_percentile: float = 85.0
     end_percentile: float = 99.5
 
 
@@ -57,7 +57,7 @@ def show_heatmap(nodes: StudyNodes, view: HeatmapView) -> slicer.vtkMRMLScalarVo
 
 
 def has_heat(heatmap: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    """Whether anything speaks for COVID-19."""
+    """Whether anything speaks for the explained score."""
     return bool((slicer.util.arrayFromVolume(heatmap) > 0).any())
 
 

@@ -36,8 +36,8 @@ class StudyNodes:
         ct: the CT, HU.
         lungs: label map, 1 right, 2 left.
         lesions: label map, 1 ground-glass opacity, 2 consolidation, 3 crazy paving, 4 combined pattern.
-        relevance_ct: signed relevance of the CT for the COVID-19 score, unscaled.
-        relevance_lesions: signed relevance of the lesion mask for the COVID-19 score, unscaled.
+        relevance_ct: signed relevance of the CT for the score that was explained, unscaled.
+        relevance_lesions: signed relevance of the lesion mask for that score, unscaled.
     """
 
     ct: slicer.vtkMRMLScalarVolumeNode

@@ -32,6 +32,7 @@ from CovidCTDiagnosisLib.scene.nodes import (
     add_ct,
     load_study,
 )
+from CovidCTDiagnosisLib.scene.report import explained_score
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import Study, read_study
 
@@ -258,10 +259,10 @@ class _Sheet:
         self._pen.text((_EDGE, 22), finding, TEXT, font(32))
         right = self._image.width - _EDGE
         self._pen.text((right, 26), "For research, not for diagnosis", TEXT, font(22), anchor="ra")
-        self._draw_legend(self._image.height - _BOTTOM + 22)
+        self._draw_legend(self._image.height - _BOTTOM + 22, analysis)
         return self._image
 
-    def _draw_legend(self, top: int) -> None:
+    def _draw_legend(self, top: int, analysis: dict[str, Any]) -> None:
         left = _EDGE + _LEFT
         bar = color_bar(260, 20)
         self._image.paste(Image.fromarray(bar), (left, top))
@@ -270,7 +271,7 @@ class _Sheet:
             for row in self._rows
             if row.relevance
         ]
-        text = f"Relevance for the COVID-19 score per voxel: {',  '.join(ends)}"
+        text = f"Relevance for {explained_score(analysis)} per voxel: {',  '.join(ends)}"
         self._pen.text((left + 272, top + 10), text, TEXT, font(18), anchor="lm")
         lines = (
             f"Positive part, smoothed by a Gaussian (sigma {VIEW.smoothing_mm:g} mm). For either input the colours "

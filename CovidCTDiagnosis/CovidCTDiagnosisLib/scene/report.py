@@ -21,6 +21,11 @@ _TARGETS = {
 COLUMNS = ("Finding", "Side", "Volume, ml", "Share of lung, %", "Mean HU")
 
 
+def explained_score(analysis: dict[str, Any]) -> str:
+    """What the relevance of an analysis explains, in words."""
+    return _TARGETS[analysis["relevance"]["target"]]
+
+
 def measurement_rows(analysis: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """Lungs and lesions, a row each side, as text for `COLUMNS`."""
     measured = analysis["measurements"]
@@ -84,5 +89,5 @@ def methods_paragraph(analysis: dict[str, Any]) -> str:
         f"{versions['torch']}, {device['name']}). The probability is that of a gated two-branch encoder with spatial "
         f"pyramid pooling and NetVLAD, pre-trained in a conditional variational autoencoder, after Platt scaling; a "
         f"scan is called COVID-19 from {analysis['diagnosis']['threshold']:.2f} on. Heatmaps show composite layer-wise "
-        f"relevance propagation from {_TARGETS[analysis['relevance']['target']]}. For research, not for diagnosis."
+        f"relevance propagation from {explained_score(analysis)}. For research, not for diagnosis."
     )
