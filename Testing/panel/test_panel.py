@@ -204,6 +204,14 @@ def test_choices_and_findings_come_back_with_the_scene(opened: Any, new_scene: A
     analysis = kept_analysis(ct)
     assert analysis is not None and analysis["diagnosis"] == kept_analysis(opened.ct)["diagnosis"]
     assert find_study_nodes(ct) is not None
+    shown = slicer.mrmlScene.GetNodeByID(layers(opened)[0][1])
+    heatmap = scene.GetFirstNodeByName(shown.GetName())
+    window = [node.GetDisplayNode().GetWindowLevelMax() for node in (heatmap, shown)]
+    assert window[0] == pytest.approx(window[1]) and heatmap.GetDisplayNode().GetApplyThreshold()
+    assert heatmap.GetDisplayNode().GetColorNode().IsA("vtkMRMLProceduralColorNode")
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap)
+    assert legend is not None and legend.GetVisibility() and legend.GetTitleText() == "Relevance"
+    assert scene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetSegmentation().GetNumberOfSegments() > 1
     node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
     assert node.GetParameter("relevanceOpacity") == "0.35"
     assert node.GetNodeReference("inputVolume").GetName() == "Phantom"
