@@ -160,6 +160,29 @@ def test_a_crash_becomes_a_sentence(opened: Any) -> None:
     assert "stopped unexpectedly" in ui.statusLabel.text and ui.logButton.visible
 
 
+def test_another_module_may_be_opened_meanwhile(opened: Any) -> None:
+    widget = opened.widget
+    widget.ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    widget.exit()
+    assert opened.spin(lambda: not widget.panel.running, PATIENCE_S)
+    assert find_study_nodes(opened.ct) is not None
+    widget.enter()
+    assert widget.ui.findingLabel.text and widget.ui.slicesTable.rowCount > 0
+    assert {background for background, _, _ in layers(opened)} == {opened.ct.GetID()}
+
+
+def test_a_ct_that_is_removed_meanwhile_is_said(opened: Any) -> None:
+    widget = opened.widget
+    widget.ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    slicer.mrmlScene.RemoveNode(opened.ct)
+    assert opened.spin(lambda: not widget.panel.running, PATIENCE_S)
+    assert slicer.mrmlScene.GetNumberOfNodes() < before and not children()
+    assert "was removed" in widget.ui.statusLabel.text
+
+
 def test_refused_terms_start_nothing(opened: Any) -> None:
     opened.answers = False
     opened.widget.ui.analyzeButton.click()

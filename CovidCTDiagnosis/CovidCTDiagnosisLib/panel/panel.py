@@ -8,8 +8,8 @@ from typing import Any
 import qt
 import slicer
 
-from CovidCTDiagnosisLib.errors import CovidCTError
-from CovidCTDiagnosisLib.panel.analysis_job import CANCELLED, DONE, RUNNING, AnalysisJob, Progress
+from CovidCTDiagnosisLib.errors import CovidCTError, InputError
+from CovidCTDiagnosisLib.panel.analysis_job import CANCELLED, DONE, FAILED, RUNNING, AnalysisJob, Progress
 from CovidCTDiagnosisLib.panel.child_process import Launcher
 from CovidCTDiagnosisLib.panel.computer_view import ComputerView
 from CovidCTDiagnosisLib.panel.display import Display, Logics
@@ -138,29 +138,32 @@ class Panel:
         if progress.state == DONE:
             self._load(job)
         job.close()
+        self.update()
         self._ui.statusLabel.text = _status(progress)
         self._ui.logButton.visible = progress.state not in (DONE, CANCELLED)
-        self.update()
 
     def _load(self, job: AnalysisJob) -> None:
         self.display.remember()
         try:
+            if job.ct.GetScene() is None:
+                raise InputError(_("The CT was removed from the scene while it was analyzed."))
             put_study(job.study, job.ct)
         except CovidCTError as error:
-            job.progress.state, job.progress.error = "failed", str(error)
+            job.progress.state, job.progress.error = FAILED, str(error)
             return
         show_findings(self._ui, kept_analysis(job.ct))
-        self._go_to(0)
+        self._go_to(job.ct, 0)
 
     # Buttons
 
     def _on_slice(self, row: int, column: int) -> None:
-        self._go_to(row)
-
-    def _go_to(self, row: int) -> None:
-        """Bring all views to a row of the list of slices."""
         ct = self._parameters().inputVolume
-        analysis, nodes = (None, None) if ct is None else (kept_analysis(ct), find_study_nodes(ct))
+        if ct is not None:
+            self._go_to(ct, row)
+
+    def _go_to(self, ct: slicer.vtkMRMLScalarVolumeNode, row: int) -> None:
+        """Bring all views to a row of the list of slices."""
+        analysis, nodes = kept_analysis(ct), find_study_nodes(ct)
         if analysis is not None and nodes is not None and row < len(analysis["relevance"]["slices"]):
             jump_to(self._logics(), peak_ras(nodes, analysis, slice_index(analysis, row)))
 
