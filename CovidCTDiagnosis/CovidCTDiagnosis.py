@@ -41,7 +41,7 @@ class CovidCTDiagnosis(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", register_sample_data)
 
 
-SAMPLE = "CTChest"
+SAMPLE, PHANTOM = "CTChest", "ChestPhantom"
 
 
 def register_sample_data():
@@ -49,7 +49,12 @@ def register_sample_data():
     import SampleData
 
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="CovidCTDiagnosis", sampleName="ChestPhantom", customDownloader=make_phantom
+        category="CovidCTDiagnosis",
+        sampleName=PHANTOM,
+        uris="phantom:",  # Slicer wants one for every sample
+        fileNames=f"{PHANTOM}.nrrd",
+        nodeNames=PHANTOM,
+        customDownloader=make_phantom,
     )
     digest = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
@@ -67,7 +72,7 @@ def make_phantom(source=None):
     from CovidCTDiagnosisLib.ct.phantom import make_chest
     from CovidCTDiagnosisLib.scene.nodes import add_ct
 
-    return add_ct(slicer.mrmlScene, make_chest(), "ChestPhantom")
+    return add_ct(slicer.mrmlScene, make_chest(), PHANTOM)
 
 
 class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -125,7 +130,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.logic.launch(arguments, wheels=chosen_path(self._parameters.wheels))
 
     def _on_scene_closes(self, caller, event):
-        self.panel.cancel()
+        self.panel.forget_scene()
         self._bind(None)
 
     def _on_scene_closed(self, caller, event):

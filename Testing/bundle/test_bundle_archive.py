@@ -52,7 +52,9 @@ def test_it_is_unpacked_once_and_checked_every_time(zipped: Callable[..., Path],
     weights = folder / "models" / "classifier.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(BundleError, match="damaged"):
-        open_bundle(archive)
+        open_bundle(folder)
+    assert open_bundle(archive).folder == folder  # mended from the zip file
+    open_bundle(folder)
     shutil.rmtree(cache)
     assert open_bundle(archive).folder == folder
 
@@ -62,11 +64,21 @@ def test_damaged_weights_are_refused(zipped: Callable[..., Path]) -> None:
         open_bundle(zipped(damage="models/lungs.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "models/../../evil.txt"])
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "models/../../evil.txt", "C:/evil.txt", "..\\\\evil.txt"])
 def test_nothing_leaves_the_folder(zipped: Callable[..., Path], cache: Path, name: str) -> None:
     with pytest.raises(BundleError, match="outside"):
         open_bundle(zipped(extra=name))
     assert not list(cache.rglob("evil.txt")) and not list((cache).rglob("*.safetensors"))
+
+
+def test_a_file_cut_in_its_middle_is_said(zipped: Callable[..., Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "deflated"), "zip", tiny_bundle))
+    data = bytearray(archive.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    archive.write_bytes(data)
+    with pytest.raises(BundleError):
+        open_bundle(archive)
 
 
 def test_a_pickle_in_it_is_refused(zipped: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ def _load_host() -> Any:
     sys.modules["slicer_host"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures of the panel go: COVID_CT_PICTURES, as for those in the README, or nowhere in particular."""
+    return Path(os.environ.get("COVID_CT_PICTURES", tmp_path))
 
 
 @pytest.fixture

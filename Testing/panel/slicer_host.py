@@ -342,13 +342,10 @@ def _sample_data() -> ModuleType:
 
     module, registered = ModuleType("SampleData"), {}  # type: ignore[var-annotated]
 
-    def register(category: str, sampleName: str, **source: Any) -> None:
-        registered[sampleName] = source
+    def register(category: str, sampleName: str, uris: str, fileNames: str, nodeNames: str, **more: Any) -> None:
+        registered[sampleName] = {"uris": uris, **more}
 
     def download(name: str) -> Any:
-        source = registered.get(name, {})
-        if "customDownloader" in source:
-            return source["customDownloader"](source)
         return add_ct(slicer.mrmlScene, read_scan(fetch_sample("chest-nifti")), name)
 
     vars(module).update(
@@ -456,6 +453,11 @@ class Host:
             self.qt.processEvents()
             time.sleep(0.01)
         return until()
+
+    def shot(self, path: pathlib.Path) -> bool:
+        """A picture of the panel; whether it could be written."""
+        self.qt.processEvents()
+        return bool(self.window.grab().save(str(path)))
 
     def close(self) -> None:
         """End the panel and whatever runs."""

@@ -14,9 +14,11 @@ import numpy as np
 import psutil
 import pytest
 import slicer
+from CovidCTDiagnosisLib.ct.phantom import make_chest
 from CovidCTDiagnosisLib.errors import UsageError
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
 from CovidCTDiagnosisLib.scene.report import kept_analysis
+from PIL import Image
 from PySide6 import QtCore
 
 PATIENCE_S = 120
@@ -167,9 +169,49 @@ def test_another_module_may_be_opened_meanwhile(opened: Any) -> None:
     widget.exit()
     assert opened.spin(lambda: not widget.panel.running, PATIENCE_S)
     assert find_study_nodes(opened.ct) is not None
+    assert widget.ui.statusLabel.text == "Done."
     widget.enter()
     assert widget.ui.findingLabel.text and widget.ui.slicesTable.rowCount > 0
     assert {background for background, _, _ in layers(opened)} == {opened.ct.GetID()}
+
+
+def test_a_failure_meanwhile_is_still_told_on_the_way_back(opened: Any) -> None:
+    widget = opened.widget
+    widget.ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    widget.exit()
+    for process in children():
+        process.kill()
+    assert opened.spin(lambda: not widget.panel.running, 5)
+    widget.enter()
+    assert "stopped unexpectedly" in widget.ui.statusLabel.text and widget.ui.analyzeButton.enabled
+
+
+def test_the_next_scene_starts_empty(opened: Any) -> None:
+    analyze(opened)
+    name = opened.ct.GetID()
+    slicer.mrmlScene.Clear()
+    assert opened.widget.ui.findingLabel.text == ""
+    other = add_ct(slicer.mrmlScene, make_chest(spacing=(8.0, 8.0, 8.0)))
+    opened.widget.logic.getParameterNode().inputVolume = other
+    assert opened.widget.ui.findingLabel.text == "" and opened.widget.ui.analyzeButton.enabled, name
+
+
+def test_a_second_click_while_packages_are_installed_starts_nothing(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget, started = opened.widget, []
+    launch = widget.logic.launch
+
+    def slow(arguments: Any, **more: Any) -> Any:
+        started.append(arguments)
+        assert not widget.ui.analyzeButton.enabled and not widget.ui.removeButton.enabled
+        widget.panel._on_analyze()  # as a click would, if it came through
+        return launch(arguments, **more)
+
+    monkeypatch.setattr(widget.logic, "launch", slow)
+    analyze(opened)
+    assert len(started) == 1 and widget.ui.statusLabel.text == "Done." and widget.ui.removeButton.enabled
 
 
 def test_a_ct_that_is_removed_meanwhile_is_said(opened: Any) -> None:
@@ -276,8 +318,9 @@ def test_what_is_explained_and_where_files_stay_can_be_chosen(opened: Any, tmp_p
     analysis = kept_analysis(opened.ct)
     assert analysis is not None and analysis["relevance"]["target"] == "not-covid"
     assert (tmp_path / "A_B_ chest" / "analysis.json").is_file()
-    analyze(opened)  # again: the study is replaced
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["A_B_ chest"]
+    analyze(opened)  # another scan may have the same name: nothing is replaced
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert kept == ["A_B_ chest", "A_B_ chest-2"]
     parameters.keepFiles = tmp_path / "missing"
     analyze(opened)
     assert "does not exist" in opened.widget.ui.statusLabel.text
@@ -292,7 +335,7 @@ def test_weights_from_a_zip_file_serve_too(
     analyze(opened)
     assert opened.widget.ui.statusLabel.text == "Done."
     opened.widget.ui.removeButton.click()
-    assert "Removed" in opened.widget.ui.checkLabel.text and not (tmp_path / "cache").exists()
+    assert "Removed" in opened.widget.ui.checkLabel.text and not list((tmp_path / "cache").iterdir())
 
 
 def test_the_legend_is_that_of_the_heatmap_shown(opened: Any) -> None:
@@ -353,8 +396,13 @@ def test_packages_come_from_slicer_s_helpers_or_from_a_folder(host: Any, monkeyp
         SlicerInstaller().install(["torch"])
 
 
-def test_the_self_test_passes_on_phantom_and_sample(host: Any) -> None:
+def test_the_self_test_passes_on_phantom_and_sample(host: Any, pictures: Path) -> None:
     host.module.CovidCTDiagnosisTest().runTest()
+    host.open()  # on the sample, which comes last
+    assert host.widget.ui.findingLabel.text and host.widget.ui.slicesTable.rowCount == 20
+    picture = pictures / "panel.png"
+    assert host.shot(picture) and len(np.unique(np.asarray(Image.open(picture)))) > 50
+    host.close()
 
 
 def test_the_samples_are_registered(host: Any) -> None:
@@ -363,7 +411,8 @@ def test_the_samples_are_registered(host: Any) -> None:
     host.module.register_sample_data()
     checksum = SampleData.registered["CTChest"]["checksums"]
     assert checksum.startswith("SHA256:") and SampleData.registered["CTChest"]["uris"].endswith(checksum[7:])
-    phantom = SampleData.downloadSample("ChestPhantom")
+    source = SampleData.registered["ChestPhantom"]
+    phantom = source["customDownloader"](source)  # as Slicer's button does
     assert phantom.GetName() == "ChestPhantom" and phantom.GetScene() is slicer.mrmlScene
 
 

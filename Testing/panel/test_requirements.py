@@ -99,13 +99,26 @@ def test_only_what_was_installed_for_us_is_removed(
     assert module.remove_downloads(settings, User(True), installer) == "Nothing was downloaded."
     module.ensure_packages(lines, settings, User(True), installer)
     (cache / "samples").mkdir(parents=True)
+    (cache / "mine").mkdir()
     assert module.remove_downloads(settings, User(False), installer) == "Nothing was removed."
     assert "torch" in installer.installed and cache.is_dir()
     user = User(True)
     told = module.remove_downloads(settings, user, installer)
-    assert "scikit-image, torch" in told and str(cache) in told and "Other extensions" in user.asked[0]
-    assert installer.installed == ["numpy"] and not cache.exists()
+    assert "scikit-image, torch" in told and str(cache / "samples") in told and "Other extensions" in user.asked[0]
+    assert installer.installed == ["numpy"] and [path.name for path in cache.iterdir()] == ["mine"]
     assert module.remove_downloads(settings, user, installer) == "Nothing was downloaded."
+
+
+def test_packages_that_cannot_be_removed_stay_noted(installer: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(packages: Sequence[str]) -> None:
+        raise CalledProcessError(1, "pip")
+
+    settings: Any = Settings()
+    settings.setValue(module.INSTALLED_KEY, "torch")
+    monkeypatch.setattr(installer, "uninstall", fail)
+    with pytest.raises(UsageError, match="could not be removed: torch"):
+        module.remove_downloads(settings, User(True), installer)
+    assert settings[module.INSTALLED_KEY] == "torch"
 
 
 def test_terms_are_accepted_once(tmp_path: Path) -> None:

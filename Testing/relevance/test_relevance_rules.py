@@ -92,18 +92,19 @@ def test_lrp0_names_what_its_stabiliser_absorbs():
     assert passed.stabiliser == pytest.approx(1)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize(("alpha", "beta"), [(2.0, -1.0), (1.0, 0.0), (1.5, -0.5)])
 @given(SEEDS, st.integers(3, 5), st.integers(3, 6), st.booleans())
 @settings(max_examples=8, deadline=None)
-def test_alpha_beta_is_the_sum_over_every_contribution(signed, alpha, beta, seed, height, width, bias):
+def test_alpha_beta_is_the_sum_over_every_contribution(stride, signed, alpha, beta, seed, height, width, bias):
     torch.manual_seed(seed)
-    layer = nn.Conv2d(2, 3, 3, padding=1, bias=bias).double()
+    layer = nn.Conv2d(2, 3, 3, stride, padding=1, bias=bias).double()
     x = draw(2, 2, height, width)
     x[:, :, :, :2] = 0
     if not signed:
         x = x.abs()
-    relevance = draw(2, 3, height, width)
+    relevance = draw(*layer(x).shape)
     passed = run(AlphaBeta(alpha, beta), layer, x, relevance)
     by_loops = [alpha_beta_by_loops(x[s], *matrix(layer, x[s]), relevance[s], alpha, beta) for s in range(len(x))]
     expected = torch.stack([p for p, _, _ in by_loops]).view_as(x)

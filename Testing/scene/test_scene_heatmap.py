@@ -55,6 +55,13 @@ def test_a_signed_map_is_symmetric_and_hides_what_is_weak_of_either_sign(nodes: 
     assert (array(node)[drawn] < 0).any() and (array(node)[drawn] > 0).any()
 
 
+def test_a_signed_map_that_only_speaks_against_has_its_own_scale(nodes: StudyNodes, phantom: Any) -> None:
+    slicer.util.updateVolumeFromArray(nodes.relevance_ct, -np.abs(phantom.images["relevance_ct"]))
+    sizes = np.abs(phantom.images["relevance_ct"])
+    low, high = window(show_heatmap(nodes, replace(PLAIN, signed=True)))
+    assert high == pytest.approx(np.percentile(sizes[sizes > 0], 99.5), rel=1e-5) and low == -high
+
+
 def test_without_positive_relevance_nothing_is_drawn(scene: Any, phantom: Any) -> None:
     phantom.write(relevance_ct=np.zeros(phantom.ct.shape, np.float32))
     nodes = load_study(scene, phantom.folder, add_ct(scene, phantom.ct))
@@ -99,13 +106,13 @@ def test_a_heatmap_is_made_once_and_again_only_when_something_changed(nodes: Stu
 def test_only_the_heatmap_that_is_shown_has_a_legend(nodes: StudyNodes, scene: Any) -> None:
     maps = [show_heatmap(nodes, HeatmapView(of_lesions=of_lesions)) for of_lesions in (False, True)]
     for shown in (0, 1, 0):
-        show_only_legend(maps[shown], True)
+        show_only_legend(scene, maps[shown])
         legends = [slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node) for node in maps]
         visible = [legend is not None and bool(legend.GetVisibility()) for legend in legends]
         assert visible == [number == shown for number in (0, 1)]
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(maps[0])
     assert legend.GetPrimaryDisplayNode() is maps[0].GetDisplayNode()
-    show_only_legend(maps[0], False)
+    show_only_legend(scene, None)
     assert not legend.GetVisibility()
 
 

@@ -87,9 +87,16 @@ def test_the_analysis_comes_back_as_it_was_and_the_table_has_its_rows(scene: Any
     assert analysis["bundle"]["version"] in text and "not for diagnosis" in text
 
 
-def test_surfaces_lie_where_the_lungs_are_and_can_be_hidden(scene: Any, phantom: Any) -> None:
-    nodes = put_study(phantom.folder, add_ct(scene, phantom.ct))
+@pytest.mark.parametrize("moved", [False, True])
+def test_surfaces_lie_where_the_lungs_are_and_can_be_hidden(scene: Any, phantom: Any, moved: bool) -> None:
+    ct = add_ct(scene, phantom.ct)
+    if moved:
+        _move(scene, ct, (50.0, 0.0, -20.0))
+    nodes = put_study(phantom.folder, ct)
     node = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    assert not node.GetSegmentation().ContainsRepresentation("Closed surface")
+    show_surfaces(nodes, True)
+    assert node.GetTransformNodeID() == ct.GetTransformNodeID()
     segment_id = node.GetSegmentation().GetSegmentIdBySegmentName("Right lung")
     surface = vtk.vtkPolyData()
     node.GetClosedSurfaceRepresentation(segment_id, surface)

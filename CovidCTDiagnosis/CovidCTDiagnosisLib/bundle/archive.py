@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from CovidCTDiagnosisLib.errors import BundleError
@@ -27,15 +28,14 @@ def unpack_bundle(archive: Path, metadata: str) -> Path:
     """
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     folder = cache_folder() / "bundles" / digest[:32]
-    if folder.is_dir():
-        return folder
     try:
         with zipfile.ZipFile(archive) as opened:
             top = _top(opened, archive, metadata)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with replaced_folder(folder) as partial:
-                _extract(opened, top, partial)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            if not _is_there(opened, top, folder):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with replaced_folder(folder) as partial:
+                    _extract(opened, top, partial)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"{archive} is no zip file that can be read ({error}).", _REMEDY) from error
     return folder
 
@@ -46,18 +46,31 @@ def _top(opened: zipfile.ZipFile, archive: Path, metadata: str) -> PurePosixPath
     tops = [path.parents[1] for path in found if "/".join(path.parts[-2:]) == metadata]
     if len(tops) != 1:
         raise BundleError(f"{archive} holds {len(tops) or 'no'} bundle{'s' * (len(tops) > 1)}.", "Choose another file.")
-    if any(path.is_absolute() or ".." in path.parts for path in found):
+    # Windows knows two more ways out: drives and its own separator.
+    if any(path.is_absolute() or ".." in path.parts or set(":\\") & set(str(path)) for path in found):
         raise BundleError(f"{archive} names files outside of itself.", "Do not use it.")
     if sum(member.file_size for member in opened.infolist()) > LARGEST_BYTES:
         raise BundleError(f"{archive} would take more than {LARGEST_BYTES >> 30} GB.", "Choose another file.")
     return tops[0]
 
 
+def _files(opened: zipfile.ZipFile, top: PurePosixPath) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """What the bundle's folder will hold."""
+    members = [(PurePosixPath(m.filename), m) for m in opened.infolist() if not m.is_dir()]
+    return {path.relative_to(top): member for path, member in members if path.is_relative_to(top)}
+
+
+def _is_there(opened: zipfile.ZipFile, top: PurePosixPath, folder: Path) -> bool:
+    """Whether all files were unpacked before and are still as they were."""
+    for name, member in _files(opened, top).items():
+        path = folder / name
+        if not path.is_file() or zlib.crc32(path.read_bytes()) != member.CRC:
+            return False
+    return True
+
+
 def _extract(opened: zipfile.ZipFile, top: PurePosixPath, folder: Path) -> None:
-    for member in opened.infolist():
-        path = PurePosixPath(member.filename)
-        if member.is_dir() or not path.is_relative_to(top):
-            continue
-        target = folder / path.relative_to(top)
+    for name, member in _files(opened, top).items():
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(opened.read(member))

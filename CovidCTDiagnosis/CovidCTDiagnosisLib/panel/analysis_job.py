@@ -68,7 +68,7 @@ class AnalysisJob:
         self.ct = ct
         self.progress = Progress(message=_("Starting"))
         self._folder = Path(tempfile.mkdtemp(prefix="CovidCTDiagnosis-"))
-        self.study = self._folder / "study" if keep is None else keep / file_name(ct.GetName())
+        self.study = self._folder / "study" if keep is None else new_folder(keep, ct.GetName())
         self._begun = time.monotonic()
         try:
             _write(ct, self._folder / "ct.nrrd")
@@ -133,10 +133,11 @@ class AnalysisJob:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def file_name(title: str) -> str:
-    """A node's name as that of a folder on any system."""
-    kept = "".join(c if c.isalnum() or c in "-_ " else "_" for c in title).strip()
-    return kept or "CT"
+def new_folder(parent: Path, title: str) -> Path:
+    """A folder that is not there yet, called after a node: names of scans need not differ, and no study is lost."""
+    name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in title).strip() or "CT"
+    names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
+    return next(parent / n for n in names if not (parent / n).exists())
 
 
 def _write(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:

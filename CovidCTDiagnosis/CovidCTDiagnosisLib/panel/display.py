@@ -41,17 +41,17 @@ class Display:
         nodes = None if ct is None else find_study_nodes(ct)
         if nodes is None:
             return
-        heatmap = show_heatmap(nodes, _view(parameters))
+        heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
         show_layers(
             self._logics(),
             nodes.ct,
-            heatmap if parameters.showRelevance else None,
+            heatmap,
             parameters.relevanceOpacity,
             nodes.lesions if parameters.showLesions else None,
             parameters.lesionOpacity,
             label_outline=parameters.showRelevance,
         )
-        show_only_legend(heatmap, parameters.showRelevance and parameters.showLegend)
+        show_only_legend(nodes.ct.GetScene(), heatmap if parameters.showLegend else None)
         show_surfaces(nodes, parameters.showSurfaces)
 
 

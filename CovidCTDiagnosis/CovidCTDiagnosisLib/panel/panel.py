@@ -49,8 +49,9 @@ class Panel:
     ) -> None:
         self._ui, self._parameters, self._launch, self._logics = ui, parameters, launch, logics
         self._job: AnalysisJob | None = None
+        self._starting = False
         self._log = ""
-        self._shown = ""
+        self._shown: str | None = None
         self.display = Display(logics)
         self._computer = ComputerView(ui, check, remove)
         self._timer = qt.QTimer()
@@ -66,16 +67,19 @@ class Panel:
 
     @property
     def running(self) -> bool:
-        """Whether an analysis is going on."""
-        return self._job is not None
+        """Whether an analysis is going on, or packages are installed for one."""
+        return self._starting or self._job is not None
 
     # What is shown
 
     def update(self) -> None:
         """Show what belongs to the chosen CT."""
         parameters = self._parameters()
-        ct = None if parameters is None else parameters.inputVolume
-        self._ui.analyzeButton.enabled = self.running or ct is not None
+        if parameters is None:
+            return  # another module is open
+        ct = parameters.inputVolume
+        self._ui.analyzeButton.enabled = not self._starting and (self.running or ct is not None)
+        self._ui.removeButton.enabled = not self.running
         self._ui.analyzeButton.text = _("Cancel") if self.running else _("Analyze")
         shown = "" if ct is None else ct.GetID()
         if shown != self._shown and not self.running:
@@ -84,6 +88,11 @@ class Panel:
             self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
         if ct is not None:
             self.display.update(parameters)
+
+    def forget_scene(self) -> None:
+        """End a running analysis; the next scene's nodes may have the same names as those of this one."""
+        self.cancel()
+        self._shown = None
 
     def close(self) -> None:
         """End whatever runs."""
@@ -96,7 +105,11 @@ class Panel:
         if self._job is not None:
             self.cancel()
             return
+        if self._starting:
+            return  # Slicer stays alive while it installs packages
         parameters = self._parameters()
+        self._starting = True
+        self.update()
         try:
             self._job = AnalysisJob(
                 parameters.inputVolume,
@@ -108,6 +121,9 @@ class Panel:
         except (CovidCTError, OSError) as error:
             self._ui.statusLabel.text = str(error)
             return
+        finally:
+            self._starting = False
+            self.update()
         self._ui.logButton.visible = False
         self._ui.progressBar.visible = True
         self._timer.start()

@@ -17,6 +17,9 @@ TORCH = "torch"
 IMPORTED_AS = {"SimpleITK": "SimpleITK", "scikit-image": "skimage", "Pillow": "PIL"}
 """Where a package is imported by another name than its own."""
 
+CACHED = ("samples", "bundles")
+"""Our folders in the cache, which may hold other things of the user's."""
+
 TERMS_KEY = "CovidCTDiagnosis/TermsAccepted"
 INSTALLED_KEY = "CovidCTDiagnosis/Installed"
 """Packages that were installed for us, in Slicer's settings, with commas between them."""
@@ -105,18 +108,26 @@ def remove_downloads(settings: Any, user: User, installer: Installer) -> str:
     Returns:
         What was done, one sentence.
     """
-    packages, cache = _installed(settings), cache_folder()
-    found = [*packages, *([str(cache)] if cache.is_dir() else [])]
+    packages = _installed(settings)
+    folders = [folder for folder in (cache_folder() / name for name in CACHED) if folder.is_dir()]
+    found = [*packages, *map(str, folders)]
     if not found:
         return _("Nothing was downloaded.")
     listed = ", ".join(found)
     question = _("Remove what was downloaded for CovidCTDiagnosis: {found}? Other extensions may use packages, too.")
     if not user.agrees(question.format(found=listed)):
         return _("Nothing was removed.")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     if packages:
-        installer.uninstall(packages)
+        try:
+            installer.uninstall(packages)
+        except (CalledProcessError, RuntimeError) as error:
+            raise UsageError(
+                f"These packages could not be removed: {', '.join(packages)} ({error}).",
+                "Start Slicer again and remove them before the first analysis.",
+            ) from error
         settings.setValue(INSTALLED_KEY, "")
-    shutil.rmtree(cache, ignore_errors=True)
     return _("Removed: {found}. Start Slicer again before the next analysis.").format(found=listed)
 
 

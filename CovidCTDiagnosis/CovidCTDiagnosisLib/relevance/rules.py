@@ -268,7 +268,11 @@ def _convolution(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | Non
 def _transposed(layer: nn.Conv2d, shape: torch.Size, weight: Tensor, s: Tensor) -> Tensor:
     """sum_j w_ij s_j, of the shape of the layer's input."""
     assert not isinstance(layer.padding, str)
-    # Inputs at the far edges that a stride leaves unseen get nothing.
-    reached = F.conv_transpose2d(s, weight, None, layer.stride, layer.padding, 0, layer.groups, layer.dilation)
-    unseen = [size - n for size, n in zip(shape[2:], reached.shape[2:], strict=True)]
-    return F.pad(reached, (0, unseen[1], 0, unseen[0])) if any(unseen) else reached
+    # Inputs at the far edges that a stride leaves out.
+    rest = [
+        size - ((n - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
+        for size, n, stride, padding, dilation, kernel in zip(
+            shape[2:], s.shape[2:], layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
+        )
+    ]
+    return F.conv_transpose2d(s, weight, None, layer.stride, layer.padding, rest, layer.groups, layer.dilation)

@@ -68,18 +68,18 @@ def display_relevance(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     _display(node, end, shown_from, signed=False)
 
 
-def show_only_legend(heatmap: slicer.vtkMRMLScalarVolumeNode, visible: bool) -> None:
-    """Show the scale of a heatmap's colours in the views, or none; those of other heatmaps are hidden."""
-    scene = heatmap.GetScene()
+def show_only_legend(scene: slicer.vtkMRMLScene, heatmap: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+    """Show the scale of a heatmap's colours in the views, or of none; those of other heatmaps are hidden."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode")):
         legend = scene.GetNthNodeByClass(index, "vtkMRMLColorLegendDisplayNode")
         shown = legend.GetDisplayableNode()
         if shown is not None and shown.GetAttribute(_STATE):
             legend.SetVisibility(False)
-    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmap)
-    legend.SetTitleText("Relevance")
-    legend.SetLabelFormat("%.1e")
-    legend.SetVisibility(visible)
+    if heatmap is not None:
+        legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmap)
+        legend.SetTitleText("Relevance")
+        legend.SetLabelFormat("%.1e")
+        legend.SetVisibility(True)
 
 
 def _fill(node: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode, view: HeatmapView) -> None:
@@ -99,8 +99,8 @@ def _fill(node: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolu
 def _window(voxels: np.ndarray, view: HeatmapView) -> tuple[float, float]:
     """Where the colours end, and from where on they are drawn."""
     positive = voxels[voxels > 0]
-    end = _percentile(positive, view.end_percentile)
     drawn = np.abs(voxels[voxels != 0]) if view.signed else positive
+    end = _percentile(positive if positive.size else drawn, view.end_percentile)
     return end, min(_percentile(drawn, view.hidden_percentile), end)
 
 

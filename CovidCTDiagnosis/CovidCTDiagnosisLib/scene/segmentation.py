@@ -33,33 +33,31 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     node.CreateDefaultDisplayNodes()
     node.GetSegmentation().RemoveAllSegments()
     node.SetReferenceImageGeometryParameterFromVolumeNode(nodes.ct)
+    # Before the import, which brings labels from their own coordinates into the segmentation's.
+    node.SetAndObserveTransformNodeID(nodes.ct.GetTransformNodeID())
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     for labels in (nodes.lungs, nodes.lesions):
         if not logic.ImportLabelmapToSegmentationNode(labels, node):
             continue  # nothing was found
     _name_segments(node)
-    node.SetAndObserveTransformNodeID(nodes.ct.GetTransformNodeID())
-    _make_surfaces(node)
+    # The label layer shows the same in the slice views.
+    node.GetDisplayNode().SetVisibility2D(False)
     return node
 
 
 def show_surfaces(nodes: StudyNodes, visible: bool) -> None:
-    """Show lungs and lesions in 3-D views, or hide them."""
+    """Show lungs and lesions in 3-D views, lungs like glass, or hide them; surfaces are made when first shown."""
     node = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
-    if node is not None:
-        node.GetDisplayNode().SetVisibility3D(visible)
-
-
-def _make_surfaces(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Lungs like glass, so that the lesions in them are seen."""
-    node.CreateClosedSurfaceRepresentation()
+    if node is None:
+        return
     display = node.GetDisplayNode()
-    # The label layer shows the same in the slice views.
-    display.SetVisibility2D(False)
-    for label in LUNGS.values():
-        segment = node.GetSegmentation().GetSegmentIdBySegmentName(label.name)
-        if segment:
-            display.SetSegmentOpacity3D(segment, LUNG_OPACITY_3D)
+    if visible:
+        node.CreateClosedSurfaceRepresentation()  # does nothing where it is there
+        for label in LUNGS.values():
+            segment = node.GetSegmentation().GetSegmentIdBySegmentName(label.name)
+            if segment:
+                display.SetSegmentOpacity3D(segment, LUNG_OPACITY_3D)
+    display.SetVisibility3D(visible)
 
 
 def _name_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
