@@ -47,6 +47,13 @@ class Installer:
         self.installed = [name for name in self.installed if name not in [module._module(p) for p in packages]]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Never the user's own."""
+    monkeypatch.setenv("COVID_CT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
     path = tmp_path / "requirements.txt"
@@ -90,11 +97,7 @@ def test_an_installation_that_fails_is_said_with_its_remedy(
     assert "folder of packages" in raised.value.remedy and not settings[module.INSTALLED_KEY]
 
 
-def test_only_what_was_installed_for_us_is_removed(
-    lines: Path, installer: Installer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("COVID_CT_CACHE", str(cache))
+def test_only_what_was_installed_for_us_is_removed(lines: Path, installer: Installer, cache: Path) -> None:
     settings: Any = Settings()
     assert module.remove_downloads(settings, User(True), installer) == "Nothing was downloaded."
     module.ensure_packages(lines, settings, User(True), installer)
