@@ -41,7 +41,7 @@ AXIAL_SLICES = 4
 MARGIN_MM = 20.0
 """Field of view around the lungs."""
 VIEW = HeatmapView()
-"""Standard deviation of the Gaussian that smooths relevance for display."""
+"""How relevance is smoothed, coloured and cut."""
 WIDTH = 2700
 """Width of the sheet, pixels."""
 

@@ -29,11 +29,11 @@ def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNo
     segmentation = load_segmentation(nodes)
     kept = [*keep_analysis(ct, study.analysis), *plot_slices(ct, study)]
     images = [nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions]
-    gather(ct, [*images, segmentation, *kept])
+    _gather(ct, [*images, segmentation, *kept])
     return nodes
 
 
-def gather(ct: slicer.vtkMRMLScalarVolumeNode, nodes: list[slicer.vtkMRMLNode]) -> None:
+def _gather(ct: slicer.vtkMRMLScalarVolumeNode, nodes: list[slicer.vtkMRMLNode]) -> None:
     """Put nodes into the CT's folder, which lies beside the CT, under its study if it has one."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(ct.GetScene())
     if hierarchy is None:
