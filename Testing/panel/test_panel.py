@@ -282,7 +282,10 @@ def test_choices_and_findings_come_back_with_the_scene(opened: Any, new_scene: A
     assert node.GetNodeReference("inputVolume").GetName() == "Phantom"
 
 
-def test_a_program_analyzes_without_the_panel(host: Any, tiny_bundle: Path, chest_phantom: Any) -> None:
+def test_a_program_analyzes_without_the_panel(
+    host: Any, tiny_bundle: Path, chest_phantom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a killed test run leaves files in the usual place
     ct = add_ct(slicer.mrmlScene, chest_phantom(spacing=(4.0, 4.0, 8.0)), "Phantom")
     told: list[float] = []
     logic = host.module.CovidCTDiagnosisLogic()
