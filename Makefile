@@ -9,12 +9,14 @@ OUTPUT ?= output
 # What tests and benchmarks compare with. Without their dependencies: torchvision would want CUDA, OpenCV a screen.
 PEERS := zennit==0.5.1 quantus==0.6.0
 
-QT_LIBRARIES := libgl1 libegl1 libxkbcommon0 libdbus-1-3 libfontconfig1
+# The panel is tested in PySide6 and drawn by VTK, on a screen of its own (Xvfb); a bare Debian lacks these.
+SCREEN := xvfb libgl1 libegl1 libxkbcommon0 libxkbcommon-x11-0 libdbus-1-3 libfontconfig1 libxcb-cursor0 \
+	libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
 
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check qt bench clean
+.PHONY: run test check screen bench clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -23,15 +25,14 @@ run: $(READY)
 	$(BIN)/covid-ct analyze "$$scan" --output $(OUTPUT)/$(SAMPLE) --picture $(OUTPUT)/$(SAMPLE).png
 	@echo "Picture                 $(OUTPUT)/$(SAMPLE).png"
 
-test: check qt
+test: check screen
 	$(BIN)/python -m pytest
 
-# The panel is tested in PySide6, whose wheels lack a few libraries of a bare Debian.
-qt: $(READY)
-	@$(BIN)/python -c 'import PySide6.QtWidgets' 2>/dev/null || \
+screen: $(READY)
+	@{ command -v Xvfb >/dev/null && $(BIN)/python -c 'import PySide6.QtWidgets' 2>/dev/null; } || \
 	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-	  apt-get update -qq && apt-get install -y -qq $(QT_LIBRARIES); } || \
-	{ echo "System libraries are missing: sudo apt-get install $(QT_LIBRARIES)"; exit 1; }
+	  apt-get update -qq && apt-get install -y -qq $(SCREEN); } || \
+	{ echo "System packages are missing: sudo apt-get install $(SCREEN)"; exit 1; }
 
 check: $(READY)
 	$(BIN)/ruff check .

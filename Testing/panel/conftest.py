@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,19 +10,9 @@ from typing import Any
 
 import pytest
 from CovidCTDiagnosisLib.ct import Volume
+from slicer_host import Host
 
-HERE = Path(__file__).parent
-MODULE = HERE.parents[1] / "CovidCTDiagnosis" / "CovidCTDiagnosis.py"
-
-
-def _load_host() -> Any:
-    """A module beside this file: the folder is no package, so that Slicer cannot import it."""
-    spec = importlib.util.spec_from_file_location("slicer_host", HERE / "slicer_host.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["slicer_host"] = module
-    spec.loader.exec_module(module)
-    return module
+MODULE = Path(__file__).parents[2] / "CovidCTDiagnosis" / "CovidCTDiagnosis.py"
 
 
 @pytest.fixture
@@ -36,7 +25,7 @@ def pictures(tmp_path: Path) -> Path:
 def host(tmp_path: Path) -> Iterator[Any]:
     """Slicer with an empty scene; its Python has what the analysis needs."""
     hook = sys.excepthook
-    made = _load_host().Host(MODULE, tmp_path / "settings.ini")
+    made = Host(MODULE, tmp_path / "settings.ini")
     yield made
     sys.excepthook = hook
     assert not made.failures

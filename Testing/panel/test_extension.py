@@ -146,7 +146,7 @@ def test_the_panel_never_loads_torch(tmp_path: Path) -> None:
         "print(before, 'torch' in sys.modules)"
     )
     filled = code.format(
-        testing=str(Path(__file__).parent),
+        testing=str(ROOT / "Testing" / "host"),
         module=str(MODULE),
         file=str(PANEL[0]),
         settings=str(tmp_path / "settings.ini"),

@@ -400,9 +400,12 @@ def test_packages_come_from_slicer_s_helpers_or_from_a_folder(host: Any, monkeyp
 
 
 def test_the_self_test_passes_on_phantom_and_sample(host: Any, pictures: Path) -> None:
+    host.show_views(590)
     host.module.CovidCTDiagnosisTest().runTest()
     host.open()  # on the sample, which comes last
     assert host.widget.ui.findingLabel.text and host.widget.ui.slicesTable.rowCount == 20
+    host.fit_views()
+    host.widget.ui.slicesTable._wrapped.cellClicked.emit(0, 0)
     picture = pictures / "panel.png"
     assert host.shot(picture) and len(np.unique(np.asarray(Image.open(picture)))) > 50
     host.close()

@@ -148,3 +148,11 @@ def phantom(request: pytest.FixtureRequest, tmp_path: Path) -> Phantom:
 @pytest.fixture
 def scene(new_scene: Callable[[], slicer.vtkMRMLScene]) -> slicer.vtkMRMLScene:
     return new_scene()
+
+
+@pytest.fixture
+def application_logic(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLApplicationLogic:
+    """What Slicer's displayable managers ask for slice logics; there are none yet."""
+    logic = slicer.vtkMRMLApplicationLogic()
+    logic.SetMRMLScene(scene)
+    return logic

@@ -9,7 +9,7 @@ import pytest
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
-from CovidCTDiagnosisLib.scene.layers import show_layers
+from CovidCTDiagnosisLib.scene.layers import jump_to, show_layers
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, add_ct, load_study
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 
@@ -168,3 +168,17 @@ def test_all_views_show_the_same_and_layers_can_be_emptied(scene: Any, nodes: St
     for logic in logics:
         assert logic.GetSliceCompositeNode().GetForegroundVolumeID() is None
         assert logic.GetSliceCompositeNode().GetLabelVolumeID() is None
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_view_goes_to_a_slice_and_moves_its_middle_only_when_it_must(view: SliceView, orientation: str) -> None:
+    across = NORMALS[orientation]
+    in_plane = np.arange(3) != across
+    look(view, orientation, MIDDLE)
+    jump_to([view.logic], OPACITY)
+    middle = view.logic.GetSliceNode().GetSliceToRAS()
+    ras = np.array([middle.GetElement(axis, 3) for axis in range(3)])
+    assert ras[across] == pytest.approx(OPACITY[across]) and ras[in_plane] == pytest.approx(np.array(MIDDLE)[in_plane])
+    far = tuple(np.add(MIDDLE, 80.0))  # the view is 120 mm wide
+    jump_to([view.logic], far)
+    assert [middle.GetElement(axis, 3) for axis in range(3)] == pytest.approx(far)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import slicer
 
 
@@ -84,6 +85,11 @@ def restore_layers(layers: Layers) -> None:
 
 
 def jump_to(slice_logics: Iterable[slicer.vtkMRMLSliceLogic], ras: tuple[float, float, float]) -> None:
-    """Bring all views to a position, RAS mm."""
+    """Bring all views to the slice of a position, RAS mm; one that does not show the position is centred on it."""
     for logic in slice_logics:
-        logic.GetSliceNode().JumpSliceByCentering(*ras)
+        node = logic.GetSliceNode()
+        node.JumpSliceByOffsetting(*ras)
+        column, row = (np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetXYToRAS())) @ [*ras, 1])[:2]
+        width, height, _ = node.GetDimensions()
+        if not (0 <= column < width and 0 <= row < height):
+            node.JumpSliceByCentering(*ras)

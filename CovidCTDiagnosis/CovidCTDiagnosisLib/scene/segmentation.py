@@ -27,7 +27,10 @@ CONTEXT = "CovidCTDiagnosis"
 
 
 def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
-    """A segment for each lung and class of lesion that was found, in the place of an earlier one of the same CT."""
+    """A segment for each lung and class of lesion that was found, in the place of an earlier one of the same CT.
+
+    In 3-D the lungs are like glass.
+    """
     node = node_of(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
     node.SetName(f"{nodes.ct.GetName()} segmentation")
     node.CreateDefaultDisplayNodes()
@@ -40,24 +43,23 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
         if not logic.ImportLabelmapToSegmentationNode(labels, node):
             continue  # nothing was found
     _name_segments(node)
+    for label in LUNGS.values():
+        segment = node.GetSegmentation().GetSegmentIdBySegmentName(label.name)
+        if segment:
+            node.GetDisplayNode().SetSegmentOpacity3D(segment, LUNG_OPACITY_3D)
     # The label layer shows the same in the slice views.
     node.GetDisplayNode().SetVisibility2D(False)
     return node
 
 
 def show_surfaces(nodes: StudyNodes, visible: bool) -> None:
-    """Show lungs and lesions in 3-D views, lungs like glass, or hide them; surfaces are made when first shown."""
+    """Show lungs and lesions in 3-D views, or hide them; surfaces are made when first shown."""
     node = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
     if node is None:
         return
-    display = node.GetDisplayNode()
     if visible:
         node.CreateClosedSurfaceRepresentation()  # does nothing where it is there
-        for label in LUNGS.values():
-            segment = node.GetSegmentation().GetSegmentIdBySegmentName(label.name)
-            if segment:
-                display.SetSegmentOpacity3D(segment, LUNG_OPACITY_3D)
-    display.SetVisibility3D(visible)
+    node.GetDisplayNode().SetVisibility3D(visible)
 
 
 def _name_segments(node: slicer.vtkMRMLSegmentationNode) -> None:

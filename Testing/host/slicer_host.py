@@ -16,10 +16,13 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("QT_QPA_PLATFORM", "xcb;offscreen")
 
+import numpy as np
 import slicer
-from PySide6 import QtCore, QtUiTools, QtWidgets
+import vtk
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+from slicer_views import DrawnSliceView, DrawnThreeDView
 
 # Qt in PythonQt's manner
 
@@ -388,12 +391,13 @@ class Host:
         self.application_logic.SetMRMLScene(slicer.mrmlScene)
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(slicer.mrmlScene)
         # As Slicer's modules Colors and Segmentations do when they start.
+        self._colors = slicer.vtkMRMLColorLogic()
+        self._colors.SetMRMLScene(slicer.mrmlScene)
         slicer.mrmlScene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
         factory = slicer.vtkSegmentationConverterFactory.GetInstance()
         factory.RegisterConverterRule(slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule())
-        import vtk
-
         self.slice_logics = vtk.vtkCollection()
+        self.slice_views: list[DrawnSliceView] = []
         for name in ("Red", "Yellow", "Green"):
             logic = slicer.vtkMRMLSliceLogic()
             logic.SetMRMLScene(slicer.mrmlScene)
@@ -454,10 +458,37 @@ class Host:
             time.sleep(0.01)
         return until()
 
+    def show_views(self, side: int) -> None:
+        """Draw three slice views and a 3-D view from now on; pixels of one view's side."""
+        for logic, orientation in zip(self.slice_logics, ("Axial", "Sagittal", "Coronal"), strict=True):
+            logic.GetSliceNode().SetOrientation(orientation)
+            logic.GetSliceNode().SetDimensions(side, side, 1)
+        self.slice_views = [DrawnSliceView(self.application_logic, logic) for logic in self.slice_logics]
+        self.view_3d = DrawnThreeDView(self.application_logic, slicer.mrmlScene, side)
+
+    def fit_views(self) -> None:
+        """As Slicer's button that fits slices to their window; Slicer does so too when a CT is loaded."""
+        for logic in self.slice_logics:
+            logic.FitSliceToAll()
+
     def shot(self, path: pathlib.Path) -> bool:
-        """A picture of the panel; whether it could be written."""
+        """A picture of the panel, and of the views if they are drawn, in Slicer's layout; whether it was written."""
         self.qt.processEvents()
-        return bool(self.window.grab().save(str(path)))
+        panel = self.window.grab()
+        if not self.slice_views:
+            return bool(panel.save(str(path)))
+        red, yellow, green = (view.picture() for view in self.slice_views)
+        views = np.vstack([np.hstack([red, self.view_3d.picture()]), np.hstack([green, yellow])])
+        height, width, _ = views.shape
+        picture = QtGui.QPixmap(panel.width() + width, max(panel.height(), height))
+        picture.fill(QtGui.QColor("black"))
+        painter = QtGui.QPainter(picture)
+        painter.drawPixmap(0, 0, panel)
+        painter.drawImage(
+            panel.width(), 0, QtGui.QImage(views.tobytes(), width, height, 3 * width, QtGui.QImage.Format.Format_RGB888)
+        )
+        painter.end()
+        return bool(picture.save(str(path)))
 
     def close(self) -> None:
         """End the panel and whatever runs."""
