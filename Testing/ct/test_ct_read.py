@@ -123,6 +123,8 @@ def test_refuses_a_nifti_without_spacing(tmp_path, small_chest, step):
         ("a.mha", b"ElementSpacing = 6 6 10\n", b""),
         ("a.mha", b"ElementSpacing = 6 6 10\n", b"ElementSpacing = 6 6 0\n"),
         ("a.mha", b"ElementSpacing = 6 6 10\n", b"ElementSpacing = 6 6 -1\n"),
+        ("a.mha", b"ElementSpacing = 6 6 10\n", b"ElementSpacing = 6 6 10 -\n"),
+        ("a.mha", b"ElementSpacing = 6 6 10\n", b"ElementSpacing = -\n"),
         ("a.nrrd", b"space directions: (6,0,0) (0,6,0) (0,0,10)\n", b""),
         ("a.nrrd", b"(0,0,10)", b"(0,0,0)"),
     ],

@@ -158,4 +158,12 @@ def _require_spacing(path: Path) -> None:
 
 
 def _numbers(text: bytes) -> list[float]:
-    return [float(word) for word in re.split(rb"[\s,]+", text.strip()) if re.fullmatch(rb"[-+.\deE]+|nan|NaN", word)]
+    """NaN for a word that is no number; NRRD's ``none`` stands for an axis without one."""
+    return [_number(word) for word in re.split(rb"[\s,]+", text.strip()) if word not in (b"", b"none")]
+
+
+def _number(word: bytes) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
