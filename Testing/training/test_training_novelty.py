@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,19 @@ from CovidCTDiagnosisLib.networks import Novelty, VolumeClassifier
 from CovidCTDiagnosisLib.networks.novelty import FACTS
 from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, diagnose
 from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.pipeline.texture import TextureRange, lung_texture
+from CovidCTDiagnosisLib.training.diagnosis import in_window
 from CovidCTDiagnosisLib.training.examples import Example
-from CovidCTDiagnosisLib.training.novelty import LEAST_SPREAD, average_maps, fit_novelty
+from CovidCTDiagnosisLib.training.novelty import (
+    FALSE_ALARMS,
+    LEAST_SPREAD,
+    average_maps,
+    fit_novelty,
+    fit_texture,
+    left_to_distance,
+)
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.covariance import LedoitWolf
 
 CPU = torch.device("cpu")
@@ -154,3 +165,58 @@ def test_noise_raises_differences_and_blur_lowers_them() -> None:
     noisy = ct + 0.1 * torch.randn(ct.shape).abs() * (ct > 0)
     blurred = torch.nn.functional.avg_pool2d(ct, 3, 1, 1) * (ct > 0)
     assert facts(blurred)[2] < 0.8 * facts(ct)[2] < 0.4 * facts(noisy)[2]
+
+
+# Texture
+
+
+def textured(noise: float, shape: tuple[int, int, int] = (6, 40, 50)) -> tuple[np.ndarray, np.ndarray]:
+    """Lungs of -850 HU with noise of so many HU, and their mask; bright beside them."""
+    lungs = np.zeros(shape, bool)
+    lungs[:, 5:35, 5:45] = True
+    voxels = np.where(lungs, -850, 60) + np.random.default_rng(0).normal(0, noise, shape)
+    return voxels, lungs
+
+
+def test_texture_is_the_noise_and_not_the_edge_of_the_lungs() -> None:
+    assert lung_texture(*textured(0)) == pytest.approx(0, abs=1e-6)
+    # The mean of 3 x 3 leaves 8/9 of a normal variable's variance, whose mean size is sqrt(2 / pi) deviations.
+    expected = 30 / 1400 * np.sqrt(8 / 9) * np.sqrt(2 / np.pi)
+    assert lung_texture(*textured(30)) == pytest.approx(expected, rel=0.03)
+    voxels, lungs = textured(30)
+    away_from_edges = np.zeros_like(lungs)
+    away_from_edges[:, 15:25, 15:35] = True
+    assert lung_texture(gaussian_filter(voxels, (0, 2, 2)), away_from_edges) < 0.2 * expected
+    assert np.isnan(lung_texture(voxels, np.zeros_like(lungs)))
+
+
+def test_long_scans_are_looked_at_in_some_slices() -> None:
+    voxels, lungs = textured(30, (300, 40, 50))
+    assert lung_texture(voxels, lungs) == pytest.approx(lung_texture(voxels[::5], lungs[::5]))
+
+
+def test_the_usual_texture_goes_from_the_least_to_the_greatest_and_leaves_the_distance_its_share() -> None:
+    assert fit_texture([0.02, 0.01, float("nan"), 0.03]) == (0.01, 0.03)
+    assert left_to_distance(83) == pytest.approx(FALSE_ALARMS - 2 / 84)
+    assert left_to_distance(10) == pytest.approx(0.01)
+
+
+def test_another_window_changes_texture_as_it_changes_contrast() -> None:
+    voxels, lungs = textured(30)
+    voxels += 400  # so that nothing is cut off
+    scaled = torch.from_numpy((voxels + 1000) / 1400).float()[:, None] * torch.from_numpy(lungs)[:, None]
+    shown = in_window(Example("", scaled, torch.zeros_like(scaled), 0, lung_texture(voxels, lungs)), 1.0)
+    hu = shown.ct[:, 0].numpy() * 1400 - 1000
+    assert shown.texture == pytest.approx(lung_texture(hu, lungs), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("texture", "word"), [(0.09, "noisier"), (0.001, "blurred"), (0.02, None), (float("nan"), None)]
+)
+def test_noise_and_blur_get_a_warning_of_their_own(
+    tiny_bundle: Path, tmp_path: Path, texture: float, word: str | None
+) -> None:
+    settings = {**open_bundle(tiny_bundle).settings, "texture": TextureRange(0.01, 0.03)._asdict()}
+    models = Models(revise_bundle(tiny_bundle, tmp_path / "bundle", settings=settings), CPU)
+    found = diagnose(replace(given(*volume(99)), texture=texture), models, lambda f: None)
+    assert [word in text for text in found.warnings] == ([True] if word else [])

@@ -15,6 +15,7 @@ from ..ct.windows import CLASSIFIER, scale
 from ..networks import Novelty
 from .compute import channels_last
 from .models import Models
+from .texture import TextureRange, lung_texture
 
 SLICES_AT_ONCE = 16
 
@@ -28,12 +29,14 @@ class ClassifierInput:
         lesions: (S, 1, H, W) float32, share of each pixel that is lesion.
         inside: (S, 1, H, W) bool, pixels that hold any lung.
         grid: where the slices lie in the axial volume.
+        texture: of the lungs at full resolution, see ``lung_texture``; NaN where it is not known.
     """
 
     ct: torch.Tensor
     lesions: torch.Tensor
     inside: torch.Tensor
     grid: WorkingGrid
+    texture: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ class Diagnosis:
         probability: calibrated, of COVID-19.
         threshold: the label is COVID-19 from this probability on.
         novelty: distance from what the classifier learned from, unusual from 1 on; None if the bundle cannot say.
+        texture_warnings: that the scan is noisier or more blurred than those.
     """
 
     scores: tuple[float, float]
     probability: float
     threshold: float
     novelty: float | None = None
+    texture_warnings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -61,10 +66,11 @@ class Diagnosis:
     def warnings(self) -> list[str]:
         """What to tell the user beside the probability."""
         if self.novelty is None or self.novelty < 1:
-            return []
+            return list(self.texture_warnings)
         return [
             f"This scan is unlike those that the classifier learned from ({self.novelty:.1f} times the usual "
-            "distance): do not rely on its probability."
+            "distance): do not rely on its probability.",
+            *self.texture_warnings,
         ]
 
 
@@ -93,7 +99,8 @@ def classifier_input(
     inside = covered_share(mask, spacing, inner) > 1e-6
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
     ct, lesion = ct * inside, lesion * inside
-    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid)
+    texture = lung_texture(axial.voxels[region], mask)
+    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, texture)
 
 
 def _slices(voxels: np.ndarray) -> torch.Tensor:
@@ -143,7 +150,10 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
             report(min((first + SLICES_AT_ONCE) / len(inputs.ct), 1.0))
         negative, positive = network.scores(torch.cat(features)).tolist()
         novelty = _novelty(torch.stack(sums).sum(0) / torch.stack(pixels).sum(0).clamp(min=1), models)
-    return replace(calibrated((negative, positive), models.bundle.settings["diagnosis"]), novelty=novelty)
+    settings = models.bundle.settings
+    usual = TextureRange(**settings["texture"]) if "texture" in settings else None
+    told = tuple(usual.warnings(inputs.texture)) if usual else ()
+    return replace(calibrated((negative, positive), settings["diagnosis"]), novelty=novelty, texture_warnings=told)
 
 
 def _novelty(averages: torch.Tensor, models: Models) -> float | None:

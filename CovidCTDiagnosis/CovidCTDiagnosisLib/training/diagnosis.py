@@ -107,14 +107,22 @@ def in_window(example: Example, share: float) -> Example:
 
     Nobody says with which windows the slice series were made, and a CT in HU must look to the network like one of them.
     """
-    return replace(example, ct=_as_windowed(example.ct, share).clamp(LEAST_GREY, 1) * (example.ct > 0))
+    slope, _ = _windowing(share)
+    ct = _as_windowed(example.ct, share).clamp(LEAST_GREY, 1) * (example.ct > 0)
+    return replace(example, ct=ct, texture=slope * example.texture)
 
 
 def _as_windowed(ct: Tensor, share: float) -> Tensor:
+    slope, offset = _windowing(share)
+    return slope * ct + offset
+
+
+def _windowing(share: float) -> tuple[float, float]:
+    """Slope and offset that take a scaled CT from the classifier's window (share 0) to ``PICTURE_WINDOW`` (1)."""
     (low, high), (picture_low, picture_high) = CLASSIFIER, PICTURE_WINDOW
     shown_low = low + share * (picture_low - low)
     shown_high = high + share * (picture_high - high)
-    return (ct * (shown_high - shown_low) + shown_low - low) / (high - low)
+    return (shown_high - shown_low) / (high - low), (shown_low - low) / (high - low)
 
 
 def draw_volumes(

@@ -1,4 +1,4 @@
-"""Fit the distance by which scans unlike the training data are known."""
+"""Fit the distance and the range of texture by which scans unlike the training data are known."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from ..networks import Novelty, VolumeClassifier
+from ..pipeline.texture import TextureRange
 from .examples import Example
 from .splits import BLOCKS
 
 FALSE_ALARMS = 0.05
+"""Of distance and texture together."""
 LEAST_SPREAD = 0.05
 """Of a feature (a natural logarithm): maps that are always dark must not be told apart by rounding."""
 
@@ -25,11 +27,22 @@ def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> T
     return torch.stack([total / pixels.clamp(min=1) for total, pixels in sums])
 
 
-def fit_novelty(averages: Tensor) -> Novelty:
-    """Mean and shrunk covariance (Ledoit and Wolf), scaled so that 5 % of what was not fitted lies beyond 1.
+def fit_texture(textures: Sequence[float]) -> TextureRange:
+    """From the least to the greatest: a further scan like these lies outside with probability 2 / (N + 1)."""
+    return TextureRange(float(np.nanmin(textures)), float(np.nanmax(textures)))
+
+
+def left_to_distance(scans: int) -> float:
+    """What the texture of so many scans leaves of ``FALSE_ALARMS``; of few scans at least a fifth."""
+    return max(FALSE_ALARMS - 2 / (scans + 1), FALSE_ALARMS / 5)
+
+
+def fit_novelty(averages: Tensor, false_alarms: float = FALSE_ALARMS) -> Novelty:
+    """Mean and shrunk covariance (Ledoit and Wolf), scaled so that few of what was not fitted lie beyond 1.
 
     Args:
         averages: see ``average_maps``; neighbours may be one patient, so blocks of them are left out together.
+        false_alarms: the share of what was not fitted that may lie beyond 1.
     """
     features = Novelty.features(averages).double().numpy()
     distances = []
@@ -37,7 +50,7 @@ def fit_novelty(averages: Tensor) -> Novelty:
         rest = np.delete(features, block, axis=0)
         mean, whiten = _whitening(rest)
         distances.append(np.linalg.norm((features[block] - mean) @ whiten, axis=1))
-    limit = float(np.quantile(np.concatenate(distances), 1 - FALSE_ALARMS))
+    limit = float(np.quantile(np.concatenate(distances), 1 - false_alarms))
     mean, whiten = _whitening(features)
     network = Novelty(features.shape[1])
     network.mean.copy_(torch.from_numpy(mean))

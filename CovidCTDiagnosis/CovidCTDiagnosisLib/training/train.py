@@ -22,7 +22,7 @@ from .diagnosis import MANNERS, SHORT, Manner
 from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, prepare_examples, split_data
 from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit, is_helper
-from .novelty import average_maps, fit_novelty
+from .novelty import average_maps, fit_novelty, fit_texture, left_to_distance
 from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
 from .scan_table import is_scan_table, table_fingerprint
 from .sources import Case, data_fingerprint, require_data
@@ -311,7 +311,8 @@ def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, reco
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
-    usual = fit_novelty(average_maps(classifier, shown))
+    texture = fit_texture([example.texture for example in shown])
+    usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
-    found = {**settings, "diagnosis": calibrate(classifier, kept)}
+    found = {**settings, "diagnosis": calibrate(classifier, kept), "texture": texture._asdict()}
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
