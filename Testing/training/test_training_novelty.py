@@ -197,6 +197,7 @@ def test_long_scans_are_looked_at_in_some_slices() -> None:
 
 def test_the_usual_texture_goes_from_the_least_to_the_greatest_and_leaves_the_distance_its_share() -> None:
     assert fit_texture([0.02, 0.01, float("nan"), 0.03]) == (0.01, 0.03)
+    assert fit_texture([float("nan")]) is None
     assert left_to_distance(83) == pytest.approx(FALSE_ALARMS - 2 / 84)
     assert left_to_distance(10) == pytest.approx(0.01)
 

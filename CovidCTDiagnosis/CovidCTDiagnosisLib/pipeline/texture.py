@@ -31,8 +31,8 @@ class TextureRange(NamedTuple):
 
 def _warning(how: str, times: float) -> str:
     return (
-        f"This scan is {how} than those that the classifier learned from ({times:.1f} times the usual range): "
-        "do not rely on its probability."
+        f"This scan is {how} than any that the classifier learned from ({times:.1f} times): do not rely on its "
+        "probability."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,9 +28,13 @@ def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> T
     return torch.stack([total / pixels.clamp(min=1) for total, pixels in sums])
 
 
-def fit_texture(textures: Sequence[float]) -> TextureRange:
-    """From the least to the greatest: a further scan like these lies outside with probability 2 / (N + 1)."""
-    return TextureRange(float(np.nanmin(textures)), float(np.nanmax(textures)))
+def fit_texture(textures: Sequence[float]) -> TextureRange | None:
+    """From the least to the greatest: a further scan like these lies outside with probability 2 / (N + 1).
+
+    None where no texture is known.
+    """
+    known = [texture for texture in textures if not math.isnan(texture)]
+    return TextureRange(min(known), max(known)) if known else None
 
 
 def left_to_distance(scans: int) -> float:

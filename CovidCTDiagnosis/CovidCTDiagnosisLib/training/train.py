@@ -307,12 +307,12 @@ def _put(output: Path, network: str, record: NetworkRecord) -> None:
 
 def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, record: NetworkRecord) -> None:
     """With what belongs to it: calibration on the block kept for that, and what is usual of that and the others."""
-    settings = open_bundle(output).settings
+    settings = {name: value for name, value in open_bundle(output).settings.items() if name != "texture"}
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
     texture = fit_texture([example.texture for example in shown])
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
-    found = {**settings, "diagnosis": calibrate(classifier, kept), "texture": texture._asdict()}
+    found = {**settings, "diagnosis": calibrate(classifier, kept)} | ({"texture": texture._asdict()} if texture else {})
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
