@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def test_the_legend_runs_through_the_colours_beside_its_numbers(drawn: Drawn, no
 
 def test_the_legend_shown_is_that_of_the_heatmap_in_the_views(drawn: Drawn, nodes: StudyNodes) -> None:
     scene = nodes.ct.GetScene()
-    maps = [show_heatmap(nodes, replace(HeatmapView(), signed=signed, of_lesions=signed)) for signed in (False, True)]
+    maps = [show_heatmap(nodes, HeatmapView(signed=signed, of_lesions=signed)) for signed in (False, True)]
     for heatmap, scale in zip(maps, (POSITIVE, SIGNED), strict=True):
         show_layers([drawn.logic], nodes.ct, heatmap, 0.5)
         show_only_legend(scene, heatmap)

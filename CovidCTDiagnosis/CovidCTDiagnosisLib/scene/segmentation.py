@@ -42,11 +42,7 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     for labels in (nodes.lungs, nodes.lesions):
         if not logic.ImportLabelmapToSegmentationNode(labels, node):
             continue  # nothing was found
-    _name_segments(node)
-    for label in LUNGS.values():
-        segment = node.GetSegmentation().GetSegmentIdBySegmentName(label.name)
-        if segment:
-            node.GetDisplayNode().SetSegmentOpacity3D(segment, LUNG_OPACITY_3D)
+    _style_segments(node)
     # The label layer shows the same in the slice views.
     node.GetDisplayNode().SetVisibility2D(False)
     return node
@@ -62,8 +58,9 @@ def show_surfaces(nodes: StudyNodes, visible: bool) -> None:
     node.GetDisplayNode().SetVisibility3D(visible)
 
 
-def _name_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Names, colours and terminology; the import names segments by their colour table."""
+def _style_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
+    """Colours, terminology and lungs like glass; the import names segments by their colour table."""
+    lungs = {label.name for label in LUNGS.values()}
     colors = {label.name: label.rgb for label in (*LUNGS.values(), *LESIONS.values())}
     segmentation = node.GetSegmentation()
     for index in range(segmentation.GetNumberOfSegments()):
@@ -73,3 +70,5 @@ def _name_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
             segment.SetColor(*colors[name])
             category, kind = _CODES[name]
             segment.SetTag("TerminologyEntry", f"{CONTEXT}~{category}~{kind}~^^~~^^~^^")
+        if name in lungs:
+            node.GetDisplayNode().SetSegmentOpacity3D(segmentation.GetNthSegmentID(index), LUNG_OPACITY_3D)

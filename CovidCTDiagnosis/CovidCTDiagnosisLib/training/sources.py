@@ -72,6 +72,8 @@ class Case:
 
 def require_data(folder: Path, *parts: str) -> Path:
     """The data folder's part, or an InputError that says what is missing."""
+    if not folder.exists():
+        raise InputError(f"The training data folder {folder} does not exist.", "Check the path given to --data.")
     path = folder.joinpath(*parts)
     if not path.exists():
         raise InputError(
