@@ -174,14 +174,17 @@ def _analyze(options: argparse.Namespace) -> None:
     from .console import emit_json, print_findings
 
     with _events(options) as emit:
-        document = _analyze_to_study(options, emit)
+        document, replaced = _analyze_to_study(options, emit)
     if options.events == "jsonl":
         emit_json({"event": "result", "study": str(options.output), "diagnosis": document["diagnosis"]})
     else:
-        print_findings(document, options.output)
+        print_findings(document, options.output, replaced)
 
 
-def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _analyze_to_study(
+    options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], bool]:
+    """The content of analysis.json, and whether an older study was replaced."""
     from .bundle import open_bundle
     from .ct import read_scan
     from .pipeline import Monitor, analyze
@@ -190,7 +193,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
     if options.picture:
         _check_picture(options.picture)
         _picture_maker()
-    check_output(options.output)
+    replaced = check_output(options.output)
     _check_lung_options(options)
     bundle = open_bundle(options.bundle)
     monitor = Monitor(emit=emit)
@@ -212,7 +215,7 @@ def _analyze_to_study(options: argparse.Namespace, emit: Callable[[dict[str, Any
         write_study(options.output, analysis.document, analysis.images)
         if options.picture:
             _picture_maker()(options.output, ct, options.picture)
-    return analysis.document
+    return analysis.document, replaced
 
 
 def _check_lung_options(options: argparse.Namespace) -> None:

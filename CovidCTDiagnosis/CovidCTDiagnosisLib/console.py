@@ -53,11 +53,15 @@ def report_error(error: CovidCTError, jsonl: bool) -> int:
     return error.code
 
 
-def print_findings(document: dict[str, Any], study: Any) -> None:
-    """The findings of analysis.json as a short report on standard output."""
-    diagnosis, measured = document["diagnosis"], document["measurements"]
+def print_findings(document: dict[str, Any], study: Any, replaced: bool) -> None:
+    """The findings of analysis.json as a short report on standard output; ``replaced``: an older study was there."""
+    from .ct.checks import describe_spacing
+
+    diagnosis, measured, scan = document["diagnosis"], document["measurements"], document["input"]
+    size = " x ".join(map(str, scan["size"]))
+    print(f"\nScan                    {scan['name']}, {size} voxels of {describe_spacing(scan['spacing_mm'])}")
     print(
-        f"\nCOVID-19 probability  {diagnosis['probability']:.2f}  (threshold {diagnosis['threshold']:.2f}):",
+        f"COVID-19 probability  {diagnosis['probability']:.2f}  (threshold {diagnosis['threshold']:.2f}):",
         end="",
     )
     print(f"  {diagnosis['label']}\n")
@@ -76,7 +80,7 @@ def print_findings(document: dict[str, Any], study: Any) -> None:
     print(f"\nMost relevant slices    {', '.join(slices) or 'none'}")
     seconds = ", ".join(f"{stage} {time:.1f}" for stage, time in document["timings_s"].items())
     print(f"Seconds                 {seconds}")
-    print(f"Study                   {study}")
+    print(f"Study                   {study}{' (replaces an older one)' if replaced else ''}")
     print("\nFor research, not for diagnosis.")
 
 

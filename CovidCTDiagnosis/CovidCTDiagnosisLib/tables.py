@@ -67,8 +67,10 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     """Columns of a table (in small letters, with _ for - and spaces), and its rows; empty rows are left out.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it is not there or cannot be read.
     """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file.", "Give a CSV file in UTF-8.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

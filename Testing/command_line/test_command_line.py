@@ -257,9 +257,11 @@ def test_an_older_study_is_kept_when_a_run_fails_and_replaced_when_one_ends_well
     assert run(scan) == 0
     report = capsys.readouterr().out
     assert "COVID-19 probability" in report and "For research, not for diagnosis." in report
+    assert f"{scan.name}, " in report and "replaces" not in report
     old = {path.name: path.read_bytes() for path in (tmp_path / "study").iterdir()}
     assert run(head) == 3
     assert {path.name: path.read_bytes() for path in (tmp_path / "study").iterdir()} == old
     assert run(scan, "--lesion-source", "involvement") == 0
+    assert "study (replaces an older one)" in capsys.readouterr().out
     assert read_study(tmp_path / "study").analysis["settings"]["lesion_source"] == "involvement"
     assert names(tmp_path) == {"study"}

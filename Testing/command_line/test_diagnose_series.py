@@ -142,6 +142,7 @@ def test_progress_never_goes_back_and_the_last_event_has_the_rows(
     *stages, result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     progress = [event["progress"] for event in stages]
     assert progress == sorted(progress) and progress[0] == 0 and progress[-1] == 1 and len(progress) > 6
+    assert max(np.diff(progress)) < 0.3
     assert result["event"] == "result" and [r["series"] for r in result["series"]] == ["other", "p2", "p10"]
 
 

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from CovidCTDiagnosisLib.ct import Volume, list_series, read_image, read_scan, write_image
 from CovidCTDiagnosisLib.errors import InputError, UsageError
+from PIL import Image
 
 LOCALIZER = "ORIGINAL\\PRIMARY\\LOCALIZER"
 OTHER_UID = "1.2.826.0.1.3680043.2.1125.77"
@@ -177,6 +178,15 @@ def test_refuses_other_paths(tmp_path):
     assert "neither DICOM nor" in refusal(tmp_path / "notes.txt")
     assert "is empty" in refusal(tmp_path / "empty")
     assert "no DICOM" in refusal(tmp_path)
+
+
+def test_pictures_are_sent_to_the_commands_for_them(tmp_path):
+    Image.new("L", (64, 64)).save(tmp_path / "1.png")
+    for path in (tmp_path, tmp_path / "1.png"):
+        assert "neither Hounsfield units" in refusal(path)
+        with pytest.raises(InputError) as caught:
+            read_scan(path)
+        assert "segment-slices" in caught.value.remedy
 
 
 def test_series_is_for_dicom_only(tmp_path, small_chest):

@@ -117,7 +117,9 @@ def test_a_bad_table_is_answered_in_one_sentence(text: str, complaint: str, tmp_
 def test_what_is_no_table(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(InputError):
+    with pytest.raises(
+        InputError, match="is not a file" if content is None else "t.csv (cannot be read as a table|needs)"
+    ):
         read_predictions(tmp_path / "t.csv")
 
 

@@ -91,7 +91,7 @@ def test_the_command_writes_a_bundle_with_the_settings_and_leaves_the_old_one(
     arguments = ["calibrate", str(table), "--bundle", str(tiny_bundle), "--output", str(output)]
     assert main([*arguments, "--sensitivity", "0.8"]) == 0
     out = capsys.readouterr().out
-    assert "40 scans" in out and "first guess" in out and "sensitivity" in out
+    assert "40 scans" in out and "first guess" in out and "sensitivity" in out and "replaces" not in out
     after = open_bundle(output)
     expected = fit_site(predictions, before.settings["diagnosis"], 0.8)
     found = after.settings["diagnosis"]
@@ -100,5 +100,6 @@ def test_the_command_writes_a_bundle_with_the_settings_and_leaves_the_old_one(
     )
     assert found["calibrated_on"] == {"scans": 40, "covid": int(predictions.covid.sum()), "aimed_sensitivity": 0.8}
     assert after.networks == before.networks and open_bundle(tiny_bundle).settings == before.settings
+    assert main(arguments) == 0 and "site (replaces an older one)" in capsys.readouterr().out
     assert main([*arguments[:-1], str(tiny_bundle)]) == 2
     assert main([*arguments, "--sensitivity", "0"]) == 2

@@ -14,7 +14,7 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import plates as module
 from CovidCTDiagnosisLib.scene.plates import findings, most_relevant_slices, plate
 from CovidCTDiagnosisLib.study import read_study
-from PIL import Image
+from PIL import Image, ImageDraw
 
 # As in conftest.py, RAS mm.
 OPACITY, CONSOLIDATION, HEAT = (45.0, -44.0, -200.0), (-20.0, -24.0, -222.0), "relevance_ct"
@@ -84,6 +84,27 @@ def test_without_the_ct_the_masks_are_shown(ranked: Any, tmp_path: Path) -> None
     masks, ct = pixels(tmp_path / "masks.png"), pixels(tmp_path / "ct.png")
     assert masks.shape[1] == ct.shape[1] and masks.shape[0] < ct.shape[0]
     assert warm(masks).sum() > 500
+
+
+def test_names_of_lesions_do_not_lie_on_each_other(
+    ranked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[tuple[float, ...]] = []
+    text = ImageDraw.ImageDraw.text
+
+    def noted(pen: Any, place: Any, name: str, *rest: Any, **more: Any) -> None:
+        if name == "Consolidation":
+            boxes.append(pen.textbbox(place, name, *rest[1:3]))
+        text(pen, place, name, *rest, **more)
+
+    beside = [module.Finding("Consolidation", np.array([x, -24.0, -222.0]), 4.0) for x in (-20.0, -22.0)]
+    monkeypatch.setattr(module, "findings", lambda grid, lesions, index: beside)
+    monkeypatch.setattr(module, "COLUMNS", 1)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    plate(ranked.folder, ranked.ct, [tmp_path / "plate.png"])
+    assert len(boxes) >= 2 and len(boxes) % 2 == 0
+    for first, second in zip(boxes[::2], boxes[1::2], strict=True):
+        assert first[3] <= second[1] or second[3] <= first[1] or first[2] <= second[0] or second[2] <= first[0]
 
 
 def test_a_study_without_positive_relevance_says_so(phantom: Any, tmp_path: Path) -> None:

@@ -14,7 +14,18 @@ import SimpleITK as sitk
 
 from ..errors import InputError, UsageError
 from .checks import MIN_SLICES, count_of, describe_spacing
-from .files import COPY_AGAIN, IMAGE_SUFFIXES, compact, head_of, is_spacing, no_spacing, quiet, rows
+from .files import (
+    COPY_AGAIN,
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    compact,
+    head_of,
+    is_spacing,
+    no_spacing,
+    only_pictures,
+    quiet,
+    rows,
+)
 from .volume import Volume
 
 _CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # also the stem of enhanced and legacy converted CT
@@ -126,15 +137,17 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
         InputError: no files, no DICOM images, or a damaged CT image.
     """
     groups: dict[tuple[str, bool], dict[str, _Slice]] = {}
-    any_file = False
+    suffixes = set()
     for path in files:
-        any_file = True
+        suffixes.add(path.suffix.lower())
         found = _read_header(path) if may_be_dicom(path) else None
         if found:
             # A scout may share the series of the scan; a copy of an image has the same UID.
             groups.setdefault((found.series_uid, found.localizer), {}).setdefault(found.uid, found)
-    if not any_file:
+    if not suffixes:
         raise InputError(f"The folder {name} is empty.", "Check the path.")
+    if not groups and suffixes.intersection(PICTURE_SUFFIXES):
+        raise only_pictures(f"The folder {name} holds pictures")
     if not groups:
         raise InputError(
             f"The folder {name} holds no DICOM images.",

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import InputError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 COPY_AGAIN = "Copy it again from its source, or export it anew."
 
 
@@ -63,6 +64,14 @@ def no_spacing(name: str) -> InputError:
     return InputError(
         f"{name} does not say how far apart its voxels are (spacing missing, zero or negative).",
         "Convert the scan again from the original DICOM series.",
+    )
+
+
+def only_pictures(what: str) -> InputError:
+    """The error for pictures where a CT is needed; ``what`` begins the sentence."""
+    return InputError(
+        f"{what}, and pictures have neither Hounsfield units nor a place in the patient.",
+        "Give the CT itself; for folders of slice pictures there are covid-ct segment-slices and diagnose-series.",
     )
 
 

@@ -15,7 +15,18 @@ import SimpleITK as sitk
 from ..errors import InputError, UsageError
 from .checks import check_grid, check_hounsfield, not_numbers
 from .dicom import choose, files_below, find_series, may_be_dicom, read_series, series_of
-from .files import COPY_AGAIN, IMAGE_SUFFIXES, compact, head_of, is_spacing, no_spacing, quiet, rows
+from .files import (
+    COPY_AGAIN,
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    compact,
+    head_of,
+    is_spacing,
+    no_spacing,
+    only_pictures,
+    quiet,
+    rows,
+)
 from .volume import Volume
 
 
@@ -51,6 +62,8 @@ def read_scan(path: Path, series: str | None = None) -> Volume:
         volume = read_image(path)
     elif may_be_dicom(path):
         volume = read_series(series_of(path, series))
+    elif path.suffix.lower() in PICTURE_SUFFIXES:
+        raise only_pictures(f"{path.name} is a picture")
     else:
         raise InputError(
             f"{path.name} is neither DICOM nor NIfTI, NRRD or MetaImage.",

@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from .files import PICTURE_SUFFIXES
 from .windows import CLASSIFIER, Window, unscale
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 COLOUR_TOLERANCE = 12
 """Grey levels by which the colours of a grey JPEG may differ."""
@@ -27,7 +26,7 @@ def find_slice_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.", "Give a folder of slice images.")
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.name[0] != "." and p.is_file()]
     if not paths:
         raise InputError(f"The folder {folder} has no images.", _REMEDY)
     paths.sort(key=_natural)

@@ -59,12 +59,12 @@ def evaluate_segmentation(
     """
     if folds and (data is None or output is None):
         raise UsageError("Folds need the data and a folder to work in.", "Give both: --data DATA --output FOLDER.")
-    scores, curves = _earlier_folds(output)
     cases = read_lesion_slices(data) if data else []
     if folds and len(cases) < FOLDS:
         raise InputError(
             f"The data folder has {len(cases)} expert slices, too few for {FOLDS} folds.", "Add more to lesion_slices."
         )
+    scores, curves = _earlier_folds(output)
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     if folds:

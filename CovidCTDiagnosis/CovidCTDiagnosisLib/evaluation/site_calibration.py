@@ -130,11 +130,13 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     scans, covid = len(predictions.scans), int(predictions.covid.sum())
     facts = {"scans": scans, "covid": covid, "aimed_sensitivity": sensitivity}
     found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold, "calibrated_on": facts}
+    replaced = output.is_dir() and any(output.iterdir())
     revise_bundle(bundle.folder, output, settings={**bundle.settings, "diagnosis": found})
-    _print(fitted, scans, covid, output)
+    _print(fitted, scans, covid)
+    print(f"Bundle: {output}{' (replaces an older one)' if replaced else ''}")
 
 
-def _print(fitted: SiteCalibration, scans: int, covid: int, output: Path) -> None:
+def _print(fitted: SiteCalibration, scans: int, covid: int) -> None:
     print(f"Calibrated on {scans} scans ({covid} COVID-19). On scans left out, with 95 % intervals:")
     for name, interval in (("sensitivity", fitted.sensitivity), ("specificity", fitted.specificity)):
         print(f"  {name:24} {interval_text(interval)}")
@@ -142,4 +144,3 @@ def _print(fitted: SiteCalibration, scans: int, covid: int, output: Path) -> Non
     print(f"  {'threshold':24} {fitted.threshold:.3f}")
     if scans < ENOUGH:
         print(f"Fewer than {ENOUGH} scans: take these numbers as a first guess.")
-    print(f"Bundle: {output}")

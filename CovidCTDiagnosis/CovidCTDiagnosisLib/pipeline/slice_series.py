@@ -37,20 +37,23 @@ def diagnose_images(
     """
     longest_side = models.preprocessing("classifier")["longest_side"]
     with memory_errors("There is not enough memory for these images.", "Close other programs or give smaller images."):
-        inputs = images_input(images, models, longest_side, options)
-        report(0.95)
+        inputs = images_input(images, models, longest_side, options, lambda fraction: report(0.95 * fraction))
         return diagnose(inputs, models, lambda fraction: report(0.95 + 0.05 * fraction))
 
 
 def images_input(
-    images: Sequence[np.ndarray], models: Models, longest_side: int, options: SliceOptions
+    images: Sequence[np.ndarray],
+    models: Models,
+    longest_side: int,
+    options: SliceOptions,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> ClassifierInput:
     """What the classifier sees of a scan's slice images; for arguments and errors see ``diagnose_images``."""
     check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
     slices = [grey_to_hu(image, options.window) for image in images]
     turns = find_turns(slices, True, options.orientation)
     upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
-    return series_input(upright, models, longest_side, options.slice_mm, options.pixel_mm)
+    return series_input(upright, models, longest_side, options.slice_mm, options.pixel_mm, report)
 
 
 def series_input(
@@ -59,6 +62,7 @@ def series_input(
     longest_side: int,
     slice_mm: float,
     pixel_mm: float = NOMINAL_PIXEL_MM,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> ClassifierInput:
     """What the classifier sees of a series: every slice that is given, whatever its increment.
 
@@ -68,12 +72,13 @@ def series_input(
         longest_side: see ``classifier_input``.
         slice_mm: increment.
         pixel_mm: pixel size.
+        report: gets the fraction of the work done.
 
     Raises:
         InputError: no lungs are found.
     """
     volume = stack_slices(upright, slice_mm, pixel_mm)
-    lungs, lesions = segment_slices(volume, models)
+    lungs, lesions = segment_slices(volume, models, report)
     if not lungs.any():
         raise InputError("No lungs were found in the images.", "Give axial chest CT slices in a lung window.")
     return classifier_input(volume, lungs, lesions, slice_mm=slice_mm, longest_side=longest_side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ NOMINAL_PIXEL_MM = 0.7
 """Pixel size taken for slices that come without one."""
 
 SLICES_AT_ONCE = 8
+LUNGS_SHARE = 0.25
+"""Of the time that a lone slice takes."""
 SMALLEST_LUNG_CM2 = 2.0
 SMALL_PIECE, EDGE_SHARE = 0.15, 0.8
 """A piece of the lungs' area and of its own side, from which on it is too small and too much on the edge to be lung."""
@@ -48,18 +50,23 @@ def stack_slices(slices: Sequence[np.ndarray], slice_mm: float, pixel_mm: float 
     return Volume(np.stack([padded(s) for s in slices]), (pixel_mm, pixel_mm, slice_mm))
 
 
-def segment_slices(volume: Volume, models: Models) -> tuple[np.ndarray, np.ndarray]:
+def segment_slices(
+    volume: Volume, models: Models, report: Callable[[float], None] = lambda fraction: None
+) -> tuple[np.ndarray, np.ndarray]:
     """Lungs and lesions of lone slices.
 
     Args:
         volume: HU, (K, J, I); neighbouring slices are not assumed to continue each other.
         models: the bundle's networks.
+        report: gets the fraction of the work done.
 
     Returns:
         lungs, bool (K, J, I), and lesion classes, uint8 (K, J, I), zero outside the lungs.
     """
-    (lungs,) = slice_lungs([volume], models, lambda fraction: None)
-    (lungs,), (lesions,) = slice_lesions([volume], [lungs], models, lambda fraction: None)
+    (lungs,) = slice_lungs([volume], models, lambda fraction: report(LUNGS_SHARE * fraction))
+    (lungs,), (lesions,) = slice_lesions(
+        [volume], [lungs], models, lambda fraction: report(LUNGS_SHARE + (1 - LUNGS_SHARE) * fraction)
+    )
     return lungs, lesions
 
 
@@ -102,7 +109,7 @@ def slice_lesions(
         volumes: HU, (K, J, I) each, upright.
         lungs: bool (K, J, I) for each volume.
         models: gives the networks ``lesions`` and ``involvement`` and their grid.
-        report: gets the fraction of the volumes done.
+        report: gets the fraction of the slices done.
         merge: give the two classes of ``two_classes``.
 
     Returns:
@@ -111,12 +118,10 @@ def slice_lesions(
     """
     threshold = models.preprocessing("lesions")["threshold"]
     joined, results = [], []
-    pairs = zip(slice_probabilities(volumes, models), lungs, strict=True)
-    for done, (probabilities, mask) in enumerate(pairs, start=1):
+    for probabilities, mask in zip(slice_probabilities(volumes, models, report), lungs, strict=True):
         found = [p.lesions(inside, threshold, merge) for p, inside in zip(probabilities, mask, strict=True)]
         joined.append(np.stack([m for m, _ in found]))
         results.append(np.stack([labels for _, labels in found]))
-        report(done / len(volumes))
     return joined, results
 
 
@@ -158,8 +163,11 @@ class SliceProbabilities:
         return _back(values, self.grid, self.slice)[0]
 
 
-def slice_probabilities(volumes: Iterable[Volume], models: Models) -> Iterator[list[SliceProbabilities]]:
-    """Run the lesion networks on every slice of upright volumes, HU, (K, J, I) each."""
+def slice_probabilities(
+    volumes: Sequence[Volume], models: Models, report: Callable[[float], None] = lambda fraction: None
+) -> Iterator[list[SliceProbabilities]]:
+    """Run the lesion networks on every slice of upright volumes, HU, (K, J, I) each; reports the fraction done."""
+    slices, done = sum(len(volume.voxels) for volume in volumes), 0
     unet, involvement = models.network("lesions"), models.network("involvement")
     step = tuple(models.preprocessing("lesions")["step_mm"][1:])
     for volume in volumes:
@@ -171,6 +179,8 @@ def slice_probabilities(volumes: Iterable[Volume], models: Models) -> Iterator[l
             classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
             pathological = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0]
             found.append(SliceProbabilities(alone, grid, classes, pathological.numpy()))
+            done += 1
+            report(done / slices)
         yield found
 
 

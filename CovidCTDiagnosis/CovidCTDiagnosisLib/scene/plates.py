@@ -36,7 +36,8 @@ from CovidCTDiagnosisLib.scene.report import explained_score
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import Study, read_study
 
-COLUMNS = 5
+COLUMNS, LEAST_COLUMNS = 5, 3
+"""Slices of a plate, and for how many it is wide at least: the legend wants that."""
 APART_MM = 12.0
 """At least so far are the slices of a plate from each other, or they would all look alike."""
 VIEW = HeatmapView()
@@ -47,9 +48,14 @@ NAMED, LEAST_MM2 = 2, 50.0
 ARROW = 46
 PIXELS = 420
 """Width of one picture."""
+LONGEST_NAME = 80
+"""Letters of a scan's name that have room beside the note on research."""
 DOTS_PER_INCH = 200.0
 
+_CT_LEGEND = f" Their largest lesions are named. Lung window: width {LUNG_WINDOW_HU:g} HU, level {LUNG_LEVEL_HU:g} HU."
 _POINTER = (90, 200, 255)
+_Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
 _AIR_HU, _LUNG_HU, _LESION_HU = -1200, -850, -350
 _EDGE, _GAP, _LEFT, _TOP, _BOTTOM = 30, 6, 40, 120, 150
 
@@ -190,6 +196,7 @@ def _point_out(picture: Image.Image, found: list[Finding], view: SliceView) -> N
     draw = ImageDraw.Draw(picture)
     to_pixel = np.linalg.inv(view.pixel_to_ras())
     middle = np.array(picture.size) / 2
+    taken: list[_Box] = []
     for finding in found:
         at = (to_pixel @ [*finding.center_ras, 1])[:2]
         ahead = middle - at
@@ -201,9 +208,20 @@ def _point_out(picture: Image.Image, found: list[Finding], view: SliceView) -> N
         for wing in (side, -side):
             draw.line([*tip, *(tip + 9 * ahead + 5 * wing)], _POINTER, 2)
         anchor = ("l" if ahead[0] > 0 else "r") + "m"
-        draw.text(
-            tuple(tail + 4 * ahead), finding.name, _POINTER, font(17), anchor, stroke_width=2, stroke_fill=(0, 0, 0)
-        )
+        x, y = tail + 4 * ahead
+        while _on_any(box := draw.textbbox((x, y), finding.name, font(17), anchor), taken):
+            y += 4
+        taken.append(box)
+        draw.text((x, y), finding.name, _POINTER, font(17), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _on_any(box: _Box, others: list[_Box]) -> bool:
+    """Whether a text would lie on another."""
+    return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)
 
 
 def _flat(mask: np.ndarray, hu: int) -> np.ndarray:
@@ -226,6 +244,7 @@ class _Sheet:
     def __init__(self, rows: list[_Row], columns: int, size: tuple[int, int]) -> None:
         self._rows, self._size = rows, size
         width, height = size
+        columns = max(columns, LEAST_COLUMNS)
         self._image = Image.new(
             "RGB",
             (
@@ -255,8 +274,12 @@ class _Sheet:
         """With scale, heading and legend."""
         draw_scale(self._pen, *self._place(0, 0)[:1], _TOP + self._size[1], pixels_per_mm)
         diagnosis = analysis["diagnosis"]
-        finding = f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}"
-        self._pen.text((_EDGE, 22), finding, TEXT, font(32))
+        finding = (
+            f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, "
+            f"threshold {diagnosis['threshold']:.2f}"
+        )
+        self._pen.text((_EDGE, 16), finding, TEXT, font(32))
+        self._pen.text((_EDGE, 58), _shortened(analysis["input"]["name"]), FAINT_TEXT, font(20))
         right = self._image.width - _EDGE
         self._pen.text((right, 26), "For research, not for diagnosis", TEXT, font(22), anchor="ra")
         self._draw_legend(self._image.height - _BOTTOM + 22, analysis)
@@ -277,8 +300,8 @@ class _Sheet:
             f"Positive part, smoothed by a Gaussian (sigma {VIEW.smoothing_mm:g} mm). For either input the colours "
             f"end at the {VIEW.end_percentile:g}th percentile of the whole study; below the "
             f"{VIEW.hidden_percentile:g}th none is drawn.",
-            f"The slices that carry the most relevance, at least {APART_MM:g} mm apart; their largest lesions are "
-            f"named. Lung window: width {LUNG_WINDOW_HU:g} HU, level {LUNG_LEVEL_HU:g} HU.",
+            f"The slices that carry the most relevance, at least {APART_MM:g} mm apart."
+            + (_CT_LEGEND if any(row.named for row in self._rows) else ""),
         )
         for number, line in enumerate(lines):
             self._pen.text((left, top + 40 + 26 * number), line, FAINT_TEXT, font(17))

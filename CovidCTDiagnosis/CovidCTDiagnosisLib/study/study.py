@@ -83,10 +83,11 @@ class Study:
         return volume
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path) -> bool:
     """Make sure that a study can be written to `folder`, before the long work starts.
 
-    An older study there is fine: it is replaced as a whole, at the end.
+    Returns:
+        Whether an older study is there: it is replaced as a whole, at the end.
 
     Raises:
         UsageError: `folder` holds something other than a study, or cannot be made.
@@ -105,6 +106,7 @@ def check_output(folder: Path) -> None:
         raise ResourceError(
             f"Only {free_mb:.0f} MB are free for the study, {NEEDED_MB} MB are needed.", "Free some space."
         )
+    return (folder / ANALYSIS).exists()
 
 
 def write_study(folder: Path, analysis: dict[str, Any], images: Mapping[str, Volume]) -> None:

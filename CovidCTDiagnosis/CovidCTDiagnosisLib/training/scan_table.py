@@ -20,7 +20,8 @@ from pathlib import Path
 
 from ..ct import read_scan
 from ..ct.dicom import patient_id
-from ..ct.slice_images import SUFFIXES, find_slice_images, read_slice_image
+from ..ct.files import PICTURE_SUFFIXES
+from ..ct.slice_images import find_slice_images, read_slice_image
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
@@ -156,4 +157,4 @@ def _divide(scans: Sequence[OwnScan]) -> list[OwnScan]:
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(p.suffix.lower() in SUFFIXES for p in path.iterdir())
+    return path.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
