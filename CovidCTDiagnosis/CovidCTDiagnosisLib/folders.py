@@ -97,21 +97,39 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left beside `target`: a killed process cannot clean up after itself."""
+    """Clear up what killed processes left beside `target`: a killed process cannot clean up after itself.
+
+    What one had just moved out of the way comes back, unless something has taken its place.
+    """
+    for old in _left_behind(target, _replaced_prefix(target)):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for partial in _left_behind(target, _partial_prefix(target)):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _left_behind(target: Path, prefix: str) -> list[Path]:
+    """Paths beside `target` whose name is the prefix and the number of a process that is no more."""
     import psutil
 
-    prefix = _partial_prefix(target)
-    for path in target.parent.iterdir():
+    def is_left(path: Path) -> bool:
         pid = path.name.removeprefix(prefix)
         if not path.name.startswith(prefix) or not pid.isdecimal():
-            continue
+            return False
         # Process numbers come back (in containers always the same few): our own is a leftover, too.
-        if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+        return int(pid) == os.getpid() or not psutil.pid_exists(int(pid))
+
+    return [path for path in target.parent.iterdir() if is_left(path)]
 
 
 def _partial_prefix(target: Path) -> str:
     return f".{target.name}.partial-"
+
+
+def _replaced_prefix(target: Path) -> str:
+    return f".{target.name}.replaced-"
 
 
 def _exchange(new: Path, target: Path) -> None:
@@ -119,7 +137,7 @@ def _exchange(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    old = target.with_name(f"{_replaced_prefix(target)}{os.getpid()}")
     target.rename(old)
     try:
         new.rename(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import json
@@ -321,6 +322,22 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_running_one_stay(tmp_pa
         assert names == {"study", f".study.partial-{running.pid}", ".study.partial-notes"}
     finally:
         running.communicate(b"\n")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_killed_process_had_moved_away_comes_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    before = snapshot(folder)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder.rename(folder.with_name(f".{folder.name}.replaced-{dead.pid}"))
+    if fails:
+        monkeypatch.setattr(study_module, "write_image", fail_at_third_image(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        write_study(folder, change(make_analysis(), "diagnosis/probability", 0.9), make_images())
+    assert (snapshot(folder) == before) is fails
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_an_empty_folder_may_become_a_study(tmp_path: Path) -> None:

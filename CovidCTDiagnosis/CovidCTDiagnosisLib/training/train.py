@@ -147,7 +147,7 @@ PLANS = {
         "planted lesions",
     ),
     "involvement": Plan(
-        Steps(1000, 350),
+        Steps(1000, 1500),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
