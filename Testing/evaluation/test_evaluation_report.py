@@ -211,6 +211,13 @@ def test_names_with_dollars_are_drawn_as_written(tmp_path: Path) -> None:
     assert any(b"A$B$" in data and rb"cost $\foo$" in data for _, data in pictures(page))
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_in_any_script_are_written_without_complaint(tmp_path: Path) -> None:
+    predictions = read_all(tmp_path, centre=lambda n, covid: "武汉" if n % 2 else "서울")
+    page = report(predictions, 0.5, replicates=20)
+    assert any("武汉".encode() in data and "서울".encode() in data for _, data in pictures(page))
+
+
 def test_the_checklist_names_a_bundle_only_if_it_made_the_predictions(tmp_path: Path, tiny_bundle: Path) -> None:
     table, page = write(tmp_path / "t.csv", rows()), tmp_path / "p.html"
     arguments = ["evaluate", "report", str(table), "--output", str(page)]
