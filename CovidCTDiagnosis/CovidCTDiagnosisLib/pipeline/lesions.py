@@ -20,6 +20,7 @@ from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid,
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from .compute import free_memory
+from .domes import dome_skins
 from .lungs import sample_hu
 from .models import Models
 from .tiles import plan_slices, plan_tiles, run_tiles
@@ -118,6 +119,8 @@ def segment_lesions(
         dtype=np.float16,
     )
     mask = _mask_probability(classes, pathological, source)
+    lung = (inside > 0) | outside
+    mask[dome_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
     reached = _widened(lungs, inside, outside, grid, spacing)
     region = bounding_region(reached > 0)
     labels = _label(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)
