@@ -593,7 +593,16 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
     command.add_argument("--devices", type=int, help="graphics cards to use (default: all)")
     command.add_argument("--nodes", type=int, default=1, help="machines, each running this command (SLURM, torchrun)")
-    command.add_argument("--precision", help="Lightning's name (default: 16-mixed on a graphics card, else 32-true)")
+    _add_precision(command)
+
+
+def _add_precision(command: Any) -> None:
+    command.add_argument(
+        "--precision",
+        choices=("32-true", "16-mixed", "bf16-mixed"),
+        help="of the training: 32-true, 16-mixed (default on a graphics card), or bf16-mixed, which nearly halves the "
+        "time on a processor with AVX-512 BF16 or AMX",
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -637,6 +646,7 @@ def _add_evaluate_segmentation(parts: Any) -> None:
         help="score lesions by cross-validation, by networks that learn with machine-made masks, without, or both "
         "(default): trains what is not in OUTPUT/folds yet, which takes hours",
     )
+    _add_precision(command)
     _add_bundle(command)
     _add_device(command)
 
@@ -646,7 +656,7 @@ def _evaluate_segmentation(options: argparse.Namespace) -> None:
         from .evaluation.segmentation import evaluate_segmentation
 
     folds = FOLD_KINDS.get(options.folds, ())
-    evaluate_segmentation(options.data, options.output, folds, options.bundle, options.device)
+    evaluate_segmentation(options.data, options.output, folds, options.bundle, options.device, options.precision)
 
 
 def _add_evaluate_diagnosis(parts: Any) -> None:

@@ -17,21 +17,22 @@ from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
 from CovidCTDiagnosisLib.networks import Novelty, VolumeClassifier
 from CovidCTDiagnosisLib.networks.novelty import FACTS
-from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, diagnose
+from CovidCTDiagnosisLib.pipeline.appearance import Appearance, UsualAppearance, lung_appearance
+from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, classifier_input, diagnose
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.pipeline.texture import TextureRange, lung_texture
 from CovidCTDiagnosisLib.training.diagnosis import in_window
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.novelty import (
     FALSE_ALARMS,
+    FAT_AROUND,
     LEAST_SPREAD,
     average_maps,
+    fit_appearance,
     fit_novelty,
-    fit_texture,
     left_to_distance,
 )
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_cdt, gaussian_filter
 from sklearn.covariance import LedoitWolf
 
 CPU = torch.device("cpu")
@@ -167,7 +168,9 @@ def test_noise_raises_differences_and_blur_lowers_them() -> None:
     assert facts(blurred)[2] < 0.8 * facts(ct)[2] < 0.4 * facts(noisy)[2]
 
 
-# Texture
+# Appearance
+
+FINE = (3.0, 0.7, 0.7)
 
 
 def textured(noise: float, shape: tuple[int, int, int] = (6, 40, 50)) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +179,10 @@ def textured(noise: float, shape: tuple[int, int, int] = (6, 40, 50)) -> tuple[n
     lungs[:, 5:35, 5:45] = True
     voxels = np.where(lungs, -850, 60) + np.random.default_rng(0).normal(0, noise, shape)
     return voxels, lungs
+
+
+def lung_texture(voxels: np.ndarray, lungs: np.ndarray) -> float:
+    return lung_appearance(voxels, lungs, FINE).texture
 
 
 def test_texture_is_the_noise_and_not_the_edge_of_the_lungs() -> None:
@@ -187,37 +194,76 @@ def test_texture_is_the_noise_and_not_the_edge_of_the_lungs() -> None:
     away_from_edges = np.zeros_like(lungs)
     away_from_edges[:, 15:25, 15:35] = True
     assert lung_texture(gaussian_filter(voxels, (0, 2, 2)), away_from_edges) < 0.2 * expected
-    assert np.isnan(lung_texture(voxels, np.zeros_like(lungs)))
+
+
+@pytest.mark.parametrize(("pixel", "near", "far"), [(0.7, 2, 6), (1.4, 1, 3), (5.0, 0, 1)])
+def test_the_surround_is_a_ring_some_millimetres_from_the_lungs(pixel: float, near: int, far: int) -> None:
+    """Every distance from the lungs has a grey of its own."""
+    lungs = np.zeros((2, 40, 50), bool)
+    lungs[:, 12:28, 14:36] = True
+    away = np.stack([distance_transform_cdt(~mask, "chessboard") for mask in lungs])
+    found = lung_appearance(-900.0 + 100 * away, lungs, (3.0, pixel, pixel)).surround
+    ring = (away > near) & (away <= far)
+    assert found == pytest.approx(float(((100 + 100 * away[ring]) / 1400).clip(0, 1).mean()), rel=1e-6)
+
+
+def test_without_lungs_nothing_is_known() -> None:
+    voxels, lungs = textured(30)
+    assert all(np.isnan(lung_appearance(voxels, np.zeros_like(lungs), FINE)))
+    assert np.isnan(lung_appearance(voxels, np.ones_like(lungs), FINE).surround)
 
 
 def test_long_scans_are_looked_at_in_some_slices() -> None:
     voxels, lungs = textured(30, (300, 40, 50))
-    assert lung_texture(voxels, lungs) == pytest.approx(lung_texture(voxels[::5], lungs[::5]))
+    assert lung_appearance(voxels, lungs, FINE) == pytest.approx(lung_appearance(voxels[::5], lungs[::5], FINE))
 
 
-def test_the_usual_texture_goes_from_the_least_to_the_greatest_and_leaves_the_distance_its_share() -> None:
-    assert fit_texture([0.02, 0.01, float("nan"), 0.03]) == (0.01, 0.03)
-    assert fit_texture([float("nan")]) is None
-    assert left_to_distance(83) == pytest.approx(FALSE_ALARMS - 2 / 84)
+def test_the_classifiers_input_knows_what_lies_around_the_lungs() -> None:
+    """Also where the box around the lungs ends."""
+    voxels, lungs = textured(10)
+    seen = classifier_input(
+        Volume(voxels, (0.7, 0.7, 3.0)),
+        lungs.astype(np.uint8),
+        np.zeros(lungs.shape, np.uint8),
+        slice_mm=3.0,
+        longest_side=32,
+    )
+    assert seen.appearance == pytest.approx(lung_appearance(voxels, lungs, FINE))
+    assert seen.appearance.surround == pytest.approx((60 + 1000) / 1400, abs=0.01)
+
+
+def test_the_usual_lies_within_what_is_known_and_leaves_the_distance_its_share() -> None:
+    known = [Appearance(0.02, 0.8), Appearance(0.01, 0.7), Appearance(surround=0.75), Appearance(texture=0.03)]
+    assert fit_appearance(known) == (0.01, 0.03, pytest.approx(0.7 - FAT_AROUND))
+    assert fit_appearance([Appearance(texture=0.02)]) is None
+    assert left_to_distance(83) == pytest.approx(FALSE_ALARMS - 3 / 84)
     assert left_to_distance(10) == pytest.approx(0.01)
 
 
-def test_another_window_changes_texture_as_it_changes_contrast() -> None:
+def test_another_window_changes_appearance_as_it_changes_the_picture() -> None:
     voxels, lungs = textured(30)
-    voxels += 400  # so that nothing is cut off
-    scaled = torch.from_numpy((voxels + 1000) / 1400).float()[:, None] * torch.from_numpy(lungs)[:, None]
-    shown = in_window(Example("", scaled, torch.zeros_like(scaled), 0, lung_texture(voxels, lungs)), 1.0)
+    voxels = np.where(lungs, voxels + 400, -100)  # so that nothing is cut off
+    scaled = torch.from_numpy((voxels + 1000) / 1400).float()[:, None]
+    example = Example("", scaled, torch.zeros_like(scaled), 0, lung_appearance(voxels, lungs, FINE))
+    shown = in_window(example, 1.0)
     hu = shown.ct[:, 0].numpy() * 1400 - 1000
-    assert shown.texture == pytest.approx(lung_texture(hu, lungs), rel=1e-3)
+    assert shown.appearance == pytest.approx(lung_appearance(hu, lungs, FINE), rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("texture", "word"), [(0.09, "noisier"), (0.001, "blurred"), (0.02, None), (float("nan"), None)]
+    ("appearance", "word"),
+    [
+        (Appearance(0.09, 0.8), "noisier"),
+        (Appearance(0.001, 0.8), "blurred"),
+        (Appearance(0.02, 0.4), "inverted"),
+        (Appearance(0.02, 0.8), None),
+        (Appearance(), None),
+    ],
 )
-def test_noise_and_blur_get_a_warning_of_their_own(
-    tiny_bundle: Path, tmp_path: Path, texture: float, word: str | None
+def test_noise_blur_and_dark_tissue_get_warnings_of_their_own(
+    tiny_bundle: Path, tmp_path: Path, appearance: Appearance, word: str | None
 ) -> None:
-    settings = {**open_bundle(tiny_bundle).settings, "texture": TextureRange(0.01, 0.03)._asdict()}
+    settings = {**open_bundle(tiny_bundle).settings, "appearance": UsualAppearance(0.01, 0.03, 0.65)._asdict()}
     models = Models(revise_bundle(tiny_bundle, tmp_path / "bundle", settings=settings), CPU)
-    found = diagnose(replace(given(*volume(99)), texture=texture), models, lambda f: None)
+    found = diagnose(replace(given(*volume(99)), appearance=appearance), models, lambda f: None)
     assert [word in text for text in found.warnings] == ([True] if word else [])

@@ -133,8 +133,8 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     facts = open_bundle(bundle).networks
     assert facts["classifier"]["training"]["sources"] == "own data"
     assert facts["classifier"]["training"]["recipe"] == "short"
-    texture = open_bundle(bundle).settings["texture"]
-    assert 0 < texture["low"] < texture["high"] < 1
+    usual = open_bundle(bundle).settings["appearance"]
+    assert 0 < usual["least_texture"] < usual["greatest_texture"] < 1 and 0 < usual["least_surround"] < 1
     table_out = tmp_path / "predictions.csv"
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out]
     assert main([str(a) for a in call]) == 0

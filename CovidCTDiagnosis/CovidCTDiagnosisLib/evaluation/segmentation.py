@@ -17,6 +17,7 @@ from ..errors import InputError, UsageError
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.folds import FOLDS, Folds
+from ..training.loop import Hardware
 from ..training.sources import Case, read_lesion_slices
 from .ceiling import GridCeiling, slice_ceiling
 from .metrics import mean_dice
@@ -41,7 +42,12 @@ _COLUMNS = (
 
 
 def evaluate_segmentation(
-    data: Path | None, output: Path | None, folds: FoldKinds, bundle: Path | None, device: str
+    data: Path | None,
+    output: Path | None,
+    folds: FoldKinds,
+    bundle: Path | None,
+    device: str,
+    precision: str | None = None,
 ) -> None:
     """Measure, print the table, and write results and page where ``output`` is given.
 
@@ -52,6 +58,7 @@ def evaluate_segmentation(
             networks that are not there yet are trained.
         bundle: whose networks; the folds take their lung network from it.
         device: where to compute.
+        precision: Lightning's name of the precision that the folds' networks are trained in.
 
     Raises:
         UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used.
@@ -75,7 +82,7 @@ def evaluate_segmentation(
     _save(results, output, cases)
     for kind in folds if data and output else ():
         assert data is not None and output is not None
-        found, curve = score_folds(cases, _fold_networks(data, output, models, kind), kind, output / MASKS)
+        found, curve = score_folds(cases, _fold_networks(data, output, models, kind, precision), kind, output / MASKS)
         results.folds = [*(s for s in results.folds if s.machine_masks is not kind), *found]
         results.curves = [*(c for c in results.curves if c.machine_masks is not kind), curve]
         # Written after either kind, so that a run which is stopped leaves what it knows.
@@ -115,8 +122,10 @@ def _measure(models: Models, cases: list[Case]) -> Results:
     )
 
 
-def _fold_networks(data: Path, output: Path, models: Models, machine_masks: bool) -> Callable[[int], Models]:
-    folds = Folds(data, output / "folds", models.bundle, machine_masks)
+def _fold_networks(
+    data: Path, output: Path, models: Models, machine_masks: bool, precision: str | None
+) -> Callable[[int], Models]:
+    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=Hardware(precision=precision))
     return lambda fold: Models(folds.trained(fold), models.device)
 
 

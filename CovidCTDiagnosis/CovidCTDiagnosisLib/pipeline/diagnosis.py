@@ -13,9 +13,9 @@ from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, reg
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import Novelty
+from .appearance import SURROUND_MM, UNKNOWN, Appearance, UsualAppearance, lung_appearance
 from .compute import channels_last
 from .models import Models
-from .texture import TextureRange, lung_texture
 
 SLICES_AT_ONCE = 16
 
@@ -29,14 +29,14 @@ class ClassifierInput:
         lesions: (S, 1, H, W) float32, share of each pixel that is lesion.
         inside: (S, 1, H, W) bool, pixels that hold any lung.
         grid: where the slices lie in the axial volume.
-        texture: of the lungs at full resolution, see ``lung_texture``; NaN where it is not known.
+        appearance: of the CT at full resolution.
     """
 
     ct: torch.Tensor
     lesions: torch.Tensor
     inside: torch.Tensor
     grid: WorkingGrid
-    texture: float = math.nan
+    appearance: Appearance = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Diagnosis:
         probability: calibrated, of COVID-19.
         threshold: the label is COVID-19 from this probability on.
         novelty: distance from what the classifier learned from, unusual from 1 on; None if the bundle cannot say.
-        texture_warnings: that the scan is noisier or more blurred than those.
+        appearance_warnings: that the scan looks unlike those: noise, blur, tissue that is too dark.
     """
 
     scores: tuple[float, float]
     probability: float
     threshold: float
     novelty: float | None = None
-    texture_warnings: tuple[str, ...] = ()
+    appearance_warnings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -66,11 +66,11 @@ class Diagnosis:
     def warnings(self) -> list[str]:
         """What to tell the user beside the probability."""
         if self.novelty is None or self.novelty < 1:
-            return list(self.texture_warnings)
+            return list(self.appearance_warnings)
         return [
             f"This scan is unlike those that the classifier learned from ({self.novelty:.1f} times the usual "
             "distance): do not rely on its probability.",
-            *self.texture_warnings,
+            *self.appearance_warnings,
         ]
 
 
@@ -99,8 +99,14 @@ def classifier_input(
     inside = covered_share(mask, spacing, inner) > 1e-6
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
     ct, lesion = ct * inside, lesion * inside
-    texture = lung_texture(axial.voxels[region], mask)
-    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, texture)
+    appearance = _appearance(axial.voxels, lungs > 0, spacing)
+    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, appearance)
+
+
+def _appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> Appearance:
+    rows, columns = (math.ceil(SURROUND_MM[1] / size) for size in spacing[1:])
+    around = bounding_region(lungs, (0, rows, columns))
+    return lung_appearance(voxels[around], lungs[around], spacing)
 
 
 def _slices(voxels: np.ndarray) -> torch.Tensor:
@@ -151,9 +157,9 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
         negative, positive = network.scores(torch.cat(features)).tolist()
         novelty = _novelty(torch.stack(sums).sum(0) / torch.stack(pixels).sum(0).clamp(min=1), models)
     settings = models.bundle.settings
-    usual = TextureRange(**settings["texture"]) if "texture" in settings else None
-    told = tuple(usual.warnings(inputs.texture)) if usual else ()
-    return replace(calibrated((negative, positive), settings["diagnosis"]), novelty=novelty, texture_warnings=told)
+    usual = UsualAppearance(**settings["appearance"]) if "appearance" in settings else None
+    told = tuple(usual.warnings(inputs.appearance)) if usual else ()
+    return replace(calibrated((negative, positive), settings["diagnosis"]), novelty=novelty, appearance_warnings=told)
 
 
 def _novelty(averages: torch.Tensor, models: Models) -> float | None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..ct.windows import CLASSIFIER
 from ..networks import CVAE, VolumeClassifier
 from ..networks.cvae import Prior
+from ..pipeline.appearance import Appearance
 from ..pipeline.compute import channels_last
 from .examples import Example
 from .loop import Recipe, seeded
@@ -107,9 +108,10 @@ def in_window(example: Example, share: float) -> Example:
 
     Nobody says with which windows the slice series were made, and a CT in HU must look to the network like one of them.
     """
-    slope, _ = _windowing(share)
+    slope, offset = _windowing(share)
     ct = _as_windowed(example.ct, share).clamp(LEAST_GREY, 1) * (example.ct > 0)
-    return replace(example, ct=ct, texture=slope * example.texture)
+    texture, surround = example.appearance
+    return replace(example, ct=ct, appearance=Appearance(slope * texture, slope * surround + offset))
 
 
 def _as_windowed(ct: Tensor, share: float) -> Tensor:

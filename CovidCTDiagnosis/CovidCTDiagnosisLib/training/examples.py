@@ -5,7 +5,6 @@ Every scan is segmented once by the bundle's own networks and kept on disk as th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..pipeline.appearance import UNKNOWN, Appearance
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
 from .scan_table import is_scan_table, read_scan_table, split_scans
@@ -49,13 +49,13 @@ class Scan(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """A scan as the classifier sees it: ct and lesions (S, 1, H, W) float32, covid 0 or 1, and its ``lung_texture``."""
+    """A scan as the classifier sees it: ct and lesions (S, 1, H, W) float32, covid 0 or 1, and how the scan looks."""
 
     name: str
     ct: Tensor
     lesions: Tensor
     covid: int
-    texture: float = math.nan
+    appearance: Appearance = UNKNOWN
 
     @property
     def involvement_percent(self) -> float:
@@ -77,7 +77,7 @@ def prepare_examples(
     Raises:
         InputError: names every scan that cannot be used, one a line; the others are in the cache.
     """
-    folder = cache / f"scans-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
+    folder = cache / f"seen-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{scan.name}-{scan.digest}.npz" for scan in scans]
     problems = []
@@ -97,15 +97,15 @@ def prepare_examples(
 def _save(file: Path, inputs: ClassifierInput) -> None:
     arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
     partial = file.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays, texture=inputs.texture)
+    np.savez_compressed(partial, **arrays, **inputs.appearance._asdict())
     partial.replace(file)
 
 
 def _read(file: Path, scan: Scan) -> Example:
     with np.load(file) as saved:
         ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / 255) for n in ("ct", "lesions"))
-        texture = float(saved["texture"])
-    return Example(scan.name, ct, lesions, scan.covid, texture)
+        appearance = Appearance(*(float(saved[name]) for name in Appearance._fields))
+    return Example(scan.name, ct, lesions, scan.covid, appearance)
 
 
 def split_data(data: Path) -> Split[Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from ..bundle import Bundle, NetworkRecord, revise_bundle
 from ..ct import fetch_sample
 from .lesions import LesionCases, LesionNetwork, lesion_cases, train_lesions
-from .loop import Steps
+from .loop import Hardware, Steps
 from .lungs import LungCases, lung_cases, train_lungs
 from .sources import Case, data_fingerprint
 from .train import PLANS
@@ -45,6 +45,7 @@ class Folds:
         machine_masks: whether slices with machine-made masks are learned from.
         steps: of each network, or the shipped bundle's.
         seed: of everything random.
+        hardware: what to train on; runs in another precision are kept apart.
     """
 
     data: Path
@@ -53,6 +54,7 @@ class Folds:
     machine_masks: bool = True
     steps: Steps | None = None
     seed: int = 0
+    hardware: Hardware | None = None
 
     @cached_property
     def lungs(self) -> LungCases:
@@ -86,12 +88,16 @@ class Folds:
         kept = {case.name for case in held_out(self.lesions.expert, fold)}
         runs = self._kind / f"runs-{self._data_fingerprint}"
         recipe = f"{network}-{'-'.join(map(str, steps))}-{self.seed}"
+        if self.hardware and self.hardware.precision:
+            recipe += f"-{self.hardware.precision}"
         first, second = runs / f"{recipe}-pretrained", runs / f"{recipe}-fold-{fold}"
         trained: nn.Module
         if network == "lungs":
-            trained = train_lungs(_without(self.lungs, kept), first, second, steps, self.seed)
+            trained = train_lungs(_without(self.lungs, kept), first, second, steps, self.seed, self.hardware)
         else:
-            trained = train_lesions(network, _without(self.lesions, kept), first, second, steps, self.seed)
+            trained = train_lesions(
+                network, _without(self.lesions, kept), first, second, steps, self.seed, self.hardware
+            )
         learned = {"held_out": sorted(kept), "machine_masks": self.machine_masks, "steps": list(steps)}
         return NetworkRecord(plan.architecture, plan.preprocessing, trained.state_dict(), learned)
 

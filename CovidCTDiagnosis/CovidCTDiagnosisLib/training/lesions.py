@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ..ct.regrid import Triple
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import UNet2D, UNet3D
+from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
@@ -232,7 +233,7 @@ def lesion_recipe(
     """
     make, draw, loss = _MAKE[network]
     return Recipe(
-        seeded(seed, make),
+        channels_last(seeded(seed, make)),
         lambda rng: draw(rng, cases),
         loss(),
         steps=steps,

@@ -1,4 +1,4 @@
-"""Fit the distance and the range of texture by which scans unlike the training data are known."""
+"""Fit the distance and the limits of appearance by which scans unlike the training data are known."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from ..networks import Novelty, VolumeClassifier
-from ..pipeline.texture import TextureRange
+from ..pipeline.appearance import Appearance, UsualAppearance
 from .examples import Example
 from .splits import BLOCKS
 
 FALSE_ALARMS = 0.05
-"""Of distance and texture together."""
+"""Of distance and appearance together."""
+FAT_AROUND = 0.04
+"""Of the classifier's window: how much darker the lungs' surround may be with more fat in it than any scan had."""
 LEAST_SPREAD = 0.05
 """Of a feature (a natural logarithm): maps that are always dark must not be told apart by rounding."""
 
@@ -28,18 +30,20 @@ def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> T
     return torch.stack([total / pixels.clamp(min=1) for total, pixels in sums])
 
 
-def fit_texture(textures: Sequence[float]) -> TextureRange | None:
-    """From the least to the greatest: a further scan like these lies outside with probability 2 / (N + 1).
+def fit_appearance(appearances: Sequence[Appearance]) -> UsualAppearance | None:
+    """Limits beyond which a further scan like these lies with probability 1 / (N + 1) each.
 
-    None where no texture is known.
+    None where no texture or no surround is known.
     """
-    known = [texture for texture in textures if not math.isnan(texture)]
-    return TextureRange(min(known), max(known)) if known else None
+    textures, surrounds = ([v for v in values if not math.isnan(v)] for values in zip(*appearances, strict=True))
+    if not textures or not surrounds:
+        return None
+    return UsualAppearance(min(textures), max(textures), min(surrounds) - FAT_AROUND)
 
 
 def left_to_distance(scans: int) -> float:
-    """What the texture of so many scans leaves of ``FALSE_ALARMS``; of few scans at least a fifth."""
-    return max(FALSE_ALARMS - 2 / (scans + 1), FALSE_ALARMS / 5)
+    """What the limits of appearance of so many scans leave of ``FALSE_ALARMS``; of few scans at least a fifth."""
+    return max(FALSE_ALARMS - len(UsualAppearance._fields) / (scans + 1), FALSE_ALARMS / 5)
 
 
 def fit_novelty(averages: Tensor, false_alarms: float = FALSE_ALARMS) -> Novelty:

@@ -22,7 +22,7 @@ from .diagnosis import MANNERS, SHORT, Manner
 from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, prepare_examples, split_data
 from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit, is_helper
-from .novelty import average_maps, fit_novelty, fit_texture, left_to_distance
+from .novelty import average_maps, fit_appearance, fit_novelty, left_to_distance
 from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
 from .scan_table import is_scan_table, table_fingerprint
 from .sources import Case, data_fingerprint, require_data
@@ -307,12 +307,14 @@ def _put(output: Path, network: str, record: NetworkRecord) -> None:
 
 def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, record: NetworkRecord) -> None:
     """With what belongs to it: calibration on the block kept for that, and what is usual of that and the others."""
-    settings = {name: value for name, value in open_bundle(output).settings.items() if name != "texture"}
+    settings = {name: value for name, value in open_bundle(output).settings.items() if name != "appearance"}
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
-    texture = fit_texture([example.texture for example in shown])
+    appearance = fit_appearance([example.appearance for example in shown])
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
-    found = {**settings, "diagnosis": calibrate(classifier, kept)} | ({"texture": texture._asdict()} if texture else {})
+    found = {**settings, "diagnosis": calibrate(classifier, kept)}
+    if appearance:
+        found["appearance"] = appearance._asdict()
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
