@@ -666,7 +666,8 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
     command.add_argument(
         "--spoil",
         action="store_true",
-        help="also invert, window, blur the series kept apart and count how many are refused or get a warning",
+        help="also invert, window, blur the series kept apart, and take abdomen and neck: how many are refused "
+        "or get a warning",
     )
     _add_bundle(command)
     _add_device(command)

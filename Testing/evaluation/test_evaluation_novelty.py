@@ -10,7 +10,14 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume
-from CovidCTDiagnosisLib.evaluation.novelty import SPOILT, Caught, _spoilt, novelty_lines, spoil_and_diagnose
+from CovidCTDiagnosisLib.evaluation.novelty import (
+    SPOILT,
+    Caught,
+    _spoilt,
+    diagnose_beyond_the_lungs,
+    novelty_lines,
+    spoil_and_diagnose,
+)
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.sources import Series
 
@@ -40,3 +47,12 @@ def test_scans_without_lungs_are_refused(tiny_bundle: Path, chest_phantom: Calla
 def test_the_table_has_a_line_a_kind(count: int) -> None:
     lines = [*novelty_lines([Caught("noise", 1, count, 20)])]
     assert lines[1].split() == ["noise", "1", str(count), "20"]
+
+
+def test_abdomen_and_neck_get_no_answer_without_a_warning() -> None:
+    """Of the real sample CT, by the shipped bundle."""
+    found = [*diagnose_beyond_the_lungs(Models(open_bundle(), torch.device("cpu")))]
+    assert [(caught.kind, caught.refused + caught.warned, caught.scans) for caught in found] == [
+        ("abdomen of a CT", 1, 1),
+        ("neck of a CT", 1, 1),
+    ]

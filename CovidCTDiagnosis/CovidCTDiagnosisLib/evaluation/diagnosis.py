@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..training.calibration import score_differences
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import is_scan_table
 from .metrics import bootstrap_auc, wilson
-from .novelty import novelty_lines, spoil_and_diagnose
+from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
 from .targets import interval_text
 
 COLUMNS = ("scan", "probability", "covid", "centre", "co_rads", "involvement_percent")
@@ -35,7 +36,7 @@ def print_diagnosis(
         bundle: or the one shipped.
         device: where to segment.
         output: gets the predictions as a table, for ``covid-ct evaluate report``.
-        spoil: also spoil the slice series kept apart and count the warnings.
+        spoil: also spoil the slice series kept apart, take slices without lung, and count the warnings.
 
     Raises:
         InputError: the data lack a part, or no COVID-19 or no other scan is kept apart.
@@ -69,7 +70,7 @@ def print_diagnosis(
         _write(output, scans, test, probability)
         print(f"Predictions: {output}")
     if spoil:
-        for line in novelty_lines(spoil_and_diagnose(scans, models)):
+        for line in novelty_lines(chain(spoil_and_diagnose(scans, models), diagnose_beyond_the_lungs(models))):
             print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""How much the warning "unlike those that the classifier learned from" catches of scans that were spoilt."""
+"""How much the warnings of scans unlike the training data catch: scans that were spoilt, slices without lung."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..ct.slice_images import hu_to_grey
 from ..errors import InputError
 from ..pipeline.models import Models
 from ..pipeline.slice_folder import SliceOptions
 from ..pipeline.slice_series import diagnose_images
 from ..training.sources import Series
+from .scores import LEFT_LOBES, RIGHT_LOBES
 
 
 class Caught(NamedTuple):
-    """Of scans that were spoilt in one way: how many were refused or got a warning."""
+    """Of scans of one kind: how many were refused or got a warning."""
 
     kind: str
     refused: int
@@ -52,21 +54,34 @@ def spoil_and_diagnose(
         what was caught of each kind, as soon as it is known.
     """
     for kind in kinds:
-        yield _caught(kind, series, models)
+        rng = np.random.default_rng(0)
+        yield _caught(kind, ([_spoilt(kind, hu_to_grey(s[0]), rng) for s in scan.slices] for scan in series), models)
 
 
-def _caught(kind: str, series: Sequence[Series], models: Models) -> Caught:
-    rng = np.random.default_rng(0)
-    refused = warned = 0
-    for scan in series:
-        images = [_spoilt(kind, hu_to_grey(s[0]), rng) for s in scan.slices]
+def diagnose_beyond_the_lungs(models: Models) -> Iterator[Caught]:
+    """Diagnose the slices of the NIfTI sample below its lungs and above them, by its expert lung mask.
+
+    Yields:
+        what was caught: one scan of either kind.
+    """
+    voxels = to_axial(read_scan(fetch_sample("chest-nifti"))).voxels
+    truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
+    held = np.flatnonzero(np.isin(truth, RIGHT_LOBES + LEFT_LOBES).any(axis=(1, 2)))
+    for kind, part in (("abdomen of a CT", voxels[: held[0]]), ("neck of a CT", voxels[held[-1] + 1 :])):
+        yield _caught(kind, [[hu_to_grey(hu) for hu in part]], models)
+
+
+def _caught(kind: str, scans: Iterable[list[np.ndarray]], models: Models) -> Caught:
+    refused = warned = count = 0
+    for images in scans:
+        count += 1
         try:
             found = diagnose_images(images, models, SliceOptions(orientation="upright"))
         except InputError:
             refused += 1
             continue
         warned += bool(found.warnings)
-    return Caught(kind, refused, warned, len(series))
+    return Caught(kind, refused, warned, count)
 
 
 def _spoilt(kind: str, grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
