@@ -147,6 +147,20 @@ def test_a_second_call_reads_what_is_there(
     assert answers[1].answers(subjects, told=lambda text: None) == answers[0]
 
 
+def test_a_baseline_that_is_as_good_is_not_beaten(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = (0.2, 0.4, 0.6, 0.5, 0.7, 0.9)
+    print_ablation(
+        [
+            Answer(greys, method, 0, f"s{n}", n // 3, score)
+            for greys in GREYS
+            for method in (PROPOSED, HISTOGRAM)
+            for n, score in enumerate(scores)
+        ]
+    )
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "AUC 0.889, target 0.97 missed; better than 0 of 1" in last
+
+
 def test_the_table_compares_with_the_proposed_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     made_up = [
@@ -161,6 +175,8 @@ def test_the_table_compares_with_the_proposed_model(capsys: pytest.CaptureFixtur
     difference, p = rows[1][-1].split(" ")
     assert float(difference) == pytest.approx(1 - float(rows[1][2][:5]), abs=0.002) and float(p.strip("()")) < 0.01
     print_ablation(made_up)
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[-1] == "Grey levels matched: AUC 1.000, target 0.97 met; better than 1 of 1 baselines (p < 0.05)."
     write_answers(tmp_path / TABLE, made_up)
     assert len((tmp_path / TABLE).read_text().splitlines()) == 1 + len(made_up)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from ..bundle import open_bundle
 from ..errors import UsageError
 from ..folders import replaced_file
+from ..networks.cvae import Prior
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.baselines import (
@@ -30,28 +31,50 @@ from ..training.baselines import (
     matched,
 )
 from ..training.calibration import fit_platt, score_differences
-from ..training.diagnosis import classifier_recipe, cvae_recipe, encoder_weights
-from ..training.examples import SEGMENTING, prepare_examples
+from ..training.diagnosis import (
+    CVAE_SIZE,
+    MANNERS,
+    PAPER,
+    SHORT,
+    SLICES_A_STEP,
+    VOLUMES_A_STEP,
+    classifier_recipe,
+    cvae_recipe,
+    encoder_weights,
+)
+from ..training.examples import LONGEST_SIDE, SEGMENTING, prepare_examples
 from ..training.loop import fit
 from ..training.sources import data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
-from .roc import compare_areas, delong
+from .roc import Difference, compare_areas, delong
 from .targets import interval_text
 from .terminal import table_console
 
 TABLE = "ablation.csv"
 STEPS = 300
 PROPOSED = "proposed model"
+CONDITIONAL, AS_WRITTEN = MANNERS[SHORT].prior, MANNERS[PAPER].prior
+
+
+class Parts(NamedTuple):
+    """Of the proposed model: the lesion branch, and the prior of the CVAE that pre-trains the encoder, or None."""
+
+    side_information: bool
+    prior: Prior | None
+
+
 NETWORKS = {
-    # side information, pre-trained in a CVAE
-    "one branch, random weights": (False, False),
-    "one branch, pre-trained": (False, True),
-    "two branches, random weights": (True, False),
-    PROPOSED: (True, True),
+    "one branch, random weights": Parts(False, None),
+    "one branch, pre-trained": Parts(False, CONDITIONAL),
+    "two branches, random weights": Parts(True, None),
+    PROPOSED: Parts(True, CONDITIONAL),
+    "prior as in equation 1": Parts(True, AS_WRITTEN),
 }
 HISTOGRAM, FRACTIONS, SLICE_CNN = "grey-level histogram", "lung fractions, random forest", "slice CNN, mean pooling"
-METHODS = (*NETWORKS, HISTOGRAM, FRACTIONS, SLICE_CNN)
+BASELINES = HISTOGRAM, FRACTIONS, SLICE_CNN
+METHODS = (*NETWORKS, *BASELINES)
+TARGET_AUC, SURE = 0.97, 0.05
 GREYS = {"as they are": False, "matched": True}
 """Grey levels of the series: as they are, or with one common histogram of lung outside lesions."""
 
@@ -134,14 +157,15 @@ class Ablation:
         if method == SLICE_CNN:
             network = learn_slice_cnn(learn, run, self.steps, self.seed)
         else:
-            side, pretrained = NETWORKS[method]
+            parts = NETWORKS[method]
             examples = [s.example for s in learn]
             encoder = None
-            if pretrained:
-                recipe = cvae_recipe(examples, self.steps, self.seed, side)
+            if parts.prior:
+                manner = replace(MANNERS[SHORT], prior=parts.prior)
+                recipe = cvae_recipe(examples, self.steps, self.seed, parts.side_information, manner)
                 encoder = encoder_weights(fit(recipe, run / "cvae").state_dict())
             network = fit(
-                classifier_recipe(examples, encoder, self.steps, self.seed, side_information=side), run / "classifier"
+                classifier_recipe(examples, encoder, self.steps, self.seed, parts.side_information), run / "classifier"
             )
         return lambda subjects: score_differences(network, [s.example for s in subjects])
 
@@ -173,6 +197,10 @@ def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str
     answers = Ablation(output, key, steps).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
+    print(
+        f"Networks: {steps} steps of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE {steps} "
+        f"steps of {SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5."
+    )
     print(f"Answers: {output / TABLE}")
 
 
@@ -193,6 +221,21 @@ def print_ablation(answers: Sequence[Answer]) -> None:
         rows.add_row(*cells)
     console.print(rows)
     print("AUC with DeLong's interval, the rest with Wilson's; p by DeLong's paired test. 95 % intervals.")
+    for greys in GREYS:
+        print(_verdict(greys, answers))
+
+
+def _verdict(greys: str, answers: Sequence[Answer]) -> str:
+    """Whether the proposed model reaches the target and beats every baseline."""
+    best = _of(answers, greys, PROPOSED)
+    area = delong(np.array([a.probability for a in best]), np.array([a.covid for a in best])).value
+    others = [_of(answers, greys, baseline) for baseline in BASELINES]
+    beaten = [_compared(best, other) for other in others if other]
+    better = sum(result.interval.value > 0 and result.p < SURE for result in beaten)
+    return (
+        f"Grey levels {greys}: AUC {area:.3f}, target {TARGET_AUC} {'met' if area >= TARGET_AUC else 'missed'}; better "
+        f"than {better} of {len(beaten)} baselines (p < {SURE})."
+    )
 
 
 def ablation_rows(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
@@ -225,9 +268,13 @@ def _of(answers: Sequence[Answer], greys: str, method: str) -> list[Answer]:
 
 def _comparison(best: Sequence[Answer], other: Sequence[Answer]) -> str:
     """Answers on the same series in the same order."""
-    first, second = (np.array([a.probability for a in answers]) for answers in (best, other))
-    result = compare_areas(first, second, np.array([a.covid for a in best]))
+    result = _compared(best, other)
     return f"{result.interval.value:+.3f} ({result.p:.3f})"
+
+
+def _compared(best: Sequence[Answer], other: Sequence[Answer]) -> Difference:
+    first, second = (np.array([a.probability for a in answers]) for answers in (best, other))
+    return compare_areas(first, second, np.array([a.covid for a in best]))
 
 
 def _plain(name: str) -> str:
