@@ -691,6 +691,7 @@ def _add_evaluate_ablation(parts: Any) -> None:
     command.add_argument("--data", type=Path, required=True, help="data folder with slice series")
     command.add_argument("--output", type=Path, required=True, help="folder for results and checkpoints")
     command.add_argument("--steps", type=int, default=300, help="optimiser steps of every network (default: 300)")
+    _add_precision(command)
     _add_bundle(command)
     _add_device(command)
 
@@ -701,7 +702,7 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
 
     if options.steps < 1:
         raise UsageError("There must be a step.", "Give --steps 1 or more.")
-    evaluate_ablation(options.data, options.output, options.bundle, options.device, options.steps)
+    evaluate_ablation(options.data, options.output, options.bundle, options.device, options.steps, options.precision)
 
 
 def _add_evaluate_explanations(parts: Any) -> None:

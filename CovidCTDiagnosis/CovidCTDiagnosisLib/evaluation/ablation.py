@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from rich.table import Table
 from ..bundle import open_bundle
 from ..errors import UsageError
 from ..folders import replaced_file
-from ..networks.cvae import Prior
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.baselines import (
@@ -33,9 +32,6 @@ from ..training.baselines import (
 from ..training.calibration import fit_platt, score_differences
 from ..training.diagnosis import (
     CVAE_SIZE,
-    MANNERS,
-    PAPER,
-    SHORT,
     SLICES_A_STEP,
     VOLUMES_A_STEP,
     classifier_recipe,
@@ -43,7 +39,7 @@ from ..training.diagnosis import (
     encoder_weights,
 )
 from ..training.examples import LONGEST_SIDE, SEGMENTING, prepare_examples
-from ..training.loop import fit
+from ..training.loop import Hardware, fit
 from ..training.sources import data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
@@ -54,22 +50,20 @@ from .terminal import table_console
 TABLE = "ablation.csv"
 STEPS = 300
 PROPOSED = "proposed model"
-CONDITIONAL, AS_WRITTEN = MANNERS[SHORT].prior, MANNERS[PAPER].prior
 
 
 class Parts(NamedTuple):
-    """Of the proposed model: the lesion branch, and the prior of the CVAE that pre-trains the encoder, or None."""
+    """Of the proposed model: the lesion branch, and the CVAE that pre-trains the encoder."""
 
     side_information: bool
-    prior: Prior | None
+    pretrained: bool
 
 
 NETWORKS = {
-    "one branch, random weights": Parts(False, None),
-    "one branch, pre-trained": Parts(False, CONDITIONAL),
-    "two branches, random weights": Parts(True, None),
-    PROPOSED: Parts(True, CONDITIONAL),
-    "prior as in equation 1": Parts(True, AS_WRITTEN),
+    "one branch, random weights": Parts(False, False),
+    "one branch, pre-trained": Parts(False, True),
+    "two branches, random weights": Parts(True, False),
+    PROPOSED: Parts(True, True),
 }
 HISTOGRAM, FRACTIONS, SLICE_CNN = "grey-level histogram", "lung fractions, random forest", "slice CNN, mean pooling"
 BASELINES = HISTOGRAM, FRACTIONS, SLICE_CNN
@@ -109,6 +103,7 @@ class Ablation:
         steps: optimiser steps of every network.
         seed: of everything random.
         folds: which to run.
+        precision: Lightning's name, or None for the usual one.
     """
 
     folder: Path
@@ -116,6 +111,7 @@ class Ablation:
     steps: int = STEPS
     seed: int = 0
     folds: tuple[int, ...] = tuple(range(BLOCKS))
+    precision: str | None = None
 
     def answers(self, subjects: Sequence[Subject], told: Callable[[str], None] = print) -> list[Answer]:
         """Every method's answers on every fold; what is on disk is not computed again."""
@@ -132,8 +128,12 @@ class Ablation:
                 told(f"Grey levels {greys}, fold {fold + 1} of {BLOCKS}: done.")
         return found
 
+    @property
+    def _hardware(self) -> Hardware:
+        return Hardware(precision=self.precision)
+
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
-        settings = f"{self.key}-{self.steps}-{self.seed}"
+        settings = "-".join(map(str, filter(None, (self.key, self.steps, f"seed{self.seed}", self.precision))))
         run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / _plain(method)
         learn, calibrate, test = parts
         file = run / "answers.json"
@@ -155,22 +155,22 @@ class Ablation:
         if method == FRACTIONS:
             return learn_lung_fractions(learn, self.seed)
         if method == SLICE_CNN:
-            network = learn_slice_cnn(learn, run, self.steps, self.seed)
+            network = learn_slice_cnn(learn, run, self.steps, self.seed, self._hardware)
         else:
             parts = NETWORKS[method]
             examples = [s.example for s in learn]
             encoder = None
-            if parts.prior:
-                manner = replace(MANNERS[SHORT], prior=parts.prior)
-                recipe = cvae_recipe(examples, self.steps, self.seed, parts.side_information, manner)
-                encoder = encoder_weights(fit(recipe, run / "cvae").state_dict())
-            network = fit(
-                classifier_recipe(examples, encoder, self.steps, self.seed, parts.side_information), run / "classifier"
-            )
+            if parts.pretrained:
+                recipe = cvae_recipe(examples, self.steps, self.seed, parts.side_information)
+                encoder = encoder_weights(fit(recipe, run / "cvae", self._hardware).state_dict())
+            recipe = classifier_recipe(examples, encoder, self.steps, self.seed, parts.side_information)
+            network = fit(recipe, run / "classifier", self._hardware)
         return lambda subjects: score_differences(network, [s.example for s in subjects])
 
 
-def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str, steps: int) -> None:
+def evaluate_ablation(
+    data: Path, output: Path, bundle: Path | None, device: str, steps: int, precision: str | None = None
+) -> None:
     """Train, answer, write ``ablation.csv`` and print the table.
 
     Args:
@@ -179,6 +179,7 @@ def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str
         bundle: segments the series.
         device: where to segment.
         steps: optimiser steps of every network.
+        precision: of the training, Lightning's name.
 
     Raises:
         InputError: the data folder lacks a part.
@@ -194,7 +195,7 @@ def evaluate_ablation(data: Path, output: Path, bundle: Path | None, device: str
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {BLOCKS} folds twice: hours. Stopped, it goes on later.", flush=True)
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}"
-    answers = Ablation(output, key, steps).answers(subjects)
+    answers = Ablation(output, key, steps, precision=precision).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print(

@@ -12,7 +12,7 @@ from .compute import memory_errors
 from .diagnosis import ClassifierInput, Diagnosis, classifier_input, diagnose
 from .models import Models
 from .slice_folder import SliceOptions, check_sizes, find_turns
-from .slices import NOMINAL_PIXEL_MM, segment_slices, stack_slices
+from .slices import NOMINAL_PIXEL_MM, segment_slices, stack_masks, stack_slices
 
 NETWORKS = ("lungs", "lesions", "involvement", "classifier")
 
@@ -77,8 +77,8 @@ def series_input(
     Raises:
         InputError: no lungs are found.
     """
-    volume = stack_slices(upright, slice_mm, pixel_mm)
-    lungs, lesions = segment_slices(volume, models, report)
+    lungs, lesions = map(stack_masks, segment_slices(upright, models, slice_mm, pixel_mm, report))
     if not lungs.any():
         raise InputError("No lungs were found in the images.", "Give axial chest CT slices in a lung window.")
+    volume = stack_slices(upright, slice_mm, pixel_mm)
     return classifier_input(volume, lungs, lesions, slice_mm=slice_mm, longest_side=longest_side)

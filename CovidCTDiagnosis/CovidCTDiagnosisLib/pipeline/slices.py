@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,34 +40,50 @@ def stack_slices(slices: Sequence[np.ndarray], slice_mm: float, pixel_mm: float 
         slice_mm: increment.
         pixel_mm: pixel size.
     """
-    size = np.max([s.shape for s in slices], axis=0)
+    return Volume(_stacked(slices, mode="edge"), (pixel_mm, pixel_mm, slice_mm))
+
+
+def stack_masks(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Masks of slices, (J, I) each, on the grid of ``stack_slices``: zero where a slice was made larger."""
+    return _stacked(masks, mode="constant")
+
+
+def _stacked(images: Sequence[np.ndarray], mode: Literal["edge", "constant"]) -> np.ndarray:
+    size = np.max([image.shape for image in images], axis=0)
 
     def padded(image: np.ndarray) -> np.ndarray:
         before = (size - image.shape) // 2
         after = size - image.shape - before
-        return np.pad(image, list(zip(before, after, strict=True)), mode="edge")
+        return np.pad(image, list(zip(before, after, strict=True)), mode=mode)
 
-    return Volume(np.stack([padded(s) for s in slices]), (pixel_mm, pixel_mm, slice_mm))
+    return np.stack([padded(image) for image in images])
 
 
 def segment_slices(
-    volume: Volume, models: Models, report: Callable[[float], None] = lambda fraction: None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lungs and lesions of lone slices.
+    slices: Sequence[np.ndarray],
+    models: Models,
+    slice_mm: float,
+    pixel_mm: float = NOMINAL_PIXEL_MM,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Lungs and lesions of lone slices, each in its own size: a repeated edge can look like lung.
 
     Args:
-        volume: HU, (K, J, I); neighbouring slices are not assumed to continue each other.
+        slices: HU, (J, I) each, upright; neighbouring slices are not assumed to continue each other.
         models: the bundle's networks.
+        slice_mm: thickness.
+        pixel_mm: pixel size.
         report: gets the fraction of the work done.
 
     Returns:
-        lungs, bool (K, J, I), and lesion classes, uint8 (K, J, I), zero outside the lungs.
+        For each slice its lungs, bool (J, I), and its lesion classes, uint8 (J, I), zero outside the lungs.
     """
-    (lungs,) = slice_lungs([volume], models, lambda fraction: report(LUNGS_SHARE * fraction))
-    (lungs,), (lesions,) = slice_lesions(
-        [volume], [lungs], models, lambda fraction: report(LUNGS_SHARE + (1 - LUNGS_SHARE) * fraction)
+    alone = [stack_slices([hu], slice_mm, pixel_mm) for hu in slices]
+    lungs = slice_lungs(alone, models, lambda fraction: report(LUNGS_SHARE * fraction))
+    lungs, lesions = slice_lesions(
+        alone, lungs, models, lambda fraction: report(LUNGS_SHARE + (1 - LUNGS_SHARE) * fraction)
     )
-    return lungs, lesions
+    return [mask[0] for mask in lungs], [labels[0] for labels in lesions]
 
 
 def slice_lungs(volumes: Sequence[Volume], models: Models, report: Callable[[float], None]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from ..ct.windows import CLASSIFIER, scale
 from ..networks.encoder import convolution_branch
 from .diagnosis import classifier_loss, draw_volumes
 from .examples import Example
-from .loop import Recipe, fit, seeded
+from .loop import Hardware, Recipe, fit, seeded
 from .lung_labels import label_lung_slice
 from .sources import Series
 
@@ -108,7 +108,9 @@ class SliceCNN(nn.Module):
         return scores
 
 
-def learn_slice_cnn(learn: Sequence[Subject], run: Path, steps: int, seed: int = 0) -> nn.Module:
+def learn_slice_cnn(
+    learn: Sequence[Subject], run: Path, steps: int, seed: int = 0, hardware: Hardware | None = None
+) -> nn.Module:
     """Train a ``SliceCNN`` on masked lungs as the classifier is trained; goes on from checkpoints in ``run``."""
     examples = [s.example for s in learn]
     recipe = Recipe(
@@ -119,7 +121,7 @@ def learn_slice_cnn(learn: Sequence[Subject], run: Path, steps: int, seed: int =
         learning_rate=3e-3,
         seed=seed,
     )
-    return fit(recipe, run)
+    return fit(recipe, run, hardware)
 
 
 # One common histogram

@@ -75,7 +75,7 @@ def focal_loss(scores: Tensor, covid: Tensor, gamma: float = FOCAL_GAMMA) -> Ten
         covid: (B,) int64, 0 or 1.
         gamma: how strongly easy volumes are played down.
     """
-    log_p = F.log_softmax(scores, 1).gather(1, covid[:, None])[:, 0]
+    log_p = F.log_softmax(scores.float(), 1).gather(1, covid[:, None])[:, 0]
     weight = scores.new_tensor(CLASS_WEIGHTS)[covid]
     return -(weight * (1 - log_p.exp()) ** gamma * log_p).mean()
 

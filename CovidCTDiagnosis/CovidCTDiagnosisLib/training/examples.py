@@ -77,7 +77,7 @@ def prepare_examples(
     Raises:
         InputError: names every scan that cannot be used, one a line; the others are in the cache.
     """
-    folder = cache / f"seen-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
+    folder = cache / f"inputs-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{scan.name}-{scan.digest}.npz" for scan in scans]
     problems = []

@@ -173,7 +173,7 @@ class LesionLoss:
     def __call__(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Loss of logits (B, 5, K, J, I) against labels (B, 1, K, J, I)."""
         ct, labels = batch
-        logits = network(ct)
+        logits = network(ct).float()
         likely = logits.detach()[:, 1:].argmax(1, keepdim=True) + 1
         labels = torch.where(labels == UNKNOWN_LESION, likely, labels)
         return self.wasserstein(logits, labels) + F.cross_entropy(logits, labels[:, 0])
@@ -197,7 +197,7 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
 def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020)."""
     ct, lesion = batch
-    logits = network(ct)
+    logits = network(ct).float()
     probability = torch.sigmoid(logits)
     axes = (1, 2, 3)
     # Slices without lesion should cost about as much as others, hence the smoothing of a small lesion's size.
