@@ -26,6 +26,7 @@ from CovidCTDiagnosisLib.training.baselines import (
     learn_histogram,
     learn_lung_fractions,
     matched,
+    score_involvement,
 )
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.sources import Series
@@ -81,8 +82,8 @@ def test_every_series_is_tested_once_and_neighbours_stay_together(subjects: list
 def test_baselines_find_what_they_look_at(subjects: list[Subject]) -> None:
     split = split_by_blocks(subjects, 2)
     covid = np.array([s.covid for s in split.test])
-    for learn in (learn_histogram, learn_lung_fractions):
-        scores = learn(split.learn)(split.test)
+    for score in (learn_histogram(split.learn), learn_lung_fractions(split.learn), score_involvement):
+        scores = score(split.test)
         assert scores.shape == covid.shape and area_under_curve(scores, covid) == 1
 
 

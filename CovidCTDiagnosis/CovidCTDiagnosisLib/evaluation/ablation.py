@@ -28,6 +28,7 @@ from ..training.baselines import (
     learn_lung_fractions,
     learn_slice_cnn,
     matched,
+    score_involvement,
 )
 from ..training.calibration import fit_platt, score_differences
 from ..training.diagnosis import (
@@ -66,7 +67,8 @@ NETWORKS = {
     PROPOSED: Parts(True, True),
 }
 HISTOGRAM, FRACTIONS, SLICE_CNN = "grey-level histogram", "lung fractions, random forest", "slice CNN, mean pooling"
-BASELINES = HISTOGRAM, FRACTIONS, SLICE_CNN
+INVOLVEMENT = "percentage of involvement"
+BASELINES = HISTOGRAM, FRACTIONS, SLICE_CNN, INVOLVEMENT
 METHODS = (*NETWORKS, *BASELINES)
 TARGET_AUC, SURE = 0.97, 0.05
 GREYS = {"as they are": False, "matched": True}
@@ -150,6 +152,8 @@ class Ablation:
         return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
 
     def _learned(self, method: str, learn: list[Subject], run: Path) -> Callable[[Sequence[Subject]], np.ndarray]:
+        if method == INVOLVEMENT:
+            return score_involvement
         if method == HISTOGRAM:
             return learn_histogram(learn)
         if method == FRACTIONS:

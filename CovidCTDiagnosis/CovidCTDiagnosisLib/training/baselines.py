@@ -24,6 +24,8 @@ from .sources import Series
 
 BINS = 32
 TREES = 300
+LEAST_SHARE = 1e-3
+"""Below one in a thousand a probability or an involvement tells nothing more."""
 CURVE = np.linspace(0, 1, 101)
 """Quantiles at which histograms are compared."""
 
@@ -74,7 +76,7 @@ def _fitted(model: object, features: Callable[[Subject], np.ndarray], learn: Seq
     fitted = model.fit(np.stack([features(s) for s in learn]), [s.covid for s in learn])  # type: ignore[attr-defined]
 
     def score(subjects: Sequence[Subject]) -> np.ndarray:
-        share = fitted.predict_proba(np.stack([features(s) for s in subjects]))[:, 1].clip(1e-3, 1 - 1e-3)
+        share = fitted.predict_proba(np.stack([features(s) for s in subjects]))[:, 1].clip(LEAST_SHARE, 1 - LEAST_SHARE)
         return np.log(share / (1 - share))
 
     return score
@@ -84,6 +86,12 @@ def learn_histogram(learn: Sequence[Subject]) -> Score:
     """Logistic regression on the grey-level histogram and size of whole images: the shortcut."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000))
     return _fitted(model, _image_features, learn)
+
+
+def score_involvement(subjects: Sequence[Subject]) -> np.ndarray:
+    """How much of the lungs is lesion, and nothing else: what a classifier must add to."""
+    share = np.array([s.example.involvement_percent / 100 for s in subjects]).clip(LEAST_SHARE, 1 - LEAST_SHARE)
+    return np.log(share / (1 - share))
 
 
 def learn_lung_fractions(learn: Sequence[Subject], seed: int = 0) -> Score:
