@@ -123,7 +123,8 @@ def test_matching_keeps_lesions_apart_from_lung_and_all_else_in_place(subjects: 
 
 @pytest.fixture(scope="module")
 def answers(subjects: list[Subject], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answer], Ablation]:
-    ablation = Ablation(tmp_path_factory.mktemp("ablation"), "masks", steps=1, folds=(0,))
+    folder = tmp_path_factory.mktemp("ablation")
+    ablation = Ablation(folder, "masks", steps=1, folds=(0,), precision="bf16-mixed")
     return ablation.answers(subjects, told=lambda text: None), ablation
 
 
