@@ -34,7 +34,7 @@ UNKNOWN = Appearance()
 
 
 class UsualAppearance(NamedTuple):
-    """Limits of what a classifier has learned from; NaN where it is not known."""
+    """Limits of what a classifier has learned from."""
 
     least_texture: float
     greatest_texture: float
@@ -44,15 +44,15 @@ class UsualAppearance(NamedTuple):
         """What to tell the user of a scan's appearance; nothing of NaN."""
         told = []
         if found.texture > self.greatest_texture:
-            told.append(f"noisier or sharper than any ({found.texture / self.greatest_texture:.1f} times)")
+            told.append(("noisier or sharper", f"{found.texture / self.greatest_texture:.1f} times"))
         if found.texture < self.least_texture:
-            told.append(f"more blurred than any ({self.least_texture / max(found.texture, 1e-9):.1f} times)")
+            told.append(("smoother or more blurred", f"{self.least_texture / max(found.texture, 1e-9):.1f} times"))
         if found.surround < self.least_surround:
-            told.append("darker around the lungs than any (inverted, or shown in another window?)")
-        return [f"This scan is {how}, of those that the classifier learned from: {_ADVICE}" for how in told]
-
-
-_ADVICE = "do not rely on its probability."
+            told.append(("darker around the lungs", "inverted, or shown in another window?"))
+        return [
+            f"This scan is {how} than any that the classifier learned from ({more}): do not rely on its probability."
+            for how, more in told
+        ]
 
 
 def lung_appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> Appearance:
