@@ -208,7 +208,7 @@ def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor
 
 
 _MAKE: dict[LesionNetwork, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[], Callable[..., Tensor]]]] = {
-    "involvement": (UNet2D, draw_involvement, lambda: involvement_loss),
+    "involvement": (lambda: channels_last(UNet2D()), draw_involvement, lambda: involvement_loss),
     "lesions": (UNet3D, draw_lesions, LesionLoss),
 }
 
@@ -233,7 +233,7 @@ def lesion_recipe(
     """
     make, draw, loss = _MAKE[network]
     return Recipe(
-        channels_last(seeded(seed, make)),
+        seeded(seed, make),
         lambda rng: draw(rng, cases),
         loss(),
         steps=steps,
