@@ -89,16 +89,16 @@ def require_columns(path: Path, columns: Collection[str], needed: Collection[str
 
 
 class Splits:
-    """Sees to it that no patient stands in two splits."""
+    """Sees to it that no patient stands in two splits; names lines, as a patient may be known by a DICOM tag."""
 
     def __init__(self) -> None:
-        self._of: dict[str, str] = {}
+        self._of: dict[str, tuple[str, int]] = {}
 
     def put(self, row: Row, patient: str, split: str) -> None:
         """Raise InputError if the patient already stands in another split."""
-        first = self._of.setdefault(patient, split)
+        first, line = self._of.setdefault(patient, (split, row.line))
         if first != split:
-            raise row.wrong(f"patient {patient} stands in the splits {first or 'none'} and {split or 'none'}")
+            raise row.wrong(f"the patient of line {line} stands in the splits {first or 'none'} and {split or 'none'}")
 
 
 def _plain(column: str) -> str:

@@ -101,7 +101,7 @@ def test_names_may_be_scans_and_other_columns_do_not_matter(tmp_path: Path) -> N
         ("series,probability,covid\n,0.5,1\n", "line 2: series is empty"),
         ("series,probability,covid,co_rads\na,0.5,1,7\n", "co_rads is 7, not a number from 1 to 6"),
         ("series,probability,covid,co_rads\na,0.5,1,2.5\n", "whole number"),
-        ("series,probability,covid,patient,split\na,0.5,1,p,train\nb,0.5,0,p,test\n", "patient p stands in the splits"),
+        ("series,probability,covid,patient,split\na,0.5,1,p,train\nb,0.5,0,p,test\n", "the patient of line 2 stands"),
         ("series,probability,covid\na,0.5,1\nb,0.1,1\n", "needs COVID-19 and other scans"),
         ("series,probability,covid\n", "needs COVID-19 and other scans"),
         ("series,probability,covid\n,,\n\na,0.5,1\nb,2,0\n", "line 5: probability is 2"),

@@ -53,7 +53,7 @@ def test_columns_are_read_however_they_are_written(empty_scans: Path) -> None:
         ("scan,label,co_rads\nscan0.nii.gz,1,7\n", "line 2: co_rads is 7"),
         (
             "scan,label,patient,split\nscan0.nii.gz,1,anna,train\nscan1.nii.gz,1,anna,test\n",
-            "line 3: patient anna stands in the splits train and test",
+            "line 3: the patient of line 2 stands in the splits train and test",
         ),
     ],
 )
