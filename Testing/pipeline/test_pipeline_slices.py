@@ -32,7 +32,7 @@ from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     log_likelihoods,
     turns_of,
 )
-from CovidCTDiagnosisLib.pipeline.slices import clean_slice, segment_slices
+from CovidCTDiagnosisLib.pipeline.slices import clean_slice, segment_slices, stack_masks, stack_slices
 
 POSES = [(name, mirrored) for name in TURNS for mirrored in (False, True)]
 
@@ -244,6 +244,14 @@ def test_a_slice_s_result_does_not_depend_on_its_neighbours(phantom: Volume, mod
     alone, _ = segment_slices(slices[:1], models, 3.0, phantom.spacing[0])
     assert alone[0].any()
     np.testing.assert_array_equal(together[0], alone[0])
+
+
+def test_what_makes_a_slice_larger_is_never_lung() -> None:
+    small, large = np.full((4, 6), -850), np.full((8, 7), -850)
+    volume = stack_slices([small, large], 3.0)
+    masks = stack_masks([np.ones(s.shape, bool) for s in (small, large)])
+    assert masks.shape == volume.voxels.shape and (volume.voxels == -850).all()
+    assert masks[0, 2:6, :6].all() and masks[0].sum() == small.size and masks[1].all()
 
 
 # Rules
