@@ -691,6 +691,7 @@ def _add_evaluate_ablation(parts: Any) -> None:
     command.add_argument("--data", type=Path, required=True, help="data folder with slice series")
     command.add_argument("--output", type=Path, required=True, help="folder for results and checkpoints")
     command.add_argument("--steps", type=int, default=300, help="optimiser steps of every network (default: 300)")
+    command.add_argument("--folds", type=int, default=5, help="how many of the five folds (default: all)")
     _add_precision(command)
     _add_bundle(command)
     _add_device(command)
@@ -702,7 +703,17 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
 
     if options.steps < 1:
         raise UsageError("There must be a step.", "Give --steps 1 or more.")
-    evaluate_ablation(options.data, options.output, options.bundle, options.device, options.steps, options.precision)
+    if not 1 <= options.folds <= 5:
+        raise UsageError(f"There are five folds, not {options.folds}.", "Give --folds 1 to 5.")
+    evaluate_ablation(
+        options.data,
+        options.output,
+        options.bundle,
+        options.device,
+        options.steps,
+        options.precision,
+        options.folds,
+    )
 
 
 def _add_evaluate_explanations(parts: Any) -> None:

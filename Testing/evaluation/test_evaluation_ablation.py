@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from CovidCTDiagnosisLib.__main__ import main
+from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
 from CovidCTDiagnosisLib.evaluation.ablation import (
     GREYS,
     HISTOGRAM,
@@ -31,6 +35,7 @@ from CovidCTDiagnosisLib.training.baselines import (
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.sources import Series
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
+from PIL import Image
 
 SHAPE = (48, 64)
 
@@ -147,6 +152,36 @@ def test_a_second_call_reads_what_is_there(
 
     monkeypatch.setattr(Ablation, "_learned", never)
     assert answers[1].answers(subjects, told=lambda text: None) == answers[0]
+
+
+def test_the_command_runs_on_pictures(
+    chest_phantom: Callable[..., Volume],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A small version of the very command: one fold, one step, twenty series of two slices."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    data = tmp_path / "data"
+    lines = ["series,covid"]
+    chest = chest_phantom(spacing=(1.4, 1.4, 8.0))
+    for number in range(20):
+        name = f"{'neg' if number < 10 else 'pos'}_{number:04}"
+        lines.append(f"{name},{int(number >= 10)}")
+        (data / "series" / name).mkdir(parents=True)
+        for n, grey in enumerate(255 * scale(chest.voxels[12 + number % 8 :][:2], CLASSIFIER)):
+            Image.fromarray(np.rint(grey).astype(np.uint8)).save(data / "series" / name / f"{n:03}.png")
+    (data / "series.csv").write_text("\n".join(lines) + "\n")
+    call = ["evaluate", "ablation", "--data", str(data), "--output", str(tmp_path / "out"), "--bundle"]
+    assert main([*call, str(tiny_bundle), "--steps", "1", "--folds", "1"]) == 0
+    assert (tmp_path / "out" / TABLE).read_text().count("\n") == 1 + len(GREYS) * len(METHODS) * 4
+    said = capsys.readouterr().out
+    assert "on 1 folds twice" in said and "Grey levels matched: AUC" in said
+    assert main([*call, str(tiny_bundle), "--folds", "6"]) == 2
+    (data / "series.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert main([*call, str(tiny_bundle)]) == 3
+    assert "9 COVID-19 series, too few" in capsys.readouterr().err
 
 
 def test_a_baseline_that_is_as_good_is_not_beaten(capsys: pytest.CaptureFixture[str]) -> None:

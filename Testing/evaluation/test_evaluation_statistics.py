@@ -48,6 +48,26 @@ def samples(draw: st.DrawFn) -> Sample:
 # Areas
 
 
+@given(st.lists(samples(), min_size=1, max_size=4), st.integers(-50, 50))
+@settings(deadline=None)
+def test_areas_within_strata_are_means_weighted_by_pairs(parts: list[Sample], shift: int) -> None:
+    """Whatever is added to all scores of a stratum."""
+    scores = np.concatenate([s + n * shift for n, (s, _) in enumerate(parts)])
+    labels = np.concatenate([c for _, c in parts])
+    strata = np.repeat(np.arange(len(parts)), [len(c) for _, c in parts])
+    weights = np.array([c.sum() * (1 - c).sum() for _, c in parts])
+    by_hand = [delong_by_hand(s, c) for s, c in parts]
+    area = float(np.average([a for a, _ in by_hand], weights=weights))
+    assert delong(scores, labels, strata).value == pytest.approx(area)
+    other = np.concatenate([-s for s, _ in parts])
+    found = compare_areas(scores, other, labels, strata)
+    assert found.interval.value == pytest.approx(2 * area - 1)
+    # The other score's area is one less this one's: their difference spreads twice as far.
+    variance = sum(w**2 * v for w, (_, v) in zip(weights, by_hand, strict=True)) / weights.sum() ** 2
+    half = (found.interval.high - found.interval.low) / 2
+    assert half == pytest.approx(2 * norm.ppf(0.975) * np.sqrt(variance), abs=1e-6)
+
+
 def delong_by_hand(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Area and variance from all pairs of cases (DeLong, DeLong, Clarke-Pearson 1988, equations 3 to 6)."""
     p, n = scores[labels == 1], scores[labels == 0]

@@ -1,7 +1,8 @@
 """``covid-ct evaluate ablation``: what each part of the classifier is worth (paper, Table 3), beside baselines.
 
 Grouped cross-validation: five folds of blocks of neighbouring series. In each fold every method learns from three
-blocks, is calibrated on a fourth and answers on the fifth; what is compared is the calibrated answer on every series.
+blocks, is calibrated on a fourth and answers on the fifth. Areas compare answers within a fold only: those of different
+folds come from different networks, each calibrated on few series.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from ..bundle import open_bundle
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..folders import replaced_file
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
@@ -41,9 +42,10 @@ from ..training.diagnosis import (
 )
 from ..training.examples import LONGEST_SIDE, SEGMENTING, prepare_examples
 from ..training.loop import Hardware, fit
-from ..training.sources import data_fingerprint, read_series
+from ..training.sources import Series, data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
+from .metrics import Interval
 from .roc import Difference, compare_areas, delong
 from .targets import interval_text
 from .terminal import table_console
@@ -173,7 +175,13 @@ class Ablation:
 
 
 def evaluate_ablation(
-    data: Path, output: Path, bundle: Path | None, device: str, steps: int, precision: str | None = None
+    data: Path,
+    output: Path,
+    bundle: Path | None,
+    device: str,
+    steps: int,
+    precision: str | None = None,
+    folds: int = BLOCKS,
 ) -> None:
     """Train, answer, write ``ablation.csv`` and print the table.
 
@@ -184,6 +192,7 @@ def evaluate_ablation(
         device: where to segment.
         steps: optimiser steps of every network.
         precision: of the training, Lightning's name.
+        folds: how many of them, from the first.
 
     Raises:
         InputError: the data folder lacks a part.
@@ -193,13 +202,14 @@ def evaluate_ablation(
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
     tune_allocator()
     series = read_series(data)
+    _check_counts(series)
     output.mkdir(exist_ok=True)
     models = Models(open_bundle(bundle), choose_device(device))
     examples = prepare_examples(series, models, output / "series", print)
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
-    print(f"Trains {len(METHODS)} methods on {BLOCKS} folds twice: hours. Stopped, it goes on later.", flush=True)
+    print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}"
-    answers = Ablation(output, key, steps, precision=precision).answers(subjects)
+    answers = Ablation(output, key, steps, folds=tuple(range(folds)), precision=precision).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print(
@@ -207,6 +217,16 @@ def evaluate_ablation(
         f"steps of {SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5."
     )
     print(f"Answers: {output / TABLE}")
+
+
+def _check_counts(series: Sequence[Series]) -> None:
+    """Areas within folds need two series of either kind in each."""
+    for covid, kind in enumerate(("other", "COVID-19")):
+        count = sum(s.covid == covid for s in series)
+        if count < 2 * BLOCKS:
+            raise InputError(
+                f"There are {count} {kind} series, too few to compare.", f"Give at least {2 * BLOCKS} of either kind."
+            )
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
@@ -225,7 +245,7 @@ def print_ablation(answers: Sequence[Answer]) -> None:
     for cells in ablation_rows(answers):
         rows.add_row(*cells)
     console.print(rows)
-    print("AUC with DeLong's interval, the rest with Wilson's; p by DeLong's paired test. 95 % intervals.")
+    print("AUC within folds with DeLong's interval, the rest with Wilson's; p by DeLong's paired test. 95 % intervals.")
     for greys in GREYS:
         print(_verdict(greys, answers))
 
@@ -233,7 +253,7 @@ def print_ablation(answers: Sequence[Answer]) -> None:
 def _verdict(greys: str, answers: Sequence[Answer]) -> str:
     """Whether the proposed model reaches the target and beats every baseline."""
     best = _of(answers, greys, PROPOSED)
-    area = delong(np.array([a.probability for a in best]), np.array([a.covid for a in best])).value
+    area = _area(best).value
     others = [_of(answers, greys, baseline) for baseline in BASELINES]
     beaten = [_compared(best, other) for other in others if other]
     better = sum(result.interval.value > 0 and result.p < SURE for result in beaten)
@@ -252,14 +272,12 @@ def ablation_rows(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
             mine = _of(answers, greys, method)
             if not mine:
                 continue
-            covid = np.array([a.covid for a in mine])
-            probability = np.array([a.probability for a in mine])
-            calls = Confusion.of(probability >= 0.5, covid)
+            calls = Confusion.of(_probabilities(mine) >= 0.5, _truth(mine))
             found.append(
                 (
                     greys,
                     method,
-                    interval_text(delong(probability, covid)),
+                    interval_text(_area(mine)),
                     *(interval_text(value) for value in (calls.sensitivity, calls.specificity, calls.f1)),
                     "" if method == PROPOSED else _comparison(best, mine),
                 )
@@ -278,8 +296,23 @@ def _comparison(best: Sequence[Answer], other: Sequence[Answer]) -> str:
 
 
 def _compared(best: Sequence[Answer], other: Sequence[Answer]) -> Difference:
-    first, second = (np.array([a.probability for a in answers]) for answers in (best, other))
-    return compare_areas(first, second, np.array([a.covid for a in best]))
+    return compare_areas(_probabilities(best), _probabilities(other), _truth(best), _folds(best))
+
+
+def _area(answers: Sequence[Answer]) -> Interval:
+    return delong(_probabilities(answers), _truth(answers), _folds(answers))
+
+
+def _probabilities(answers: Sequence[Answer]) -> np.ndarray:
+    return np.array([a.probability for a in answers])
+
+
+def _truth(answers: Sequence[Answer]) -> np.ndarray:
+    return np.array([a.covid for a in answers])
+
+
+def _folds(answers: Sequence[Answer]) -> np.ndarray:
+    return np.array([a.fold for a in answers])
 
 
 def _plain(name: str) -> str:

@@ -1,10 +1,13 @@
 """Discrimination: ROC curve with a bootstrap band, and areas under it with intervals and a paired test.
 
 ``scores`` are (N,) floats, higher for COVID-19; ``labels`` are (N,), 1 COVID-19 and 0 not. All intervals are of 95 %.
+``strata`` are (N,) of any kind, or None: scores are compared only within a stratum, as scores of different networks of a
+cross-validation have no common scale.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,22 +85,44 @@ def _covariance(placements: list[_Groups]) -> np.ndarray:
     return total
 
 
-def delong(scores: np.ndarray, labels: np.ndarray) -> Interval:
+def _areas(
+    scores: Sequence[np.ndarray], labels: np.ndarray, strata: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Areas of several scores on the same cases and their covariance; strata weigh by their pairs of cases.
+
+    Raises:
+        ValueError: fewer than two cases of either kind in a stratum.
+    """
+    labels = np.asarray(labels)
+    groups = np.zeros(len(labels), int) if strata is None else np.unique(strata, return_inverse=True)[1]
+    areas, covariance, pairs = np.zeros(len(scores)), np.zeros((len(scores), len(scores))), 0
+    for group in range(groups.max() + 1):
+        inside = groups == group
+        placements = [_placements(np.asarray(s)[inside], labels[inside]) for s in scores]
+        counts = [len(p) for p in placements[0]]
+        if min(counts) < 2:
+            raise ValueError("DeLong's interval needs two cases of either kind.")
+        weight = counts[0] * counts[1]
+        areas += weight * np.array([p[0].mean() for p in placements])
+        covariance += weight**2 * _covariance(placements)
+        pairs += weight
+    return areas / pairs, covariance / pairs**2
+
+
+def delong(scores: np.ndarray, labels: np.ndarray, strata: np.ndarray | None = None) -> Interval:
     """Area with DeLong's variance, normal on the logit scale, so that the interval stays within 0 and 1.
 
     Where no cases overlap the variance says nothing, and Wilson's interval of the smaller group stands for it.
 
     Raises:
-        ValueError: fewer than two cases of either kind.
+        ValueError: fewer than two cases of either kind (in a stratum).
     """
-    placements = _placements(scores, labels)
-    if min(len(p) for p in placements) < 2:
-        raise ValueError("DeLong's interval needs two cases of either kind.")
-    area = float(placements[0].mean())
-    spread = float(np.sqrt(_covariance([placements])[0, 0]))
+    areas, covariance = _areas([scores], labels, strata)
+    area, spread = float(areas[0]), float(np.sqrt(covariance[0, 0]))
     if area in (0.0, 1.0):
         # No two cases in the wrong order: as unsure as a share of all cases of the smaller group.
-        low, high = wilson(round(area) * min(map(len, placements)), min(map(len, placements)))[1:]
+        smaller = min(len(group) for group in _groups(scores, labels))
+        low, high = wilson(round(area) * smaller, smaller)[1:]
         return Interval(area, low, high)
     if spread == 0:
         return Interval(area, area, area)
@@ -105,11 +130,16 @@ def delong(scores: np.ndarray, labels: np.ndarray) -> Interval:
     return Interval(area, float(1 / (1 + np.exp(half - logit))), float(1 / (1 + np.exp(-half - logit))))
 
 
-def compare_areas(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Difference:
-    """DeLong's test of two scores of the same cases."""
-    placements = [_placements(first, labels), _placements(second, labels)]
-    areas = (float(placements[0][0].mean()), float(placements[1][0].mean()))
-    covariance = _covariance(placements)
+def compare_areas(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, strata: np.ndarray | None = None
+) -> Difference:
+    """DeLong's test of two scores of the same cases.
+
+    Raises:
+        ValueError: fewer than two cases of either kind (in a stratum).
+    """
+    found, covariance = _areas([first, second], labels, strata)
+    areas = (float(found[0]), float(found[1]))
     spread = float(np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0)))
     difference = areas[0] - areas[1]
     # Two scores that order all cases alike do not differ, whatever their spread.
