@@ -590,6 +590,12 @@ def _add_train(commands: Any) -> None:
         default="short",
         help="how cvae and classifier learn: a few hundred steps (default), or 200 epochs as in the paper",
     )
+    command.add_argument(
+        "--sensitivity",
+        type=float,
+        default=0.9,
+        help="that the classifier's threshold is chosen for, on the scans for validation (default: 0.9)",
+    )
     command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
     command.add_argument("--devices", type=int, help="graphics cards to use (default: all)")
     command.add_argument("--nodes", type=int, default=1, help="machines, each running this command (SLURM, torchrun)")
@@ -610,6 +616,7 @@ def _train(options: argparse.Namespace) -> None:
         from .training.loop import Hardware
         from .training.train import train
 
+    _check_sensitivity(options.sensitivity)
     train(
         options.network,
         options.data,
@@ -620,7 +627,13 @@ def _train(options: argparse.Namespace) -> None:
         options.fine_tune,
         Hardware(options.devices or "auto", options.nodes, options.precision),
         options.recipe,
+        options.sensitivity,
     )
+
+
+def _check_sensitivity(sensitivity: float) -> None:
+    if not 0 < sensitivity <= 1:
+        raise UsageError(f"{sensitivity:g} is no sensitivity.", "Give a number above 0, at most 1.")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -789,8 +802,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         from .evaluation.predictions import read_predictions
         from .evaluation.site_calibration import calibrate_site
 
-    if not 0 < options.sensitivity <= 1:
-        raise UsageError(f"{options.sensitivity:g} is no sensitivity.", "Give a number above 0, at most 1.")
+    _check_sensitivity(options.sensitivity)
     predictions = read_predictions(options.predictions)
     calibrate_site(predictions, open_bundle(options.bundle), options.output, options.sensitivity)
 

@@ -70,13 +70,28 @@ ALL = {
 # The table
 
 
+def test_scans_that_were_learned_from_are_not_judged(tmp_path: Path) -> None:
+    """A perfect answer on what was learned from must not flatter the page."""
+    learned = [Prediction(f"t{n}", float(n % 2), n % 2, split=("Train", "validation")[n % 3 == 0]) for n in range(30)]
+    kept = [Prediction(f"s{n}", (0.8, 0.3, 0.6, 0.4)[n % 4], n % 2, split=("test", "")[n % 5 == 0]) for n in range(40)]
+    predictions = Predictions([*learned, *kept], [])
+    assert predictions.tested.scans == kept
+    assert [s.split for s in predictions.to_fit.scans] == ["validation"] * 10
+    assert Predictions([*learned[1::3], *kept], []).to_fit.scans == kept
+    page = report(predictions, 0.5, replicates=20)
+    assert "40 scans, 20 of them COVID-19" in page and "30 scans for training or validation count nowhere" in page
+    assert "70 scans given, 70 diagnosed, 40 of them judged here" in page
+    with pytest.raises(InputError, match="Without the scans of the split Train, validation no COVID-19"):
+        _ = Predictions([*learned, *kept[::2]], []).tested
+
+
 def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
     table = rows(**ALL)
     table[4]["probability"] = ""
     table[5]["co_rads"] = table[5]["involvement_percent"] = table[5]["split"] = ""
     read = read_predictions(write(tmp_path / "t.csv", table))
     assert read.undiagnosed == ["s4"] and len(read.scans) == 59
-    assert read.scans[0] == Prediction("s0", float(str(table[0]["probability"])), 1, 1, "Liège", "validation", 25)
+    assert read.scans[0] == Prediction("s0", float(str(table[0]["probability"])), 1, 1, "Liège", "validation", 25, "p0")
     assert (read.scans[4].co_rads, read.scans[4].involvement_percent, read.scans[4].split) == (None, None, "")
     assert read.covid.sum() == 20 and read.probability.shape == (59,)
 
@@ -140,10 +155,12 @@ def test_the_page_has_a_figure_for_everything_that_the_table_knows(tmp_path: Pat
     page = report(predictions, 0.5, open_bundle(tiny_bundle), replicates=50)
     assert len(re.findall("<figure>", page)) == 7  # ROC, reliability, decisions, CO-RADS twice, centres, involvement
     assert all(ElementTree.fromstring(data).tag.endswith("svg") for kind, data in pictures(page))
-    assert f"AUC (DeLong)</td><td>{roc_auc_score(predictions.covid, predictions.probability):.3f} [" in page
+    assert (
+        f"AUC (DeLong)</td><td>{roc_auc_score(predictions.tested.covid, predictions.tested.probability):.3f} [" in page
+    )
     assert "Leuven &lt;1&gt;" in page and "<1>" not in page
-    called = predictions.probability >= 0.5
-    true, false = (called & (predictions.covid == 1)).sum(), (called & (predictions.covid == 0)).sum()
+    called, covid = predictions.tested.probability >= 0.5, predictions.tested.covid
+    true, false = (called & (covid == 1)).sum(), (called & (covid == 0)).sum()
     assert f"<td>{true} and {false}</td>" in page
     assert "http" not in re.sub("http://www.w3.org|http://purl.org|http://creativecommons.org", "", _text(page))
 
@@ -165,7 +182,7 @@ def test_every_item_of_the_checklist_is_there_and_facts_are_filled_in(tmp_path: 
     page = report(read_all(tmp_path, **ALL), 0.5, bundle, replicates=50)
     for item in ITEMS:
         assert f"<tr><td>{item.number}</td><td>{item.stard}</td>" in page
-    assert "60 scans, 20 COVID-19" in page and f"{bundle.name} {bundle.version}" in page
+    assert "29 scans, 9 COVID-19" in page and f"{bundle.name} {bundle.version}" in page
     assert "test: 29, validation: 31" in page and "2 centres: Leuven" in page
     assert page.count("to be stated by the authors") > 10
 
@@ -254,7 +271,7 @@ def test_the_command(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFi
     arguments = ["evaluate", "report", str(table), "--output", str(page), "--bundle", str(tiny_bundle)]
     assert main([*arguments, "--threshold", "0.4"]) == 0
     out = capsys.readouterr().out
-    assert "60 scans (20 COVID-19), threshold 0.4" in out and "AUC" in out and str(page) in out
+    assert "29 scans (9 COVID-19), threshold 0.4" in out and "AUC" in out and str(page) in out
     assert "probability of 0.4 on" in page.read_text("utf-8") and str(tmp_path) not in page.read_text("utf-8")
 
 

@@ -19,8 +19,8 @@ from CovidCTDiagnosisLib.evaluation.roc import (
     demidenko,
     false_positive_rate_at,
     roc,
-    threshold_for,
 )
+from CovidCTDiagnosisLib.training.calibration import threshold_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm

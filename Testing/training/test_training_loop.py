@@ -114,6 +114,39 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, mo
     assert watched.trainer.global_step == 40
 
 
+def test_early_stopping_gives_the_weights_that_did_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked is best at zero weights, from which training leads away."""
+    monkeypatch.setattr(loop, "PATIENCE", 3)
+    monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 5)
+
+    def zero(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(rng.standard_normal((16, 3), np.float32)), torch.zeros(16, 1)
+
+    def checked(network: nn.Module) -> float:
+        losses = [float(loss(network, zero(np.random.default_rng([1, 1, n])))) for n in range(loop.CHECK_BATCHES)]
+        return float(np.mean(losses))
+
+    seen: list[float] = []
+
+    class Observed(Recipe):
+        def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+            if index == 0:
+                seen.append(checked(self.network))
+            super().validation_step(batch, index)
+
+    recipe = Observed(nn.Linear(3, 1), draw, loss, steps=60, learning_rate=0.1, seed=1, constant_rate=True, check=zero)
+    network = fit(recipe, tmp_path / "run")
+    assert len(seen) > 3 and seen[-1] > min(seen)
+    with torch.inference_mode():
+        assert checked(network) == pytest.approx(min(seen))
+    worse = nn.Linear(3, 1)
+    loop.keep_best(worse, min(seen) + 1, tmp_path / "run" / loop.BEST)
+    again = Recipe(nn.Linear(3, 1), draw, loss, steps=61, learning_rate=0.1, seed=1, constant_rate=True, check=zero)
+    resumed = fit(again, tmp_path / "run")
+    with torch.inference_mode():
+        assert checked(resumed) <= min(seen) + 1e-6  # a resumed run remembers
+
+
 TWO_PROCESSES = """
 import sys
 from pathlib import Path

@@ -56,6 +56,14 @@ def test_about_five_percent_of_the_like_and_nearly_all_of_the_unlike_lie_beyond_
     assert np.mean([float(network(a)) > 1 for a in moved]) > 0.9
 
 
+def test_all_rows_of_a_scan_are_left_out_together() -> None:
+    """A scan whose windows were all but one kept would seem less far off than one that was never seen."""
+    scans = averages(41, 0)
+    windows = torch.stack([scans, scans * 1.01, scans * 1.02], dim=1).flatten(0, 1)
+    together, apart = fit_novelty(windows, rows_a_scan=3), fit_novelty(windows)
+    assert float(together(scans[0])) < float(apart(scans[0]))
+
+
 def test_the_distance_is_that_of_mahalanobis() -> None:
     given = averages(80, 0)
     network = fit_novelty(given)

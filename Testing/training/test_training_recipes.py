@@ -117,7 +117,7 @@ class Constant(nn.Module):
         return torch.stack([torch.zeros(()), ct[0, 0, 0, 0]])
 
 
-def test_calibration_keeps_the_order_and_puts_the_threshold_between_the_classes() -> None:
+def test_calibration_keeps_the_order_and_chooses_the_threshold_for_the_sensitivity() -> None:
     rng = np.random.default_rng(0)
     given = examples(30, 60)
     for example in given:
@@ -125,10 +125,16 @@ def test_calibration_keeps_the_order_and_puts_the_threshold_between_the_classes(
     settings = calibrate(Constant(), given)
     probability = np.array([calibrated((0.0, e.ct[0, 0, 0, 0].item()), settings).probability for e in given])
     covid = np.array([e.covid for e in given])
-    assert settings["slope"] > 0 and settings["threshold"] == 0.5
+    assert settings["slope"] > 0
+    assert settings["calibrated_on"] == {"scans": 90, "covid": int(covid.sum()), "aimed_sensitivity": 0.9}
     assert area_under_curve(probability, covid) > 0.95
-    called = probability >= 0.5
-    assert called[covid == 1].mean() > 0.85 and called[covid == 0].mean() < 0.15
+    for sensitivity in (0.5, 0.9, 1.0):
+        wanted = calibrate(Constant(), given, sensitivity)
+        called = probability >= wanted["threshold"]
+        assert sensitivity <= called[covid == 1].mean() < sensitivity + 1 / covid.sum()
+        assert (wanted["slope"], wanted["offset"]) == (settings["slope"], settings["offset"])
+    assert called[covid == 0].mean() < 0.3
+    assert (probability >= 0.5)[covid == 1].mean() > 0.85 and (probability >= 0.5)[covid == 0].mean() < 0.15
     assert probability.min() > 0.001 and probability.max() < 0.999  # ninety series say no more
 
 

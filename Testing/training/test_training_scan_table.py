@@ -71,7 +71,9 @@ def test_a_patient_of_dicom_scans_is_known_by_its_tag(dicom_ct_path: Path, empty
 
 
 def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -> None:
-    rows = "".join(f"scan{n}.nii.gz,{int(n < 14)},p{n // 2}\n" for n in range(30))
+    for n in range(200):
+        (empty_scans / f"scan{n}.nii.gz").touch()
+    rows = "".join(f"scan{n}.nii.gz,{int(n < 90)},p{n // 2}\n" for n in range(200))
     scans = read_scan_table(table(empty_scans, "scan,label,patient\n" + rows))
     split = split_scans(scans)
     parts = [split.learn, split.calibrate, split.test]
@@ -79,8 +81,10 @@ def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -
     patients = [{s.patient for s in part} for part in parts]
     assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
     assert all({s.covid for s in part} == {0, 1} for part in parts)
-    assert len(split.learn) > len(split.calibrate) + len(split.test)
+    assert 100 <= len(split.learn) <= 140 and min(len(split.calibrate), len(split.test)) >= 25
     assert split_scans(scans) == split
+    fewer = split_scans(scans[20:120])  # whoever joins the table changes nobody else's split
+    assert all(set(a) <= set(b) for a, b in zip(vars(fewer).values(), vars(split).values(), strict=True))
 
 
 def test_too_few_scans_of_a_kind_are_refused(empty_scans: Path) -> None:
@@ -133,6 +137,10 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     facts = open_bundle(bundle).networks
     assert facts["classifier"]["training"]["sources"] == "own data"
     assert facts["classifier"]["training"]["recipe"] == "short"
+    assert main([str(a) for a in ["train", "cvae", "--data", hospital, "--output", bundle, "--steps", 2]]) == 0
+    assert "The bundle's classifier learned beside another cvae: train it again." in capsys.readouterr().out
+    fitted = open_bundle(bundle).settings["diagnosis"]["calibrated_on"]
+    assert fitted == {"scans": 4, "covid": 2, "aimed_sensitivity": 0.9}
     usual = open_bundle(bundle).settings["appearance"]
     assert 0 < usual["least_texture"] < usual["greatest_texture"] < 1 and 0 < usual["least_surround"] < 1
     table_out = tmp_path / "predictions.csv"
@@ -159,9 +167,14 @@ def test_scans_that_cannot_be_used_are_all_named(
 
 @pytest.mark.parametrize(
     ("network", "options", "says"),
-    [("lungs", [], "does not learn from a table"), ("lungs", ["--recipe", "paper"], "does not learn from a table")],
+    [
+        ("lungs", [], "does not learn from a table"),
+        ("lungs", ["--recipe", "paper"], "does not learn from a table"),
+        ("cvae", ["--recipe", "paper", "--steps", "5"], "has its own length"),
+        ("classifier", ["--sensitivity", "0"], "is no sensitivity"),
+    ],
 )
-def test_a_network_that_learns_from_label_maps_takes_no_table(
+def test_a_wrong_call_is_refused(
     network: str, options: list[str], says: str, empty_scans: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = table(empty_scans, "scan,label\nscan0.nii.gz,1\n")

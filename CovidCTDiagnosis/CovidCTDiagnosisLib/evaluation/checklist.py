@@ -78,11 +78,9 @@ ITEMS = tuple(
 )
 
 _ALWAYS = {
-    9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card",
     17: "see the model card for the labels that the bundle learned from",
     28: "discrimination, calls at a threshold, calibration and net benefit: on this page",
     29: "95 % intervals on this page; scans count as independent patients",
-    31: "layer-wise relevance propagation, written with every study",
     36: "on this page",
     37: "misjudged scans: on this page",
     38: "see the model card; research use only",

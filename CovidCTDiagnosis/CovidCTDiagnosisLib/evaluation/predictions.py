@@ -20,6 +20,10 @@ from ..errors import InputError
 from ..tables import Row, Splits, read_rows, require_columns
 
 NAMES = ("series", "scan")
+SMALLEST = 1e-4
+"""Probabilities closer to 0 or 1 than this are not told apart in a table."""
+TRAINING, VALIDATION = ("train", "training"), ("validation", "val")
+"""What tables call the scans that a bundle learned from, and those that its probability was fitted to."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Prediction:
         co_rads: 1 to 6, or None.
         centre, split: as in the table, empty where not stated.
         involvement_percent: or None.
+        patient: empty where not stated; never written anywhere.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Prediction:
     centre: str = ""
     split: str = ""
     involvement_percent: float | None = None
+    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,37 @@ class Predictions:
 
     scans: list[Prediction]
     undiagnosed: list[str]
+
+    @property
+    def tested(self) -> Predictions:
+        """Without the scans that a bundle was trained with or fitted to, by their split.
+
+        Raises:
+            InputError: one of the two kinds of cases is missing then.
+        """
+        return self._without(*TRAINING, *VALIDATION)
+
+    @property
+    def to_fit(self) -> Predictions:
+        """Those for validation; where no split is called so, all that were not trained with.
+
+        Raises:
+            InputError: one of the two kinds of cases is missing then.
+        """
+        if any(s.split.lower() in VALIDATION for s in self.scans):
+            others = {s.split.lower() for s in self.scans} - {*VALIDATION}
+            return self._without(*others)
+        return self._without(*TRAINING)
+
+    def _without(self, *splits: str) -> Predictions:
+        scans = [s for s in self.scans if s.split.lower() not in splits]
+        if len({s.covid for s in scans}) < 2:
+            left_out = ", ".join(sorted({s.split for s in self.scans} - {s.split for s in scans}))
+            raise InputError(
+                f"Without the scans of the split {left_out} no COVID-19 or no other scan is left.",
+                "Add scans that the bundle has not learned from.",
+            )
+        return Predictions(scans, self.undiagnosed)
 
     @property
     def probability(self) -> np.ndarray:
@@ -112,4 +149,5 @@ def _prediction(name: str, row: Row) -> Prediction:
         row.text("centre"),
         row.text("split"),
         row.number("involvement_percent", 0, 100),
+        row.text("patient"),
     )

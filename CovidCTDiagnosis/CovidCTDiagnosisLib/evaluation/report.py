@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .confusion import Confusion
 from .drawing import svg
 from .html_page import document, figure, table
 from .metrics import Interval
-from .predictions import Prediction, Predictions
+from .predictions import SMALLEST, Prediction, Predictions
 from .reliability import brier, decision_curve, expected_calibration_error, reliability_curve
 from .report_figures import (
     co_rads_counts,
@@ -54,21 +55,23 @@ def report(
     """The page as HTML.
 
     Args:
-        predictions: scans with their truth.
+        predictions: scans with their truth; those of the splits train and validation stand in the figure of
+            involvement alone.
         threshold: COVID-19 is called from this probability on.
         bundle: what made the predictions, for the checklist.
         pictures: folder of PNG files named as the scans, for the examples.
         replicates: of the bootstrap.
     """
-    scans = predictions.scans
+    tested = predictions.tested
+    scans = tested.scans
     confusion = _confusion(scans, threshold)
     parts = [
-        _facts(predictions, threshold),
-        *_discrimination(predictions, confusion, threshold, replicates),
-        *_probabilities(predictions),
+        _facts(tested, threshold, len(predictions.scans) - len(scans)),
+        *_discrimination(tested, confusion, threshold, replicates),
+        *_probabilities(tested),
         *_groups(scans, threshold, "CO-RADS", lambda s: "" if s.co_rads is None else str(s.co_rads)),
         *_groups(scans, threshold, "Centre", lambda s: s.centre),
-        *_involvement(scans),
+        *_involvement(predictions.scans),
         *_examples(scans, threshold, pictures),
         _checklist(predictions, confusion, bundle),
     ]
@@ -79,12 +82,14 @@ def _confusion(scans: Sequence[Prediction], threshold: float) -> Confusion:
     return Confusion.of(np.array([s.probability >= threshold for s in scans]), np.array([s.covid for s in scans]))
 
 
-def _facts(predictions: Predictions, threshold: float) -> str:
+def _facts(predictions: Predictions, threshold: float, learned: int) -> str:
     covid = int(predictions.covid.sum())
     text = (
         f"{len(predictions.scans)} scans, {covid} of them COVID-19; called COVID-19 from a probability of "
         f"{threshold:g} on. Intervals are of 95 % and take scans for independent patients."
     )
+    if learned:
+        text += f" {learned} scans for training or validation count nowhere but in the figure of involvement."
     if predictions.undiagnosed:
         names = ", ".join(predictions.undiagnosed[:10]) + (" …" if len(predictions.undiagnosed) > 10 else "")
         text += f" {len(predictions.undiagnosed)} more have no probability and count nowhere: {names}."
@@ -121,9 +126,11 @@ def _discrimination(predictions: Predictions, confusion: Confusion, threshold: f
 def _areas(probability: np.ndarray, covid: np.ndarray) -> list[tuple[str, str]]:
     """Areas under the curve with their intervals, as far as the scans allow."""
     found = []
+    kept = np.clip(probability, SMALLEST, 1 - SMALLEST)
+    log_odds = np.log(kept / (1 - kept))  # nearer to normal than probabilities; ranks stay as they are
     for name, area in (("AUC (DeLong)", delong), ("AUC (binormal, Demidenko)", demidenko)):
         with contextlib.suppress(ValueError):
-            found.append((name, interval_text(area(probability, covid))))
+            found.append((name, interval_text(area(log_odds, covid))))
     return found
 
 
@@ -165,7 +172,7 @@ def _groups(scans: Sequence[Prediction], threshold: float, name: str, key: Calla
         figure(svg(group_bars(groups, name)), "svg+xml", f"Accuracy, sensitivity and specificity by {name}."),
     ]
     if name == "CO-RADS":
-        parts.append(figure(svg(co_rads_counts(known)), "svg+xml", "Scans by CO-RADS class and status."))
+        parts.append(figure(svg(co_rads_counts(known)), "svg+xml", "Patients by CO-RADS class and status."))
     return parts
 
 
@@ -218,16 +225,16 @@ def _checklist(predictions: Predictions, confusion: Confusion, bundle: Bundle | 
 
 def _known(predictions: Predictions, confusion: Confusion, bundle: Bundle | None) -> dict[int, str]:
     """What the table and the bundle say of items of the checklist."""
-    scans = predictions.scans
-    covid = int(predictions.covid.sum())
+    scans = predictions.tested.scans
+    covid = sum(s.covid for s in scans)
+    given = len(predictions.scans) + len(predictions.undiagnosed)
     facts = {
         13: f"{len(predictions.undiagnosed)} scans without a probability, left out",
         19: f"{len(scans)} scans, {covid} COVID-19",
-        23: f"covid-ct-diagnosis {__version__}",
-        33: f"{len(scans) + len(predictions.undiagnosed)} scans given, {len(scans)} diagnosed",
+        33: f"{given} scans given, {len(predictions.scans)} diagnosed, {len(scans)} of them judged here",
         35: f"sensitivity {interval_text(confusion.sensitivity)}, specificity {interval_text(confusion.specificity)}",
     }
-    splits = Counter(s.split for s in scans if s.split)
+    splits = Counter(s.split for s in predictions.scans if s.split)
     if splits:
         facts[20] = ", ".join(f"{name}: {count}" for name, count in sorted(splits.items()))
     centres = {s.centre for s in scans if s.centre}
@@ -236,11 +243,20 @@ def _known(predictions: Predictions, confusion: Confusion, bundle: Bundle | None
     if bundle is not None:
         facts[22] = f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card"
         training = {name: network["training"] for name, network in bundle.networks.items()}
-        facts[25] = "; ".join(
-            f"{n}: {t['steps']} steps, seed {t.get('seed')}" for n, t in training.items() if "steps" in t
-        )
-        facts[10] = "; ".join(f"{n}: {t['sources']}" for n, t in training.items() if "sources" in t)
+        facts[9] = "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card"
+        facts[23] = f"covid-ct-diagnosis {__version__} wrote this page"
+        facts[25] = "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t)
+        learned = "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t)
+        facts[7] = "; ".join(filter(None, [facts.get(7), learned]))
+        facts[31] = "layer-wise relevance propagation, written with every study"
     return {number: text for number, text in facts.items() if text}
+
+
+def _length(training: dict[str, Any]) -> str:
+    """How long a network has learned, as its bundle records it."""
+    if "epochs" in training:
+        return f"{training['epochs']} epochs"
+    return f"{' + '.join(str(n) for n in training.get('steps', []) if n)} steps"
 
 
 def write_report(
@@ -260,12 +276,11 @@ def write_report(
     if pictures is not None and not pictures.is_dir():
         raise UsageError(f"There is no folder {pictures}.", "Give a folder of PNG files, or leave out --pictures.")
     page = report(predictions, threshold, bundle, pictures)
+    tested = predictions.tested
     with replaced_file(path) as partial:
         partial.write_text(page, encoding="utf-8")
-    print(
-        f"{len(predictions.scans)} scans ({predictions.covid.sum()} COVID-19), threshold {threshold:g}, 95 % intervals"
-    )
-    for name, interval in _summary(predictions, threshold):
+    print(f"{len(tested.scans)} scans ({tested.covid.sum()} COVID-19), threshold {threshold:g}, 95 % intervals")
+    for name, interval in _summary(tested, threshold):
         print(f"  {name:36} {interval_text(interval)}")
     print(f"Page: {path}")
 

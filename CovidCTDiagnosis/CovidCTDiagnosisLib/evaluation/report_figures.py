@@ -75,15 +75,16 @@ def decision_figure(curve: NetBenefit) -> Figure:
 
 
 def co_rads_counts(scans: Sequence[Prediction]) -> Figure:
-    """Scans by CO-RADS class and status (the paper counts patients: figure 2)."""
+    """Patients by CO-RADS class and status (figure 2); a scan without a stated patient counts as one."""
     figure, axes = _axes(height=3.0)
     classes = sorted({s.co_rads for s in scans if s.co_rads is not None})
     below = np.zeros(len(classes))
     for covid, name, colour, hatch in _STATUS:
-        counts = np.array([sum(s.co_rads == c and s.covid == covid for s in scans) for c in classes])
+        of_status = [s for s in scans if s.covid == covid]
+        counts = np.array([len({s.patient or (s.name,) for s in of_status if s.co_rads == c}) for c in classes])
         axes.bar(range(len(classes)), counts, bottom=below, color=colour, hatch=hatch, edgecolor="white", label=name)
         below += counts
-    axes.set(xticks=range(len(classes)), xticklabels=[str(c) for c in classes], xlabel="CO-RADS", ylabel="scans")
+    axes.set(xticks=range(len(classes)), xticklabels=[str(c) for c in classes], xlabel="CO-RADS", ylabel="patients")
     _legend_above(axes, 2)
     return figure
 

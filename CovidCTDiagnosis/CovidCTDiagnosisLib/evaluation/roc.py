@@ -1,8 +1,8 @@
 """Discrimination: ROC curve with a bootstrap band, and areas under it with intervals and a paired test.
 
 ``scores`` are (N,) floats, higher for COVID-19; ``labels`` are (N,), 1 COVID-19 and 0 not. All intervals are of 95 %.
-``strata`` are (N,) of any kind, or None: scores are compared only within a stratum, as scores of different networks of a
-cross-validation have no common scale.
+``strata`` are (N,) of any kind, or None: scores are compared only within a stratum, as those of a cross-validation's
+networks have no common scale.
 """
 
 from __future__ import annotations
@@ -197,13 +197,6 @@ def roc(scores: np.ndarray, labels: np.ndarray, replicates: int = REPLICATES, se
     low, high = np.percentile(curves, [2.5, 97.5], axis=0)
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     return Roc(fpr, tpr, low, high)
-
-
-def threshold_for(scores: np.ndarray, labels: np.ndarray, sensitivity: float) -> float:
-    """The highest threshold that calls at least this share of COVID-19 cases positive (score ≥ threshold)."""
-    positives, _ = _groups(scores, labels)
-    needed = max(int(np.ceil(sensitivity * len(positives) - 1e-9)), 1)
-    return float(np.sort(positives)[-needed])
 
 
 def _false_positive_rate(positives: np.ndarray, negatives: np.ndarray, sensitivity: float) -> float:

@@ -9,19 +9,16 @@ import numpy as np
 
 from ..bundle import Bundle, revise_bundle
 from ..errors import InputError, UsageError
-from ..training.calibration import fit_platt
+from ..training.calibration import fit_platt, operating_point
 from .metrics import Interval
-from .predictions import Predictions
+from .predictions import SMALLEST, Predictions
 from .reliability import brier
-from .roc import threshold_for
 from .targets import interval_text
 
 FEWEST = 5
 """Scans of either kind that there must be; below 50 in all the result is called uncertain."""
 ENOUGH = 50
 REPLICATES = 500
-SMALLEST = 1e-4
-"""Probabilities closer to 0 or 1 than this are not told apart in a table."""
 
 
 class SiteCalibration(NamedTuple):
@@ -71,22 +68,12 @@ def fit_site(
     probability = np.clip(predictions.probability, SMALLEST, 1 - SMALLEST)
     differences = (np.log(probability / (1 - probability)) - settings["offset"]) / settings["slope"]
     slope, offset = fit_platt(differences, covid, balanced=False)
-    threshold = _threshold(differences, covid, sensitivity, slope, offset)
+    threshold = operating_point(differences, covid, sensitivity, slope, offset)
     left_out = _left_out(differences, covid, sensitivity, replicates, seed)
     low, middle, high = np.nanpercentile(left_out, [2.5, 50, 97.5], axis=0)
     intervals = [Interval(float(middle[n]), float(low[n]), float(high[n])) for n in (0, 1)]
     before = brier(predictions.probability, covid)
     return SiteCalibration(slope, offset, threshold, intervals[0], intervals[1], before, float(middle[2]))
-
-
-def _threshold(differences: np.ndarray, covid: np.ndarray, sensitivity: float, slope: float, offset: float) -> float:
-    """Halfway to the next lower score, so that rounding in the table does not lose the scan that decides.
-
-    Zero where no scan has a lower score: then all are called.
-    """
-    deciding = threshold_for(differences, covid, sensitivity)
-    lower = differences[differences < deciding]
-    return float(_sigmoid(slope * (deciding + lower.max()) / 2 + offset)) if len(lower) else 0.0
 
 
 def _sigmoid(logit: Any) -> Any:
@@ -102,7 +89,7 @@ def _left_out(differences: np.ndarray, covid: np.ndarray, sensitivity: float, re
         drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
         rest = np.setdiff1d(np.arange(len(covid)), drawn)
         slope, offset = fit_platt(differences[drawn], covid[drawn], balanced=False)
-        threshold = _threshold(differences[drawn], covid[drawn], sensitivity, slope, offset)
+        threshold = operating_point(differences[drawn], covid[drawn], sensitivity, slope, offset)
         probability, truth = _sigmoid(slope * differences[rest] + offset), covid[rest]
         called = probability >= threshold
         shares = [called[truth == 1].mean() if (truth == 1).any() else np.nan]
@@ -115,7 +102,7 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     """Write a copy of the bundle with fitted settings, and print how sure it is.
 
     Args:
-        predictions: of this bundle, with the truth.
+        predictions: of this bundle, with the truth; see ``Predictions.to_fit`` for which of them count.
         bundle: to be adapted.
         output: bundle to write.
         sensitivity: aimed at.
@@ -126,6 +113,7 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     """
     if output.resolve() == bundle.folder.resolve():
         raise UsageError("The bundle itself is not changed.", "Give another folder with --output.")
+    predictions = predictions.to_fit
     fitted = fit_site(predictions, bundle.settings["diagnosis"], sensitivity)
     scans, covid = len(predictions.scans), int(predictions.covid.sum())
     facts = {"scans": scans, "covid": covid, "aimed_sensitivity": sensitivity}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ PULL = np.array([4.0, 0.05])
 """How strongly few series are held to a slope of one over their spread, and to even odds at their mean: so few cannot
 show how sure the scores may be of a case."""
 LEAST_SPREAD = 1e-6
+SENSITIVITY = 0.9
+"""That a threshold is chosen for unless another is stated."""
 
 
 def score_differences(classifier: nn.Module, examples: Sequence[Example]) -> np.ndarray:
@@ -25,15 +28,44 @@ def score_differences(classifier: nn.Module, examples: Sequence[Example]) -> np.
     return np.array([float(s[1] - s[0]) for s in scores])
 
 
-def calibrate(classifier: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
-    """Platt scaling with both classes weighted alike; the threshold is then one half.
+def calibrate(classifier: nn.Module, examples: Sequence[Example], sensitivity: float = SENSITIVITY) -> dict[str, Any]:
+    """Platt scaling with both classes weighted alike, and the threshold that reaches a sensitivity on these scans.
 
     Returns:
-        ``slope``, ``offset`` and ``threshold`` as ``pipeline.diagnosis.calibrated`` takes them.
+        ``slope``, ``offset`` and ``threshold`` as ``pipeline.diagnosis.calibrated`` takes them, and what they were
+        fitted to (``calibrated_on``).
     """
     covid = np.array([e.covid for e in examples])
-    slope, offset = fit_platt(score_differences(classifier, examples), covid, balanced=True)
-    return {"slope": slope, "offset": offset, "threshold": 0.5}
+    differences = score_differences(classifier, examples)
+    slope, offset = fit_platt(differences, covid, balanced=True)
+    return {
+        "slope": slope,
+        "offset": offset,
+        "threshold": operating_point(differences, covid, sensitivity, slope, offset),
+        "calibrated_on": {"scans": len(covid), "covid": int(covid.sum()), "aimed_sensitivity": sensitivity},
+    }
+
+
+def threshold_for(scores: np.ndarray, covid: np.ndarray, sensitivity: float) -> float:
+    """The highest threshold that calls at least this share of COVID-19 cases positive (score ≥ threshold)."""
+    positives = np.sort(np.asarray(scores)[np.asarray(covid).astype(bool)])
+    needed = max(int(np.ceil(sensitivity * len(positives) - 1e-9)), 1)
+    return float(positives[-needed])
+
+
+def operating_point(
+    differences: np.ndarray, covid: np.ndarray, sensitivity: float, slope: float, offset: float
+) -> float:
+    """Probability from which on COVID-19 is called, so that this share of its cases is.
+
+    Halfway to the next lower score, so that rounding in a table does not lose the scan that decides. Zero where no scan
+    has a lower score: then all are called.
+    """
+    deciding = threshold_for(differences, covid, sensitivity)
+    lower = differences[differences < deciding]
+    if not len(lower):
+        return 0.0
+    return float(1 / (1 + np.exp(-(slope * (deciding + lower.max()) / 2 + offset))))
 
 
 def fit_platt(differences: np.ndarray, covid: np.ndarray, balanced: bool) -> tuple[float, float]:

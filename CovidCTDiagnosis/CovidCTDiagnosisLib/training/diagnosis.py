@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ct.windows import CLASSIFIER
-from ..networks import CVAE, VolumeClassifier
+from ..networks import CVAE, CVAEOutput, VolumeClassifier
 from ..networks.cvae import Prior
 from ..pipeline.appearance import Appearance
 from ..pipeline.compute import channels_last
@@ -223,7 +223,8 @@ def cvae_recipe(
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         assert isinstance(network, CVAE)
         images, masks, labels = batch
-        reconstruction, divergence = network.loss(network(images, masks, labels), images)
+        found = CVAEOutput(*(part.float() for part in network(images, masks, labels)))
+        reconstruction, divergence = network.loss(found, images)
         # Per pixel, so that the gradients have the size that the learning rate expects.
         return (reconstruction + divergence) / images[0].numel()
 

@@ -26,6 +26,13 @@ Part = Literal["learn", "calibrate", "test"]
 
 LONGEST_SIDE = 128
 SEGMENTING = ("lungs", "lesions", "involvement")
+CLEANING = 1
+"""Counted up when the code between the networks changes what the classifier sees: what was kept before is not used."""
+
+
+def inputs_kind() -> str:
+    """Tells apart what scans are made into, beside the networks that segment them."""
+    return f"inputs-{LONGEST_SIDE}" + (f"-{CLEANING}" if CLEANING > 1 else "")
 
 
 class Scan(Protocol):
@@ -77,7 +84,7 @@ def prepare_examples(
     Raises:
         InputError: names every scan that cannot be used, one a line; the others are in the cache.
     """
-    folder = cache / f"inputs-{LONGEST_SIDE}-{models.bundle.fingerprint(SEGMENTING)}"
+    folder = cache / f"{inputs_kind()}-{models.bundle.fingerprint(SEGMENTING)}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{scan.name}-{scan.digest}.npz" for scan in scans]
     problems = []

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +26,7 @@ Draw = Callable[[np.random.Generator], Any]
 
 STEPS_PER_EPOCH = 50
 CHECK_BATCHES = 10
+BEST = "best.safetensors"
 PATIENCE = 8
 """Epochs without improvement on what is kept for early stopping."""
 
@@ -111,6 +113,7 @@ class Recipe(lightning.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.constant_rate = constant_rate
         self.freeze_from = steps // 2
+        self._check_losses: list[Tensor] = []
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Fine-tune: start from these weights and keep their normalisation statistics."""
@@ -145,10 +148,18 @@ class Recipe(lightning.LightningModule):
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
-    def validation_step(self, batch: Any, _: int) -> None:
-        """Logs the loss of what is kept for early stopping."""
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Logs the loss of what is kept for early stopping, and keeps the weights that have done best there.
+
+        Here, as the averaged weights are in place only while batches are checked.
+        """
         loss = self.loss(self.network, batch)
         self.log("check_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
+        self._check_losses = [*(self._check_losses if index else []), loss.detach()]
+        if index == CHECK_BATCHES - 1:
+            mean = self.trainer.strategy.reduce(torch.stack(self._check_losses).mean(), reduce_op="mean")
+            if self.trainer.is_global_zero:
+                keep_best(self.network, float(mean), Path(self.trainer.default_root_dir) / BEST)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle learning rate, or plain Adam."""
@@ -171,13 +182,29 @@ def seeded(seed: int, make: Callable[[], Network]) -> Network:
         return make()
 
 
+def keep_best(network: nn.Module, loss: float, path: Path) -> None:
+    """Write the weights with their loss, unless those that lie there have a loss no greater."""
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            if float(file.metadata()["check_loss"]) <= loss:
+                return
+    _write(network, path, {"check_loss": repr(loss)})
+
+
+def _write(network: nn.Module, path: Path, facts: dict[str, str] | None = None) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, partial, facts)
+    partial.replace(path)
+
+
 def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Module:
     """Train, checkpointing to ``run`` after every epoch of 50 steps; a second call goes on from there.
 
     With several devices Lightning runs this program once for each; see ``is_helper``.
 
     Returns:
-        The network with its averaged (or last) weights, in evaluation mode, on the CPU.
+        The network in evaluation mode, on the CPU, with its averaged (or last) weights; those that did best on what is
+        kept for early stopping, where there is any.
 
     Raises:
         Cancelled: training was interrupted; the run folder holds what is needed to go on.
@@ -186,9 +213,10 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
     if not finished.exists():
         trainer = _train(recipe, run, hardware or Hardware())
         if trainer.is_global_zero:
-            partial = finished.with_suffix(".partial")
-            save_file({k: v.cpu().contiguous() for k, v in recipe.network.state_dict().items()}, partial)
-            partial.replace(finished)
+            best = run / BEST
+            if best.exists():
+                recipe.network.load_state_dict(load_file(best))
+            _write(recipe.network, finished)
         trainer.strategy.barrier()
     recipe.network.load_state_dict(load_file(finished))
     return recipe.network.cpu().eval()

@@ -46,16 +46,18 @@ def left_to_distance(scans: int) -> float:
     return max(FALSE_ALARMS - len(UsualAppearance._fields) / (scans + 1), FALSE_ALARMS / 5)
 
 
-def fit_novelty(averages: Tensor, false_alarms: float = FALSE_ALARMS) -> Novelty:
+def fit_novelty(averages: Tensor, false_alarms: float = FALSE_ALARMS, rows_a_scan: int = 1) -> Novelty:
     """Mean and shrunk covariance (Ledoit and Wolf), scaled so that few of what was not fitted lie beyond 1.
 
     Args:
         averages: see ``average_maps``; neighbours may be one patient, so blocks of them are left out together.
         false_alarms: the share of what was not fitted that may lie beyond 1.
+        rows_a_scan: how many rows in a row are of one scan, which is left out as a whole.
     """
     features = Novelty.features(averages).double().numpy()
     distances = []
-    for block in np.array_split(np.arange(len(features)), BLOCKS):
+    for scans in np.array_split(np.arange(len(features)).reshape(-1, rows_a_scan), BLOCKS):
+        block = scans.ravel()
         rest = np.delete(features, block, axis=0)
         mean, whiten = _whitening(rest)
         distances.append(np.linalg.norm((features[block] - mean) @ whiten, axis=1))

@@ -17,9 +17,9 @@ from ..networks import VolumeClassifier
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
-from .calibration import calibrate
+from .calibration import SENSITIVITY, calibrate
 from .diagnosis import MANNERS, SHORT, Manner
-from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, prepare_examples, split_data
+from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, inputs_kind, prepare_examples, split_data
 from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit, is_helper
 from .novelty import average_maps, fit_appearance, fit_novelty, left_to_distance
@@ -187,6 +187,7 @@ def train(
     fine_tune: bool = False,
     hardware: Hardware | None = None,
     manner: str = SHORT,
+    sensitivity: float = SENSITIVITY,
 ) -> None:
     """Train a network and write it into the bundle ``output``, which is made when it is not there.
 
@@ -200,6 +201,7 @@ def train(
         fine_tune: start from the bundle's own weights of this network.
         hardware: what to train on.
         manner: of ``MANNERS``, for cvae and classifier.
+        sensitivity: that the classifier's threshold is chosen for, on the scans for validation.
 
     Raises:
         InputError: the data lack a part, or a scan or label map cannot be used.
@@ -207,16 +209,17 @@ def train(
             or in this manner.
     """
     require_data(data)
-    _check_kind(network, data, manner)
+    _check_kind(network, data, manner, steps)
+    hardware = hardware or Hardware()
     needed = {"cvae": SEGMENTING, "classifier": (*SEGMENTING, "cvae")}.get(network, ())
     _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
     plan = PLANS[network]
     chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
-    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner)
+    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware)
     start = open_bundle(output).weights(network) if fine_tune else None
     folder = (run or _runs(output)) / f"{network}-{key}"
-    job = _Job(data, output, folder, seed, start, hardware or Hardware(), MANNERS[manner])
+    job = _Job(data, output, folder, seed, start, hardware, MANNERS[manner])
     trained = plan.train(job, chosen)
     if is_helper():
         return  # the process that started this one writes the bundle
@@ -232,17 +235,32 @@ def train(
         },
     )
     if isinstance(trained, VolumeClassifier):
-        _put_classifier(data, output, trained, record)
+        _put_classifier(data, output, trained, record, sensitivity)
     else:
         _put(output, network, record)
+        _tell_what_is_stale(output, network)
 
 
-def _check_kind(network: str, data: Path, manner: str) -> None:
+def _tell_what_is_stale(output: Path, network: str) -> None:
+    """Networks of the bundle that learned from what another one made of the scans before."""
+    built_on = dict.fromkeys(SEGMENTING, ("cvae", "classifier")) | {"cvae": ("classifier",)}
+    stale = [n for n in built_on.get(network, ()) if n in open_bundle(output).networks]
+    if stale:
+        print(f"The bundle's {' and '.join(stale)} learned beside another {network}: train {_them(stale)} again.")
+
+
+def _them(names: list[str]) -> str:
+    return "it" if len(names) == 1 else "both, in this order,"
+
+
+def _check_kind(network: str, data: Path, manner: str, steps: int | None) -> None:
     """Raise UsageError unless the network learns from such data in this manner."""
     if network in NEEDED and is_scan_table(data):
         raise UsageError(f"{network} does not learn from a table.", "Give a folder with images and label maps.")
     if network in NEEDED and manner != SHORT:
         raise UsageError(f"{network} has no recipe {manner}.", "Leave out --recipe.")
+    if steps is not None and MANNERS[manner].epochs is not None:
+        raise UsageError(f"The recipe {manner} has its own length.", "Leave out --steps or --recipe.")
     if network not in NEEDED and is_own_data(data):
         raise UsageError(f"{network} does not learn from label maps.", "Give a table of scans, or slice series.")
 
@@ -270,11 +288,19 @@ def _runs(output: Path) -> Path:
     return output.parent / f"{output.name}-runs"
 
 
-def _run_key(data: Path, output: Path, built_on: tuple[str, ...], steps: Steps, seed: int, manner: str) -> str:
+def _run_key(
+    data: Path,
+    output: Path,
+    built_on: tuple[str, ...],
+    steps: Steps,
+    seed: int,
+    manner: str,
+    hardware: Hardware,
+) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
     used = open_bundle(output).fingerprint(built_on) if built_on else ""
     state = table_fingerprint(data) if is_scan_table(data) else data_fingerprint(data)
-    told = f"{state} {used} {tuple(steps)} {seed} {manner}"
+    told = f"{state} {used} {tuple(steps)} {seed} {manner} {hardware.precision} {inputs_kind()}"
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
@@ -305,16 +331,18 @@ def _put(output: Path, network: str, record: NetworkRecord) -> None:
     )
 
 
-def _put_classifier(data: Path, output: Path, classifier: VolumeClassifier, record: NetworkRecord) -> None:
+def _put_classifier(
+    data: Path, output: Path, classifier: VolumeClassifier, record: NetworkRecord, sensitivity: float
+) -> None:
     """With what belongs to it: calibration on the block kept for that, and what is usual of that and the others."""
     settings = {name: value for name, value in open_bundle(output).settings.items() if name != "appearance"}
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
     appearance = fit_appearance([example.appearance for example in shown])
-    usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)))
+    usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
-    found = {**settings, "diagnosis": calibrate(classifier, kept)}
+    found = {**settings, "diagnosis": calibrate(classifier, kept, sensitivity)}
     if appearance:
         found["appearance"] = appearance._asdict()
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
