@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.training import loop
-from CovidCTDiagnosisLib.training.loop import DrawnBatches, Recipe, fit
+from CovidCTDiagnosisLib.training.loop import DrawnBatches, Hardware, Recipe, fit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -145,6 +145,18 @@ def test_early_stopping_gives_the_weights_that_did_best(tmp_path: Path, monkeypa
     resumed = fit(again, tmp_path / "run")
     with torch.inference_mode():
         assert checked(resumed) <= min(seen) + 1e-6  # a resumed run remembers
+
+
+def test_volumes_are_trained_in_single_precision_on_a_processor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Hardware(precision="bf16-mixed")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert wanted.for_volumes().trainer_arguments()["precision"] == "32-true"
+    assert "single precision" in capsys.readouterr().out
+    assert Hardware(precision="16-mixed").for_volumes().precision == "16-mixed"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert wanted.for_volumes() is wanted
 
 
 TWO_PROCESSES = """

@@ -19,7 +19,7 @@ from .lesions import LesionCases, LesionNetwork, lesion_cases, train_lesions
 from .loop import Hardware, Steps
 from .lungs import LungCases, lung_cases, train_lungs
 from .sources import Case, data_fingerprint
-from .train import PLANS
+from .train import PLANS, VOLUMETRIC
 
 FOLDS = 5
 
@@ -87,17 +87,18 @@ class Folds:
         steps = self.steps or plan.steps
         kept = {case.name for case in held_out(self.lesions.expert, fold)}
         runs = self._kind / f"runs-{self._data_fingerprint}"
+        hardware = self.hardware or Hardware()
+        if network in VOLUMETRIC:
+            hardware = hardware.for_volumes()
         recipe = f"{network}-{'-'.join(map(str, steps))}-{self.seed}"
-        if self.hardware and self.hardware.precision:
-            recipe += f"-{self.hardware.precision}"
+        if hardware.precision:
+            recipe += f"-{hardware.precision}"
         first, second = runs / f"{recipe}-pretrained", runs / f"{recipe}-fold-{fold}"
         trained: nn.Module
         if network == "lungs":
-            trained = train_lungs(_without(self.lungs, kept), first, second, steps, self.seed, self.hardware)
+            trained = train_lungs(_without(self.lungs, kept), first, second, steps, self.seed, hardware)
         else:
-            trained = train_lesions(
-                network, _without(self.lesions, kept), first, second, steps, self.seed, self.hardware
-            )
+            trained = train_lesions(network, _without(self.lesions, kept), first, second, steps, self.seed, hardware)
         learned = {"held_out": sorted(kept), "machine_masks": self.machine_masks, "steps": list(steps)}
         return NetworkRecord(plan.architecture, plan.preprocessing, trained.state_dict(), learned)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -54,6 +54,13 @@ class Hardware:
     devices: int | Literal["auto"] = "auto"
     nodes: int = 1
     precision: str | None = None
+
+    def for_volumes(self) -> Hardware:
+        """The same for 3-D networks: on a processor with AMX, torch 2.13 crashes in their bfloat16 convolutions."""
+        if self.precision != "bf16-mixed" or torch.cuda.is_available():
+            return self
+        print("3-D networks are trained in single precision on a processor.")
+        return replace(self, precision=None)
 
     def trainer_arguments(self) -> dict[str, Any]:
         """For ``lightning.Trainer``; several processes on processors are meant for tests."""

@@ -30,6 +30,9 @@ from .sources import Case, data_fingerprint, require_data
 USUAL_WINDOWS = (0.0, 0.5, 1.0)
 """Shares of ``in_window`` that are nothing unusual: the classifier has learned from such pictures."""
 
+VOLUMETRIC = ("lungs", "lesions")
+"""Networks with 3-D convolutions."""
+
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
 OWN_SOURCES = "own data"
 SETTINGS = {"diagnosis": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
@@ -211,6 +214,8 @@ def train(
     require_data(data)
     _check_kind(network, data, manner, steps)
     hardware = hardware or Hardware()
+    if network in VOLUMETRIC:
+        hardware = hardware.for_volumes()
     needed = {"cvae": SEGMENTING, "classifier": (*SEGMENTING, "cvae")}.get(network, ())
     _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
