@@ -677,6 +677,11 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
     command.add_argument("--data", type=Path, required=True, help="data folder with slice series, or table of scans")
     command.add_argument("--output", type=Path, help="also write the predictions (CSV), for evaluate report")
     command.add_argument(
+        "--all-splits",
+        action="store_true",
+        help="the table also gets the scans for training and validation, for the report's figure of involvement",
+    )
+    command.add_argument(
         "--spoil",
         action="store_true",
         help="also invert, window, blur the series kept apart, and take abdomen and neck: how many are refused "
@@ -690,7 +695,7 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
     with _training_packages():
         from .evaluation.diagnosis import print_diagnosis
 
-    print_diagnosis(options.data, options.bundle, options.device, options.output, options.spoil)
+    print_diagnosis(options.data, options.bundle, options.device, options.output, options.spoil, options.all_splits)
 
 
 def _add_evaluate_ablation(parts: Any) -> None:

@@ -144,12 +144,14 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     usual = open_bundle(bundle).settings["appearance"]
     assert 0 < usual["least_texture"] < usual["greatest_texture"] < 1 and 0 < usual["least_surround"] < 1
     table_out = tmp_path / "predictions.csv"
-    call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out]
+    call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out, "--all-splits"]
     assert main([str(a) for a in call]) == 0
     assert "2 scans kept apart (1 COVID-19)" in capsys.readouterr().out
-    found = read_predictions(table_out).scans
-    assert [(s.covid, s.co_rads, s.centre) for s in found] == [(0, 1, "A"), (1, 5, "A")]
-    assert all(s.involvement_percent is not None for s in found)
+    found = read_predictions(table_out)
+    assert [(s.covid, s.co_rads, s.centre) for s in found.tested.scans] == [(0, 1, "A"), (1, 5, "A")]
+    assert [s.split for s in found.scans] == ["test"] * 2 + ["train"] * 4 + ["validation"] * 4
+    assert all(s.involvement_percent is not None for s in found.scans)
+    assert main([str(a) for a in call[:6]] + ["--all-splits"]) == 2
 
 
 def test_scans_that_cannot_be_used_are_all_named(

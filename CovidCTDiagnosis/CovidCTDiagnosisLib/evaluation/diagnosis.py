@@ -18,16 +18,21 @@ from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.calibration import score_differences
 from ..training.examples import Example, prepare_examples, split_data
-from ..training.scan_table import is_scan_table
+from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
 from .metrics import bootstrap_auc, wilson
 from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
 from .targets import interval_text
 
-COLUMNS = ("scan", "probability", "covid", "centre", "co_rads", "involvement_percent")
+COLUMNS = ("scan", "probability", "covid", "split", "centre", "co_rads", "involvement_percent")
 
 
 def print_diagnosis(
-    data: Path, bundle: Path | None, device: str, output: Path | None = None, spoil: bool = False
+    data: Path,
+    bundle: Path | None,
+    device: str,
+    output: Path | None = None,
+    spoil: bool = False,
+    all_splits: bool = False,
 ) -> None:
     """AUC, sensitivity and specificity on the scans kept apart.
 
@@ -36,49 +41,74 @@ def print_diagnosis(
         bundle: or the one shipped.
         device: where to segment.
         output: gets the predictions as a table, for ``covid-ct evaluate report``.
+        all_splits: the table also gets the scans that the bundle learned from or was calibrated on.
         spoil: also spoil the slice series kept apart, take slices without lung, and count the warnings.
 
     Raises:
         InputError: the data lack a part, or no COVID-19 or no other scan is kept apart.
-        UsageError: ``output`` cannot be written, or there are no slice series to spoil.
+        UsageError: ``output`` is missing for all splits or cannot be written, or there are no slice series to spoil.
     """
     if output is not None and not output.resolve().parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    if all_splits and output is None:
+        raise UsageError("The scans of all splits go into a table.", "Add --output TABLE.csv.")
     if spoil and is_scan_table(data):
         raise UsageError("Only slice series can be spoilt.", "Leave out --spoil.")
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
-    scans = split_data(data).test
+    split = split_data(data)
+    scans = split.test
     if {s.covid for s in scans} != {0, 1}:
         raise InputError("No COVID-19 or no other scans are kept apart.", "Put some of either into the split test.")
-    with tempfile.TemporaryDirectory() as cache:
-        test = prepare_examples(scans, models, Path(cache))
-    settings = models.bundle.settings["diagnosis"]
-    logit = settings["slope"] * score_differences(models.network("classifier"), test) + settings["offset"]
-    probability = 1 / (1 + np.exp(-logit))
+    test = _prepare(scans, models)
+    probability = _probabilities(test, models)
     covid = np.array([e.covid for e in test])
-    called = probability >= settings["threshold"]
+    called = probability >= models.bundle.settings["diagnosis"]["threshold"]
     print(f"Diagnosis, {len(covid)} scans kept apart ({covid.sum()} COVID-19), 95 % intervals")
     rows = {
-        "AUC": bootstrap_auc(logit, covid),
+        "AUC": bootstrap_auc(probability, covid),
         "sensitivity": wilson(int((called & (covid == 1)).sum()), int((covid == 1).sum())),
         "specificity": wilson(int((~called & (covid == 0)).sum()), int((covid == 0).sum())),
     }
     for name, interval in rows.items():
         print(f"  {name:36} {interval_text(interval)}")
     if output is not None:
-        _write(output, scans, test, probability)
+        table = _rows(TEST, scans, test, probability)
+        for name, others in ((TRAIN, split.learn), (VALIDATION, split.calibrate)) if all_splits else ():
+            examples = _prepare(others, models)
+            table += _rows(name, others, examples, _probabilities(examples, models))
+        _write(output, table)
         print(f"Predictions: {output}")
     if spoil:
         for line in novelty_lines(chain(spoil_and_diagnose(scans, models), diagnose_beyond_the_lungs(models))):
             print(line, flush=True)
 
 
-def _write(path: Path, scans: Sequence[Any], examples: Sequence[Example], probability: np.ndarray) -> None:
-    """One row a scan; what the table of scans says of it goes along."""
+def _prepare(scans: Sequence[Any], models: Models) -> list[Example]:
+    with tempfile.TemporaryDirectory() as cache:
+        return prepare_examples(scans, models, Path(cache))
+
+
+def _probabilities(examples: Sequence[Example], models: Models) -> np.ndarray:
+    settings = models.bundle.settings["diagnosis"]
+    logit = settings["slope"] * score_differences(models.network("classifier"), examples) + settings["offset"]
+    probability: np.ndarray = 1 / (1 + np.exp(-logit))
+    return probability
+
+
+def _rows(
+    split: str, scans: Sequence[Any], examples: Sequence[Example], probability: np.ndarray
+) -> list[tuple[Any, ...]]:
+    """``COLUMNS`` of each scan; what the table of scans says of it goes along."""
+    found = []
+    for scan, example, p in zip(scans, examples, probability, strict=True):
+        told = (split, getattr(scan, "centre", ""), getattr(scan, "co_rads", None))
+        found.append((scan.name, f"{p:.4f}", scan.covid, *told, f"{example.involvement_percent:.1f}"))
+    return found
+
+
+def _write(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
     with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for scan, example, p in zip(scans, examples, probability, strict=True):
-            told = [getattr(scan, "centre", ""), getattr(scan, "co_rads", None)]
-            writer.writerow([scan.name, f"{p:.4f}", scan.covid, *told, f"{example.involvement_percent:.1f}"])
+        writer.writerows(rows)
