@@ -6,6 +6,7 @@ import base64
 import csv
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -72,7 +73,7 @@ ALL = {
 
 def test_scans_that_were_learned_from_are_not_judged(tmp_path: Path) -> None:
     """A perfect answer on what was learned from must not flatter the page."""
-    learned = [Prediction(f"t{n}", float(n % 2), n % 2, split=("Train", "validation")[n % 3 == 0]) for n in range(30)]
+    learned = [Prediction(f"t{n}", float(n % 2), n % 2, split=("train", "validation")[n % 3 == 0]) for n in range(30)]
     kept = [Prediction(f"s{n}", (0.8, 0.3, 0.6, 0.4)[n % 4], n % 2, split=("test", "")[n % 5 == 0]) for n in range(40)]
     predictions = Predictions([*learned, *kept], [])
     assert predictions.tested.scans == kept
@@ -81,7 +82,7 @@ def test_scans_that_were_learned_from_are_not_judged(tmp_path: Path) -> None:
     page = report(predictions, 0.5, replicates=20)
     assert "40 scans, 20 of them COVID-19" in page and "30 scans for training or validation count nowhere" in page
     assert "70 scans given, 70 diagnosed, 40 of them judged here" in page
-    with pytest.raises(InputError, match="Without the scans of the split Train, validation no COVID-19"):
+    with pytest.raises(InputError, match="Without the scans of the split train, validation no COVID-19"):
         _ = Predictions([*learned, *kept[::2]], []).tested
 
 
@@ -255,7 +256,12 @@ def test_figures_draw_the_numbers(tmp_path: Path) -> None:
     (axes,) = reliability_figure(bins).axes
     assert [int(text.get_text()) for text in axes.texts] == [b.cases for b in bins]
     (axes,) = co_rads_counts(predictions.scans).axes
+    assert sum(patch.get_height() for patch in axes.patches) == 60 and axes.get_ylabel() == "patients"
+    twice = [replace(scan, name=f"{scan.name}-again") for scan in predictions.scans]
+    (axes,) = co_rads_counts([*predictions.scans, *twice]).axes
     assert sum(patch.get_height() for patch in axes.patches) == 60
+    (axes,) = co_rads_counts([replace(scan, patient="") for scan in [*predictions.scans, *twice]]).axes
+    assert sum(patch.get_height() for patch in axes.patches) == 120 and axes.get_ylabel() == "scans"
     (axes,) = group_bars([("a", Confusion(3, 1, 4, 2)), ("no covid", Confusion(0, 1, 3, 0))], "group").axes
     assert [len(c.lines[0].get_xdata()) for c in axes.containers] == [2, 1, 2]
     (axes,) = involvement_boxes(predictions.scans).axes

@@ -48,6 +48,19 @@ def samples(draw: st.DrawFn) -> Sample:
 # Areas
 
 
+def test_where_no_cases_overlap_variance_says_nothing() -> None:
+    """Four perfect folds and one that is inverted: no certainty, neither of the area nor of a difference."""
+    labels = np.tile([0, 0, 1, 1], 5)
+    strata = np.repeat(np.arange(5), 4)
+    perfect, spoilt = labels.astype(float), np.where(strata == 4, 1 - labels, labels).astype(float)
+    found = delong(spoilt, labels, strata)
+    assert found.value == pytest.approx(0.8) and found.low < 0.6 and found.high > 0.9
+    assert np.isnan(compare_areas(perfect, spoilt, labels, strata).p)
+    assert compare_areas(perfect, 2 * perfect, labels, strata).p == 1
+    with pytest.raises(ValueError, match="two cases"):
+        delong(perfect[:-1], labels[:-1], strata[:-1])
+
+
 @given(st.lists(samples(), min_size=1, max_size=4), st.integers(-50, 50))
 @settings(deadline=None)
 def test_areas_within_strata_are_means_weighted_by_pairs(parts: list[Sample], shift: int) -> None:

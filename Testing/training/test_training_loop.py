@@ -13,6 +13,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.training import loop
 from CovidCTDiagnosisLib.training.loop import DrawnBatches, Hardware, Recipe, fit
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,7 +115,10 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, mo
     assert watched.trainer.global_step == 40
 
 
-def test_early_stopping_gives_the_weights_that_did_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("averaged", [False, True])
+def test_early_stopping_gives_the_weights_that_did_best(
+    averaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is checked is best at zero weights, from which training leads away."""
     monkeypatch.setattr(loop, "PATIENCE", 3)
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 5)
@@ -134,15 +138,25 @@ def test_early_stopping_gives_the_weights_that_did_best(tmp_path: Path, monkeypa
                 seen.append(checked(self.network))
             super().validation_step(batch, index)
 
-    recipe = Observed(nn.Linear(3, 1), draw, loss, steps=60, learning_rate=0.1, seed=1, constant_rate=True, check=zero)
-    network = fit(recipe, tmp_path / "run")
+    def recipe(steps: int) -> Observed:
+        return Observed(
+            nn.Linear(3, 1),
+            draw,
+            loss,
+            steps=steps,
+            learning_rate=0.1,
+            seed=1,
+            constant_rate=not averaged,
+            check=zero,
+        )
+
+    network = fit(recipe(62), tmp_path / "run")  # the last two steps are no epoch
     assert len(seen) > 3 and seen[-1] > min(seen)
     with torch.inference_mode():
         assert checked(network) == pytest.approx(min(seen))
-    worse = nn.Linear(3, 1)
-    loop.keep_best(worse, min(seen) + 1, tmp_path / "run" / loop.BEST)
-    again = Recipe(nn.Linear(3, 1), draw, loss, steps=61, learning_rate=0.1, seed=1, constant_rate=True, check=zero)
-    resumed = fit(again, tmp_path / "run")
+    for other in (min(seen) + 1, float("nan")):
+        loop.keep_best(nn.Linear(3, 1), other, tmp_path / "run" / loop.BEST)
+    resumed = fit(recipe(63), tmp_path / "run")
     with torch.inference_mode():
         assert checked(resumed) <= min(seen) + 1e-6  # a resumed run remembers
 
@@ -154,9 +168,17 @@ def test_volumes_are_trained_in_single_precision_on_a_processor(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert wanted.for_volumes().trainer_arguments()["precision"] == "32-true"
     assert "single precision" in capsys.readouterr().out
-    assert Hardware(precision="16-mixed").for_volumes().precision == "16-mixed"
+    assert Hardware(precision="16-mixed").for_volumes().precision is None  # bf16-mixed in disguise
+    assert Hardware(precision="32-true").for_volumes().precision == "32-true"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert wanted.for_volumes() is wanted
+
+
+def test_fewer_steps_than_an_epoch_are_checked_too(tmp_path: Path) -> None:
+    recipe = Recipe(nn.Linear(3, 1), draw, loss, steps=3, learning_rate=0.1, seed=1, check=draw)
+    network = fit(recipe, tmp_path / "run")
+    kept = load_file(tmp_path / "run" / loop.BEST)
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
 
 
 TWO_PROCESSES = """

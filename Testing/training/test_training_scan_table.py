@@ -134,11 +134,13 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     for network in ("cvae", "classifier"):
         call = ["train", network, "--data", hospital, "--output", bundle, "--steps", 1]
         assert main([str(a) for a in call]) == 0
+    assert "of the scans for validation it calls 2 of 2 COVID-19" in capsys.readouterr().out
     facts = open_bundle(bundle).networks
     assert facts["classifier"]["training"]["sources"] == "own data"
     assert facts["classifier"]["training"]["recipe"] == "short"
     assert main([str(a) for a in ["train", "cvae", "--data", hospital, "--output", bundle, "--steps", 2]]) == 0
     assert "The bundle's classifier learned beside another cvae: train it again." in capsys.readouterr().out
+    assert open_bundle(bundle).settings["diagnosis"]["threshold"] != 0.5
     fitted = open_bundle(bundle).settings["diagnosis"]["calibrated_on"]
     assert fitted == {"scans": 4, "covid": 2, "aimed_sensitivity": 0.9}
     usual = open_bundle(bundle).settings["appearance"]

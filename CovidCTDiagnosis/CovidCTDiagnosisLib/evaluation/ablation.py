@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ from ..training.diagnosis import (
     cvae_recipe,
     encoder_weights,
 )
-from ..training.examples import LONGEST_SIDE, SEGMENTING, prepare_examples
+from ..training.examples import LONGEST_SIDE, SEGMENTING, cleaning, prepare_examples
 from ..training.loop import Hardware, fit
 from ..training.sources import Series, data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
@@ -208,7 +209,7 @@ def evaluate_ablation(
     examples = prepare_examples(series, models, output / "series", print)
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
-    key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}"
+    key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}{cleaning()}"
     answers = Ablation(output, key, steps, folds=tuple(range(folds)), precision=precision).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
@@ -257,9 +258,12 @@ def _verdict(greys: str, answers: Sequence[Answer]) -> str:
     others = [_of(answers, greys, baseline) for baseline in BASELINES]
     beaten = [_compared(best, other) for other in others if other]
     better = sum(result.interval.value > 0 and result.p < SURE for result in beaten)
+    folds = len({a.fold for a in best})
+    part = "" if folds == BLOCKS else f" ({folds} of {BLOCKS} folds)"
+    reached = "met" if area >= TARGET_AUC else "missed"
     return (
-        f"Grey levels {greys}: AUC {area:.3f}, target {TARGET_AUC} {'met' if area >= TARGET_AUC else 'missed'}; better "
-        f"than {better} of {len(beaten)} baselines (p < {SURE})."
+        f"Grey levels {greys}{part}: AUC {area:.3f}, target {TARGET_AUC} {reached}; better than {better} of "
+        f"{len(beaten)} baselines (p < {SURE})."
     )
 
 
@@ -292,7 +296,8 @@ def _of(answers: Sequence[Answer], greys: str, method: str) -> list[Answer]:
 def _comparison(best: Sequence[Answer], other: Sequence[Answer]) -> str:
     """Answers on the same series in the same order."""
     result = _compared(best, other)
-    return f"{result.interval.value:+.3f} ({result.p:.3f})"
+    p = "-" if math.isnan(result.p) else f"{result.p:.3f}"
+    return f"{result.interval.value:+.3f} ({p})"
 
 
 def _compared(best: Sequence[Answer], other: Sequence[Answer]) -> Difference:

@@ -78,8 +78,8 @@ def bootstrap_auc(scores: np.ndarray, labels: np.ndarray, replicates: int = 2000
     return Interval(area_under_curve(scores, labels), float(low), float(high))
 
 
-def wilson(successes: int, trials: int) -> Interval:
-    """A proportion with Wilson's 95 % interval."""
+def wilson(successes: float, trials: int) -> Interval:
+    """A proportion with Wilson's 95 % interval; successes need not be whole."""
     z = 1.959963984540054
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)

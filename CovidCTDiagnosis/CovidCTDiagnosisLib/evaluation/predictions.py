@@ -7,10 +7,14 @@ covid                               truth: 1 COVID-19, 0 not
 co_rads, centre, split, patient     optional: 1 to 6; any text
 involvement_percent                 optional: lesions' share of the lungs
 ==================================  =====================================================================
+
+The splits train (or training) and validation (or val, valid, calibration) are what a bundle has learned from, in any
+case of letters; rows of another split, or of none, are taken for tests.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +26,7 @@ from ..tables import Row, Splits, read_rows, require_columns
 NAMES = ("series", "scan")
 SMALLEST = 1e-4
 """Probabilities closer to 0 or 1 than this are not told apart in a table."""
-TRAINING, VALIDATION = ("train", "training"), ("validation", "val")
+TRAINING, VALIDATION = ("train", "training"), ("validation", "val", "valid", "calibration")
 """What tables call the scans that a bundle learned from, and those that its probability was fitted to."""
 
 
@@ -35,7 +39,8 @@ class Prediction:
         probability: of COVID-19.
         covid: truth, 1 or 0.
         co_rads: 1 to 6, or None.
-        centre, split: as in the table, empty where not stated.
+        centre: as in the table, empty where not stated.
+        split: in small letters, empty where not stated.
         involvement_percent: or None.
         patient: empty where not stated; never written anywhere.
     """
@@ -69,7 +74,7 @@ class Predictions:
         Raises:
             InputError: one of the two kinds of cases is missing then.
         """
-        return self._without(*TRAINING, *VALIDATION)
+        return self._only(lambda split: split not in (*TRAINING, *VALIDATION))
 
     @property
     def to_fit(self) -> Predictions:
@@ -78,18 +83,17 @@ class Predictions:
         Raises:
             InputError: one of the two kinds of cases is missing then.
         """
-        if any(s.split.lower() in VALIDATION for s in self.scans):
-            others = {s.split.lower() for s in self.scans} - {*VALIDATION}
-            return self._without(*others)
-        return self._without(*TRAINING)
+        if any(s.split in VALIDATION for s in self.scans):
+            return self._only(lambda split: split in VALIDATION)
+        return self._only(lambda split: split not in TRAINING)
 
-    def _without(self, *splits: str) -> Predictions:
-        scans = [s for s in self.scans if s.split.lower() not in splits]
+    def _only(self, wanted: Callable[[str], bool]) -> Predictions:
+        scans = [s for s in self.scans if wanted(s.split)]
         if len({s.covid for s in scans}) < 2:
-            left_out = ", ".join(sorted({s.split for s in self.scans} - {s.split for s in scans}))
+            left_out = ", ".join(sorted({s.split or "none" for s in self.scans if not wanted(s.split)}))
             raise InputError(
                 f"Without the scans of the split {left_out} no COVID-19 or no other scan is left.",
-                "Add scans that the bundle has not learned from.",
+                "Add more scans, or correct the column split.",
             )
         return Predictions(scans, self.undiagnosed)
 
@@ -128,7 +132,7 @@ def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
             raise row.wrong(f"{name} {scan or 'is empty'}" + (" stands twice" if scan else ""))
         seen.add(scan)
         if row.text("patient"):
-            splits.put(row, row.text("patient"), row.text("split"))
+            splits.put(row, row.text("patient"), row.text("split").lower())
         if row.text("probability") == "":
             undiagnosed.append(scan)
             continue
@@ -147,7 +151,7 @@ def _prediction(name: str, row: Row) -> Prediction:
         int(covid),
         row.whole_number("co_rads", 1, 6),
         row.text("centre"),
-        row.text("split"),
+        row.text("split").lower(),
         row.number("involvement_percent", 0, 100),
         row.text("patient"),
     )

@@ -24,6 +24,7 @@ from .predictions import SMALLEST, Prediction, Predictions
 from .reliability import brier, decision_curve, expected_calibration_error, reliability_curve
 from .report_figures import (
     co_rads_counts,
+    counted,
     decision_figure,
     group_bars,
     has_measure,
@@ -127,10 +128,11 @@ def _areas(probability: np.ndarray, covid: np.ndarray) -> list[tuple[str, str]]:
     """Areas under the curve with their intervals, as far as the scans allow."""
     found = []
     kept = np.clip(probability, SMALLEST, 1 - SMALLEST)
-    log_odds = np.log(kept / (1 - kept))  # nearer to normal than probabilities; ranks stay as they are
-    for name, area in (("AUC (DeLong)", delong), ("AUC (binormal, Demidenko)", demidenko)):
+    log_odds = np.log(kept / (1 - kept))  # nearer to normal than probabilities
+    areas = (("AUC (DeLong)", delong, probability), ("AUC (binormal, Demidenko)", demidenko, log_odds))
+    for name, area, scores in areas:
         with contextlib.suppress(ValueError):
-            found.append((name, interval_text(area(log_odds, covid))))
+            found.append((name, interval_text(area(scores, covid))))
     return found
 
 
@@ -172,7 +174,8 @@ def _groups(scans: Sequence[Prediction], threshold: float, name: str, key: Calla
         figure(svg(group_bars(groups, name)), "svg+xml", f"Accuracy, sensitivity and specificity by {name}."),
     ]
     if name == "CO-RADS":
-        parts.append(figure(svg(co_rads_counts(known)), "svg+xml", "Patients by CO-RADS class and status."))
+        caption = f"{counted(known).capitalize()} by CO-RADS class and status."
+        parts.append(figure(svg(co_rads_counts(known)), "svg+xml", caption))
     return parts
 
 

@@ -74,17 +74,23 @@ def decision_figure(curve: NetBenefit) -> Figure:
     return figure
 
 
+def counted(scans: Sequence[Prediction]) -> str:
+    """What ``co_rads_counts`` counts: patients where each scan names one, else scans."""
+    return "patients" if all(s.patient for s in scans) else "scans"
+
+
 def co_rads_counts(scans: Sequence[Prediction]) -> Figure:
-    """Patients by CO-RADS class and status (figure 2); a scan without a stated patient counts as one."""
+    """Patients (see ``counted``) by CO-RADS class and status (figure 2)."""
     figure, axes = _axes(height=3.0)
     classes = sorted({s.co_rads for s in scans if s.co_rads is not None})
     below = np.zeros(len(classes))
+    unit = "patient" if counted(scans) == "patients" else "name"
     for covid, name, colour, hatch in _STATUS:
         of_status = [s for s in scans if s.covid == covid]
-        counts = np.array([len({s.patient or (s.name,) for s in of_status if s.co_rads == c}) for c in classes])
+        counts = np.array([len({getattr(s, unit) for s in of_status if s.co_rads == c}) for c in classes])
         axes.bar(range(len(classes)), counts, bottom=below, color=colour, hatch=hatch, edgecolor="white", label=name)
         below += counts
-    axes.set(xticks=range(len(classes)), xticklabels=[str(c) for c in classes], xlabel="CO-RADS", ylabel="patients")
+    axes.set(xticks=range(len(classes)), xticklabels=[str(c) for c in classes], xlabel="CO-RADS", ylabel=counted(scans))
     _legend_above(axes, 2)
     return figure
 

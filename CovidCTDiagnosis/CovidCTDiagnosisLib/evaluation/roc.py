@@ -7,6 +7,7 @@ networks have no common scale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,7 +45,7 @@ class Difference(NamedTuple):
     Attributes:
         areas: of both.
         interval: of the difference.
-        p: two-sided, of no difference.
+        p: two-sided, of no difference; NaN where the areas differ and the variance says nothing (no cases overlap).
     """
 
     areas: tuple[float, float]
@@ -112,20 +113,19 @@ def _areas(
 def delong(scores: np.ndarray, labels: np.ndarray, strata: np.ndarray | None = None) -> Interval:
     """Area with DeLong's variance, normal on the logit scale, so that the interval stays within 0 and 1.
 
-    Where no cases overlap the variance says nothing, and Wilson's interval of the smaller group stands for it.
+    Where no cases overlap (in any stratum) the variance says nothing, and Wilson's interval of the smaller group stands
+    for it.
 
     Raises:
         ValueError: fewer than two cases of either kind (in a stratum).
     """
     areas, covariance = _areas([scores], labels, strata)
     area, spread = float(areas[0]), float(np.sqrt(covariance[0, 0]))
-    if area in (0.0, 1.0):
-        # No two cases in the wrong order: as unsure as a share of all cases of the smaller group.
+    if spread < 1e-12:
+        # As unsure as a share of all cases of the smaller group.
         smaller = min(len(group) for group in _groups(scores, labels))
-        low, high = wilson(round(area) * smaller, smaller)[1:]
+        low, high = wilson(area * smaller, smaller)[1:]
         return Interval(area, low, high)
-    if spread == 0:
-        return Interval(area, area, area)
     logit, half = np.log(area / (1 - area)), Z * spread / (area * (1 - area))
     return Interval(area, float(1 / (1 + np.exp(half - logit))), float(1 / (1 + np.exp(-half - logit))))
 
@@ -143,7 +143,9 @@ def compare_areas(
     spread = float(np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0)))
     difference = areas[0] - areas[1]
     # Two scores that order all cases alike do not differ, whatever their spread.
-    p = float(2 * norm.sf(abs(difference) / spread)) if spread > 1e-12 else float(difference == 0)
+    p = 1.0 if abs(difference) < 1e-12 else math.nan
+    if spread > 1e-12:
+        p = float(2 * norm.sf(abs(difference) / spread))
     return Difference(areas, Interval(difference, difference - Z * spread, difference + Z * spread), p)
 
 

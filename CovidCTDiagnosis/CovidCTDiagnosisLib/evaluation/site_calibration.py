@@ -113,7 +113,9 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     """
     if output.resolve() == bundle.folder.resolve():
         raise UsageError("The bundle itself is not changed.", "Give another folder with --output.")
-    predictions = predictions.to_fit
+    given, predictions = len(predictions.scans), predictions.to_fit
+    if len(predictions.scans) < given:
+        print(f"{given - len(predictions.scans)} scans of other splits are left aside.")
     fitted = fit_site(predictions, bundle.settings["diagnosis"], sensitivity)
     scans, covid = len(predictions.scans), int(predictions.covid.sum())
     facts = {"scans": scans, "covid": covid, "aimed_sensitivity": sensitivity}

@@ -33,12 +33,12 @@ class Manner:
     Attributes:
         prior: of the CVAE.
         classifier_rate: learning rate of the classifier.
-        constant_rate: Adam at that rate to the end, and the last weights count; else one cycle of AdamW up to it,
-            and averaged weights.
+        constant_rate: Adam at that rate to the end, without an average of the weights; else one cycle of AdamW up to
+            it, and averaged weights.
         epochs: how often everything is seen, or None for as many steps as the caller says.
         augment: flips, other windows, noise, slices left out.
         balanced: whether both classes are drawn alike often, or each as often as it is.
-        stop_early: by the loss of what is kept for validation.
+        stop_early: by the loss of what is kept for validation, with the weights that did best there.
     """
 
     prior: Prior

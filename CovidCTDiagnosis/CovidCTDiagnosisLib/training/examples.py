@@ -32,7 +32,12 @@ CLEANING = 1
 
 def inputs_kind() -> str:
     """Tells apart what scans are made into, beside the networks that segment them."""
-    return f"inputs-{LONGEST_SIDE}" + (f"-{CLEANING}" if CLEANING > 1 else "")
+    return f"inputs-{LONGEST_SIDE}{cleaning()}"
+
+
+def cleaning() -> str:
+    """Of names of what was kept: how the code between the networks was then."""
+    return f"-{CLEANING}" if CLEANING > 1 else ""
 
 
 class Scan(Protocol):

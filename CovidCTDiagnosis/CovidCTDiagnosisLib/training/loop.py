@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -57,8 +58,8 @@ class Hardware:
 
     def for_volumes(self) -> Hardware:
         """The same for 3-D networks: on a processor with AMX, torch 2.13 crashes in their bfloat16 convolutions."""
-        if self.precision != "bf16-mixed" or torch.cuda.is_available():
-            return self
+        if self.precision in (None, "32-true") or torch.cuda.is_available():
+            return self  # Lightning takes bf16-mixed for 16-mixed on a processor
         print("3-D networks are trained in single precision on a processor.")
         return replace(self, precision=None)
 
@@ -136,7 +137,17 @@ class Recipe(lightning.LightningModule):
         """The same batches every time, or none."""
         if self.check is None:
             return []
-        return DataLoader(DrawnBatches(self.check, (self.seed, 1), 0, CHECK_BATCHES), batch_size=None)
+        return DataLoader(self._check_batches(self.check), batch_size=None)
+
+    def _check_batches(self, check: Draw) -> DrawnBatches:
+        return DrawnBatches(check, (self.seed, 1), 0, CHECK_BATCHES)
+
+    @torch.inference_mode()
+    def check_loss(self) -> float:
+        """Mean loss on what is kept for early stopping, of the network as it is."""
+        assert self.check is not None
+        batches = self._check_batches(self.check)
+        return float(np.mean([float(self.loss(self.network, batches[n])) for n in range(len(batches))]))
 
     def on_train_epoch_start(self) -> None:
         """Freeze the statistics of batch normalisations, halfway unless it is a fine-tuning.
@@ -190,7 +201,9 @@ def seeded(seed: int, make: Callable[[], Network]) -> Network:
 
 
 def keep_best(network: nn.Module, loss: float, path: Path) -> None:
-    """Write the weights with their loss, unless those that lie there have a loss no greater."""
+    """Write the weights with their loss, unless those that lie there have a loss no greater, or it is no number."""
+    if not math.isfinite(loss):
+        return
     if path.exists():
         with safe_open(path, "pt") as file:
             if float(file.metadata()["check_loss"]) <= loss:
@@ -220,9 +233,10 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
     if not finished.exists():
         trainer = _train(recipe, run, hardware or Hardware())
         if trainer.is_global_zero:
-            best = run / BEST
-            if best.exists():
-                recipe.network.load_state_dict(load_file(best))
+            if recipe.check is not None:
+                # The last steps may be less than an epoch, and were not checked yet.
+                keep_best(recipe.network.cpu().eval(), recipe.check_loss(), run / BEST)
+                recipe.network.load_state_dict(load_file(run / BEST))
             _write(recipe.network, finished)
         trainer.strategy.barrier()
     recipe.network.load_state_dict(load_file(finished))

@@ -6,6 +6,7 @@ scan                     DICOM folder, NIfTI, NRRD or MetaImage file, or a folde
 label                    1 COVID-19, 0 not
 patient                  optional; without it a DICOM scan's PatientID, else each scan is a patient
 split                    optional: train, validation or test; without it patients are divided about 3 : 1 : 1
+                         (small tables had better name splits: chance may leave one without COVID-19)
 centre, co_rads          optional: any text; 1 to 6
 =======================  =============================================================================
 """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
@@ -17,7 +18,7 @@ from ..networks import VolumeClassifier
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
-from .calibration import SENSITIVITY, calibrate
+from .calibration import SENSITIVITY, calibrate, score_differences
 from .diagnosis import MANNERS, SHORT, Manner
 from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, inputs_kind, prepare_examples, split_data
 from .lesions import LesionCases
@@ -246,6 +247,18 @@ def train(
         _tell_what_is_stale(output, network)
 
 
+def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, kept: list[Example]) -> None:
+    """What the threshold means on the scans that it was chosen on."""
+    logit = fitted["slope"] * score_differences(classifier, kept) + fitted["offset"]
+    called, covid = 1 / (1 + np.exp(-logit)) >= fitted["threshold"], np.array([e.covid for e in kept])
+    print(
+        f"Threshold {fitted['threshold']:.3f}: of the scans for validation it calls {called[covid == 1].sum()} of "
+        f"{covid.sum()} COVID-19 and {called[covid == 0].sum()} of {(1 - covid).sum()} others."
+    )
+    if called.all():
+        print("It tells nothing apart: choose another with --sensitivity, or label more scans for validation.")
+
+
 def _tell_what_is_stale(output: Path, network: str) -> None:
     """Networks of the bundle that learned from what another one made of the scans before."""
     built_on = dict.fromkeys(SEGMENTING, ("cvae", "classifier")) | {"cvae": ("classifier",)}
@@ -348,6 +361,7 @@ def _put_classifier(
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
     found = {**settings, "diagnosis": calibrate(classifier, kept, sensitivity)}
+    _tell_threshold(found["diagnosis"], classifier, kept)
     if appearance:
         found["appearance"] = appearance._asdict()
     revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
