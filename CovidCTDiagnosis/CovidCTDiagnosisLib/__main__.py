@@ -593,7 +593,6 @@ def _add_train(commands: Any) -> None:
     command.add_argument(
         "--sensitivity",
         type=float,
-        default=0.9,
         help="that the classifier's threshold is chosen for, on the scans for validation (default: 0.9)",
     )
     command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
@@ -616,7 +615,8 @@ def _train(options: argparse.Namespace) -> None:
         from .training.loop import Hardware
         from .training.train import train
 
-    _check_sensitivity(options.sensitivity)
+    if options.sensitivity is not None:
+        _check_sensitivity(options.sensitivity)
     train(
         options.network,
         options.data,

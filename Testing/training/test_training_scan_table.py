@@ -176,6 +176,7 @@ def test_scans_that_cannot_be_used_are_all_named(
         ("lungs", ["--recipe", "paper"], "does not learn from a table"),
         ("cvae", ["--recipe", "paper", "--steps", "5"], "has its own length"),
         ("classifier", ["--sensitivity", "0"], "is no sensitivity"),
+        ("cvae", ["--sensitivity", "0.8"], "has no threshold"),
     ],
 )
 def test_a_wrong_call_is_refused(

@@ -191,7 +191,7 @@ def train(
     fine_tune: bool = False,
     hardware: Hardware | None = None,
     manner: str = SHORT,
-    sensitivity: float = SENSITIVITY,
+    sensitivity: float | None = None,
 ) -> None:
     """Train a network and write it into the bundle ``output``, which is made when it is not there.
 
@@ -205,7 +205,7 @@ def train(
         fine_tune: start from the bundle's own weights of this network.
         hardware: what to train on.
         manner: of ``MANNERS``, for cvae and classifier.
-        sensitivity: that the classifier's threshold is chosen for, on the scans for validation.
+        sensitivity: that the classifier's threshold is chosen for, on the scans for validation; None is the usual one.
 
     Raises:
         InputError: the data lack a part, or a scan or label map cannot be used.
@@ -214,6 +214,8 @@ def train(
     """
     require_data(data)
     _check_kind(network, data, manner, steps)
+    if sensitivity is not None and network != "classifier":
+        raise UsageError(f"{network} has no threshold for a sensitivity.", "Leave out --sensitivity.")
     hardware = hardware or Hardware()
     if network in VOLUMETRIC:
         hardware = hardware.for_volumes()
@@ -241,10 +243,19 @@ def train(
         },
     )
     if isinstance(trained, VolumeClassifier):
-        _put_classifier(data, output, trained, record, sensitivity)
+        _put_classifier(data, output, trained, record, SENSITIVITY if sensitivity is None else sensitivity)
     else:
+        before = _fingerprint(output, network)
         _put(output, network, record)
-        _tell_what_is_stale(output, network)
+        if _fingerprint(output, network) != before:
+            _tell_what_is_stale(output, network)
+
+
+def _fingerprint(output: Path, network: str) -> str:
+    """Of the bundle's network, or empty."""
+    if not output.exists() or network not in open_bundle(output).networks:
+        return ""
+    return open_bundle(output).fingerprint((network,))
 
 
 def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, kept: list[Example]) -> None:
