@@ -177,7 +177,7 @@ def test_the_command_runs_on_pictures(
     assert main([*call, str(tiny_bundle), "--steps", "1", "--folds", "1"]) == 0
     assert (tmp_path / "out" / TABLE).read_text().count("\n") == 1 + len(GREYS) * len(METHODS) * 4
     said = capsys.readouterr().out
-    assert "on 1 folds twice" in said and "Grey levels matched: AUC" in said
+    assert "on 1 folds twice" in said and "Grey levels matched (1 of 5 folds): AUC" in said
     assert main([*call, str(tiny_bundle), "--folds", "6"]) == 2
     (data / "series.csv").write_text("\n".join(lines[:-1]) + "\n")
     assert main([*call, str(tiny_bundle)]) == 3
