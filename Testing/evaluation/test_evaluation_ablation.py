@@ -21,6 +21,7 @@ from CovidCTDiagnosisLib.evaluation.ablation import (
     Answer,
     ablation_rows,
     print_ablation,
+    print_with_lesions,
     write_answers,
 )
 from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve
@@ -196,6 +197,15 @@ def test_a_baseline_that_is_as_good_is_not_beaten(capsys: pytest.CaptureFixture[
     )
     last = capsys.readouterr().out.splitlines()[-1]
     assert "AUC 0.889, target 0.97 missed; better than 0 of 1" in last
+
+
+def test_series_without_lesions_are_left_out_where_only_shown_ones_count(capsys: pytest.CaptureFixture[str]) -> None:
+    """The COVID-19 series that scores lowest has no lesion: without it the order is perfect."""
+    scores = {"n0": 0.2, "n1": 0.4, "n2": 0.3, "p0": 0.1, "p1": 0.7, "p2": 0.9}
+    answers = [Answer(greys, PROPOSED, 0, s, int(s[0] == "p"), p) for greys in GREYS for s, p in scores.items()]
+    print_with_lesions(answers, dict.fromkeys(scores, 5.0) | {"p0": 0.2})
+    lines = {line[2:34].strip(): line[34:] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert lines[PROPOSED].startswith("1.000 [") and lines[HISTOGRAM].split("  ")[0] == "too few"
 
 
 def test_the_table_compares_with_the_proposed_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

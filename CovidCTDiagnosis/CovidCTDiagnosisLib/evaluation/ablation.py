@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +74,8 @@ INVOLVEMENT = "percentage of involvement"
 BASELINES = HISTOGRAM, FRACTIONS, SLICE_CNN, INVOLVEMENT
 METHODS = (*NETWORKS, *BASELINES)
 TARGET_AUC, SURE = 0.97, 0.05
+LEAST_LESION = 1.0
+"""Percentage of involvement from which on a series is said to show COVID-19."""
 GREYS = {"as they are": False, "matched": True}
 """Grey levels of the series: as they are, or with one common histogram of lung outside lesions."""
 
@@ -213,6 +215,7 @@ def evaluate_ablation(
     answers = Ablation(output, key, steps, folds=tuple(range(folds)), precision=precision).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
+    print_with_lesions(answers, {e.name: e.involvement_percent for e in examples})
     print(
         f"Networks: {steps} steps of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE {steps} "
         f"steps of {SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5."
@@ -249,6 +252,29 @@ def print_ablation(answers: Sequence[Answer]) -> None:
     print("AUC within folds with DeLong's interval, the rest with Wilson's; p by DeLong's paired test. 95 % intervals.")
     for greys in GREYS:
         print(_verdict(greys, answers))
+
+
+def print_with_lesions(answers: Sequence[Answer], involvement_percent: Mapping[str, float]) -> None:
+    """Areas where COVID-19 shows: without its series of hardly any lesion, which nothing honest can tell apart.
+
+    Choosing by involvement favours involvement and what looks at lesions; the areas tell what the others lack.
+
+    Args:
+        answers: of all methods.
+        involvement_percent: of each series.
+    """
+    shown = [a for a in answers if not a.covid or involvement_percent[a.series] >= LEAST_LESION]
+    print(f"AUC with only those COVID-19 series that have {LEAST_LESION:g} % of lesion or more:")
+    for method in METHODS:
+        areas = [_area_text(_of(shown, greys, method)) for greys in GREYS]
+        print(f"  {method:32}" + "".join(f"{area:26}" for area in areas).rstrip())
+
+
+def _area_text(answers: Sequence[Answer]) -> str:
+    try:
+        return interval_text(_area(answers))
+    except ValueError:
+        return "too few"
 
 
 def _verdict(greys: str, answers: Sequence[Answer]) -> str:
