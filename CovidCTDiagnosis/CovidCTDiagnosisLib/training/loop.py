@@ -236,6 +236,7 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
             if recipe.check is not None:
                 # The last steps may be less than an epoch, and were not checked yet.
                 keep_best(recipe.network.cpu().eval(), recipe.check_loss(), run / BEST)
+            if (run / BEST).exists():
                 recipe.network.load_state_dict(load_file(run / BEST))
             _write(recipe.network, finished)
         trainer.strategy.barrier()
