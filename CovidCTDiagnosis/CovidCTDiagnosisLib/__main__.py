@@ -606,8 +606,8 @@ def _add_precision(command: Any) -> None:
         "--precision",
         choices=("32-true", "16-mixed", "bf16-mixed"),
         help="of the training: 32-true, 16-mixed (default on a graphics card), or bf16-mixed, which saves a fifth to "
-        "a third of the time of 2-D networks on a processor with AVX-512 BF16 or AMX (3-D ones stay in single precision "
-        "there)",
+        "a third of the time of 2-D networks on a processor with AVX-512 BF16 or AMX (3-D networks stay in single "
+        "precision there)",
     )
 
 
