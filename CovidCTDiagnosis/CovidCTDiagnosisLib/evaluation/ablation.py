@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
+from scipy.special import expit
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
@@ -148,7 +149,7 @@ class Ablation:
             run.mkdir(parents=True, exist_ok=True)
             score = self._learned(method, learn, run)
             slope, offset = fit_platt(score(calibrate), np.array([s.covid for s in calibrate]), balanced=True)
-            probability = 1 / (1 + np.exp(-(slope * score(test) + offset)))
+            probability = expit(slope * score(test) + offset)
             with replaced_file(file) as partial:
                 partial.write_text(
                     json.dumps(dict(zip([s.series.name for s in test], probability.tolist(), strict=True)))

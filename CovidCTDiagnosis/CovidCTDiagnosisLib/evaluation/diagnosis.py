@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
@@ -92,7 +93,7 @@ def _prepare(scans: Sequence[Any], models: Models) -> list[Example]:
 def _probabilities(examples: Sequence[Example], models: Models) -> np.ndarray:
     settings = models.bundle.settings["diagnosis"]
     logit = settings["slope"] * score_differences(models.network("classifier"), examples) + settings["offset"]
-    probability: np.ndarray = 1 / (1 + np.exp(-logit))
+    probability: np.ndarray = expit(logit)
     return probability
 
 

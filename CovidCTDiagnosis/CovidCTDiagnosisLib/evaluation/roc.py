@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_curve
 
@@ -127,7 +128,7 @@ def delong(scores: np.ndarray, labels: np.ndarray, strata: np.ndarray | None = N
         low, high = wilson(area * smaller, smaller)[1:]
         return Interval(area, low, high)
     logit, half = np.log(area / (1 - area)), Z * spread / (area * (1 - area))
-    return Interval(area, float(1 / (1 + np.exp(half - logit))), float(1 / (1 + np.exp(-half - logit))))
+    return Interval(area, float(expit(logit - half)), float(expit(logit + half)))
 
 
 def compare_areas(

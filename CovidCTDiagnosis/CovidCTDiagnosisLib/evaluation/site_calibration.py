@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from ..bundle import Bundle, revise_bundle
 from ..errors import InputError, UsageError
@@ -76,10 +77,6 @@ def fit_site(
     return SiteCalibration(slope, offset, threshold, intervals[0], intervals[1], before, float(middle[2]))
 
 
-def _sigmoid(logit: Any) -> Any:
-    return 1 / (1 + np.exp(-logit))
-
-
 def _left_out(differences: np.ndarray, covid: np.ndarray, sensitivity: float, replicates: int, seed: int) -> np.ndarray:
     """Sensitivity, specificity and Brier score on the scans left out of each replicate, (replicates, 3)."""
     rng = np.random.default_rng(seed)
@@ -90,7 +87,7 @@ def _left_out(differences: np.ndarray, covid: np.ndarray, sensitivity: float, re
         rest = np.setdiff1d(np.arange(len(covid)), drawn)
         slope, offset = fit_platt(differences[drawn], covid[drawn], balanced=False)
         threshold = operating_point(differences[drawn], covid[drawn], sensitivity, slope, offset)
-        probability, truth = _sigmoid(slope * differences[rest] + offset), covid[rest]
+        probability, truth = expit(slope * differences[rest] + offset), covid[rest]
         called = probability >= threshold
         shares = [called[truth == 1].mean() if (truth == 1).any() else np.nan]
         shares.append((~called[truth == 0]).mean() if (truth == 0).any() else np.nan)

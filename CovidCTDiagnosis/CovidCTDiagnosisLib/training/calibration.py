@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import expit
 from torch import nn
 
 from .examples import Example
@@ -65,7 +66,7 @@ def operating_point(
     lower = differences[differences < deciding]
     if not len(lower):
         return 0.0
-    return float(1 / (1 + np.exp(-(slope * (deciding + lower.max()) / 2 + offset))))
+    return float(expit(slope * (deciding + lower.max()) / 2 + offset))
 
 
 def fit_platt(differences: np.ndarray, covid: np.ndarray, balanced: bool) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from torch import Tensor, nn
 
 from ..bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
@@ -261,7 +262,7 @@ def _fingerprint(output: Path, network: str) -> str:
 def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, kept: list[Example]) -> None:
     """What the threshold means on the scans that it was chosen on."""
     logit = fitted["slope"] * score_differences(classifier, kept) + fitted["offset"]
-    called, covid = 1 / (1 + np.exp(-logit)) >= fitted["threshold"], np.array([e.covid for e in kept])
+    called, covid = expit(logit) >= fitted["threshold"], np.array([e.covid for e in kept])
     print(
         f"Threshold {fitted['threshold']:.3f}: of the scans for validation it calls {called[covid == 1].sum()} of "
         f"{covid.sum()} COVID-19 and {called[covid == 0].sum()} of {(1 - covid).sum()} others."
