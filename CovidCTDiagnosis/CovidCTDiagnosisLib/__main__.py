@@ -710,6 +710,7 @@ def _add_evaluate_ablation(parts: Any) -> None:
     command.add_argument("--data", type=Path, required=True, help="data folder with slice series")
     command.add_argument("--output", type=Path, required=True, help="folder for results and checkpoints")
     command.add_argument("--steps", type=int, default=300, help="optimiser steps of every network (default: 300)")
+    command.add_argument("--cvae-steps", type=int, help="optimiser steps of pre-training (default: as many as --steps)")
     command.add_argument("--folds", type=int, default=5, help="how many of the five folds (default: all)")
     _add_precision(command)
     _add_bundle(command)
@@ -722,6 +723,8 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
 
     if options.steps < 1:
         raise UsageError("There must be a step.", "Give --steps 1 or more.")
+    if options.cvae_steps is not None and options.cvae_steps < 1:
+        raise UsageError("There must be a step of pre-training.", "Give --cvae-steps 1 or more, or leave it out.")
     if not 1 <= options.folds <= 5:
         raise UsageError(f"There are five folds, not {options.folds}.", "Give --folds 1 to 5.")
     evaluate_ablation(
@@ -732,6 +735,7 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
         options.steps,
         options.precision,
         options.folds,
+        options.cvae_steps,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.evaluation import ablation
 from CovidCTDiagnosisLib.evaluation.ablation import (
     GREYS,
     HISTOGRAM,
     METHODS,
+    NETWORKS,
     PROPOSED,
     TABLE,
     Ablation,
@@ -25,6 +28,7 @@ from CovidCTDiagnosisLib.evaluation.ablation import (
     write_answers,
 )
 from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve
+from CovidCTDiagnosisLib.training import loop
 from CovidCTDiagnosisLib.training.baselines import (
     Subject,
     common_curve,
@@ -34,9 +38,11 @@ from CovidCTDiagnosisLib.training.baselines import (
     score_involvement,
 )
 from CovidCTDiagnosisLib.training.examples import Example
+from CovidCTDiagnosisLib.training.loop import Hardware, Recipe
 from CovidCTDiagnosisLib.training.sources import Series
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
 from PIL import Image
+from torch import nn
 
 SHAPE = (48, 64)
 
@@ -130,8 +136,8 @@ def test_matching_keeps_lesions_apart_from_lung_and_all_else_in_place(subjects: 
 @pytest.fixture(scope="module")
 def answers(subjects: list[Subject], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answer], Ablation]:
     folder = tmp_path_factory.mktemp("ablation")
-    ablation = Ablation(folder, "masks", steps=1, folds=(0,), precision="bf16-mixed")
-    return ablation.answers(subjects, told=lambda text: None), ablation
+    short = Ablation(folder, "masks", steps=1, folds=(0,), precision="bf16-mixed")
+    return short.answers(subjects, told=lambda text: None), short
 
 
 def test_every_method_answers_on_every_series_of_the_fold(
@@ -153,6 +159,24 @@ def test_a_second_call_reads_what_is_there(
 
     monkeypatch.setattr(Ablation, "_learned", never)
     assert answers[1].answers(subjects, told=lambda text: None) == answers[0]
+
+
+def test_longer_pre_training_learns_only_what_is_pre_trained_again(
+    answers: tuple[list[Answer], Ablation], subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, int]] = []
+
+    def fit(recipe: Recipe, run: Path, hardware: Hardware) -> nn.Module:
+        steps.append((f"{run.parent.name}/{run.name}", recipe.steps))
+        return loop.fit(recipe, run, hardware)
+
+    monkeypatch.setattr(ablation, "fit", fit)
+    longer = replace(answers[1], cvae_steps=2)
+    found = longer.answers(subjects, told=lambda text: None)
+    pretrained = ("one-branch-pre-trained-cvae2", "proposed-model-cvae2")
+    assert steps == [(f"{m}/{n}", s) for _ in GREYS for m in pretrained for n, s in (("cvae", 2), ("classifier", 1))]
+    changed = {a.method for a, b in zip(found, answers[0], strict=True) if a != b}
+    assert changed <= {name for name, parts in NETWORKS.items() if parts.pretrained}
 
 
 def test_the_command_runs_on_pictures(
@@ -180,6 +204,7 @@ def test_the_command_runs_on_pictures(
     said = capsys.readouterr().out
     assert "on 1 folds twice" in said and "Grey levels matched (1 of 5 folds): AUC" in said
     assert main([*call, str(tiny_bundle), "--folds", "6"]) == 2
+    assert main([*call, str(tiny_bundle), "--cvae-steps", "0"]) == 2
     (data / "series.csv").write_text("\n".join(lines[:-1]) + "\n")
     assert main([*call, str(tiny_bundle)]) == 3
     assert "9 COVID-19 series, too few" in capsys.readouterr().err

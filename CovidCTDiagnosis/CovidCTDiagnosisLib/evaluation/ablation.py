@@ -112,6 +112,7 @@ class Ablation:
         seed: of everything random.
         folds: which to run.
         precision: Lightning's name, or None for the usual one.
+        cvae_steps: of pre-training, or None for as many as ``steps``.
     """
 
     folder: Path
@@ -120,6 +121,7 @@ class Ablation:
     seed: int = 0
     folds: tuple[int, ...] = tuple(range(BLOCKS))
     precision: str | None = None
+    cvae_steps: int | None = None
 
     def answers(self, subjects: Sequence[Subject], told: Callable[[str], None] = print) -> list[Answer]:
         """Every method's answers on every fold; what is on disk is not computed again."""
@@ -142,7 +144,9 @@ class Ablation:
 
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
         settings = "-".join(map(str, filter(None, (self.key, self.steps, f"seed{self.seed}", self.precision))))
-        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / _plain(method)
+        run = (
+            self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._longer(method))
+        )
         learn, calibrate, test = parts
         file = run / "answers.json"
         if not file.exists():
@@ -156,6 +160,15 @@ class Ablation:
                 )
         known = json.loads(file.read_text())
         return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
+
+    def _longer(self, method: str) -> str:
+        """Tells runs apart whose pre-training is not of the usual length."""
+        pretrained = method in NETWORKS and NETWORKS[method].pretrained
+        return f"-cvae{self._cvae_steps}" if pretrained and self._cvae_steps != self.steps else ""
+
+    @property
+    def _cvae_steps(self) -> int:
+        return self.cvae_steps or self.steps
 
     def _learned(self, method: str, learn: list[Subject], run: Path) -> Callable[[Sequence[Subject]], np.ndarray]:
         if method == INVOLVEMENT:
@@ -171,7 +184,7 @@ class Ablation:
             examples = [s.example for s in learn]
             encoder = None
             if parts.pretrained:
-                recipe = cvae_recipe(examples, self.steps, self.seed, parts.side_information)
+                recipe = cvae_recipe(examples, self._cvae_steps, self.seed, parts.side_information)
                 encoder = encoder_weights(fit(recipe, run / "cvae", self._hardware).state_dict())
             recipe = classifier_recipe(examples, encoder, self.steps, self.seed, parts.side_information)
             network = fit(recipe, run / "classifier", self._hardware)
@@ -186,6 +199,7 @@ def evaluate_ablation(
     steps: int,
     precision: str | None = None,
     folds: int = BLOCKS,
+    cvae_steps: int | None = None,
 ) -> None:
     """Train, answer, write ``ablation.csv`` and print the table.
 
@@ -197,6 +211,7 @@ def evaluate_ablation(
         steps: optimiser steps of every network.
         precision: of the training, Lightning's name.
         folds: how many of them, from the first.
+        cvae_steps: of pre-training, or None for as many as ``steps``.
 
     Raises:
         InputError: the data folder lacks a part.
@@ -213,13 +228,14 @@ def evaluate_ablation(
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}{cleaning()}"
-    answers = Ablation(output, key, steps, folds=tuple(range(folds)), precision=precision).answers(subjects)
+    answers = Ablation(output, key, steps, 0, tuple(range(folds)), precision, cvae_steps).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print_with_lesions(answers, {e.name: e.involvement_percent for e in examples})
     print(
-        f"Networks: {steps} steps of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE {steps} "
-        f"steps of {SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5."
+        f"Networks: {steps} steps of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE "
+        f"{cvae_steps or steps} steps of {SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. "
+        "Calls at probability 0.5."
     )
     print(f"Answers: {output / TABLE}")
 
