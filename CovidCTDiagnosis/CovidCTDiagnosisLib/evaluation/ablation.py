@@ -144,9 +144,7 @@ class Ablation:
 
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
         settings = "-".join(map(str, filter(None, (self.key, self.steps, f"seed{self.seed}", self.precision))))
-        run = (
-            self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._longer(method))
-        )
+        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._longer(method))
         learn, calibrate, test = parts
         file = run / "answers.json"
         if not file.exists():
