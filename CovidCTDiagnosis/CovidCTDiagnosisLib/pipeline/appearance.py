@@ -1,4 +1,4 @@
-"""What the classifier's coarse, masked slices no longer show of a CT: noise, blur, and how grey tissue is shown."""
+"""What the classifier's coarse, masked slices no longer show: noise, blur, how grey tissue is, how large lungs are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from ..ct.regrid import Triple
+from ..ct.regrid import Region, Triple, bounding_region
 from ..ct.windows import CLASSIFIER, scale
+from .slice_orientation import outside_air
 
 MOST_SLICES = 64
 """More tell nothing new."""
@@ -19,15 +20,17 @@ _NEIGHBOURS = np.ones((3, 3), bool)
 
 
 class Appearance(NamedTuple):
-    """How a CT looks in and around the lungs, as shares of the classifier's window; NaN where it is not known.
+    """How a CT looks in and around the lungs, grey as a share of the classifier's window; NaN where it is not known.
 
     Attributes:
         texture: mean difference of a lung pixel from the mean of its 3 x 3 neighbours, on the CT's own pixels.
         surround: mean grey of what lies around the lungs (``SURROUND_MM``).
+        lungs: their share of the body in the slice that shows most of them.
     """
 
     texture: float = math.nan
     surround: float = math.nan
+    lungs: float = math.nan
 
 
 UNKNOWN = Appearance()
@@ -39,39 +42,56 @@ class UsualAppearance(NamedTuple):
     least_texture: float
     greatest_texture: float
     least_surround: float
+    least_lungs: float = 0.0
 
     def warnings(self, found: Appearance) -> list[str]:
         """What to tell the user of a scan's appearance; nothing of NaN."""
         told = []
         if found.texture > self.greatest_texture:
-            told.append(("noisier or sharper", f"{found.texture / self.greatest_texture:.1f} times"))
+            told.append(("is noisier or sharper", f"{found.texture / self.greatest_texture:.1f} times"))
         if found.texture < self.least_texture:
-            told.append(("smoother or more blurred", f"{self.least_texture / max(found.texture, 1e-9):.1f} times"))
+            told.append(("is smoother or more blurred", f"{self.least_texture / max(found.texture, 1e-9):.1f} times"))
         if found.surround < self.least_surround:
-            told.append(("darker around the lungs", "inverted, or shown in another window?"))
+            told.append(("is darker around the lungs", "inverted, or shown in another window?"))
+        if found.lungs < self.least_lungs:
+            told.append(("shows less lung in every slice", "not a chest, or only an end of it?"))
         return [
-            f"This scan is {how} than any that the classifier learned from ({more}): do not rely on its probability."
+            f"This scan {how} than any that the classifier learned from ({more}): do not rely on its probability."
             for how, more in told
         ]
 
 
 def lung_appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> Appearance:
-    """Texture and surround of the lungs.
+    """Texture, surround and size of the lungs.
 
     Args:
-        voxels: HU, (K, J, I), k along the patient; with some tissue around the lungs.
+        voxels: HU, (K, J, I), k along the patient; whole slices.
         lungs: bool, same shape.
         spacing: mm along (k, j, i).
     """
+    if not lungs.any():
+        return UNKNOWN
     step = max(-(-len(voxels) // MOST_SLICES), 1)
     texture, surround = _Mean(), _Mean()
-    for hu, mask in zip(voxels[::step], lungs[::step], strict=True):
+    around = _box_around(lungs, spacing)
+    for hu, mask in zip(voxels[around][::step], lungs[around][::step], strict=True):
         if mask.any():
             image = scale(hu, CLASSIFIER)
             inner = ndimage.binary_erosion(mask, _NEIGHBOURS)
             texture.add(np.abs(image - ndimage.uniform_filter(image, 3))[inner])
             surround.add(image[_ring(mask, spacing[1:])])
-    return Appearance(texture.value, surround.value)
+    return Appearance(texture.value, surround.value, _share_of_body(voxels, lungs))
+
+
+def _box_around(lungs: np.ndarray, spacing: Triple) -> Region:
+    rows, columns = (math.ceil(SURROUND_MM[1] / size) for size in spacing[1:])
+    return bounding_region(lungs, (0, rows, columns))
+
+
+def _share_of_body(voxels: np.ndarray, lungs: np.ndarray) -> float:
+    pixels = lungs.sum(axis=(1, 2))
+    most = int(pixels.argmax())
+    return float(pixels[most] / max(int((lungs[most] | ~outside_air(voxels[most])).sum()), 1))
 
 
 class _Mean:

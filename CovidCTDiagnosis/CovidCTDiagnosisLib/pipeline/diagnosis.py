@@ -13,7 +13,7 @@ from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, reg
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import Novelty
-from .appearance import SURROUND_MM, UNKNOWN, Appearance, UsualAppearance, lung_appearance
+from .appearance import UNKNOWN, Appearance, UsualAppearance, lung_appearance
 from .compute import channels_last
 from .models import Models
 
@@ -48,7 +48,7 @@ class Diagnosis:
         probability: calibrated, of COVID-19.
         threshold: the label is COVID-19 from this probability on.
         novelty: distance from what the classifier learned from, unusual from 1 on; None if the bundle cannot say.
-        appearance_warnings: that the scan looks unlike those: noise, blur, tissue that is too dark.
+        appearance_warnings: that the scan looks unlike those: noise, blur, tissue that is too dark, little lung.
     """
 
     scores: tuple[float, float]
@@ -99,14 +99,8 @@ def classifier_input(
     inside = covered_share(mask, spacing, inner) > 1e-6
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
     ct, lesion = ct * inside, lesion * inside
-    appearance = _appearance(axial.voxels, lungs > 0, spacing)
+    appearance = lung_appearance(axial.voxels, lungs > 0, spacing)
     return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, appearance)
-
-
-def _appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> Appearance:
-    rows, columns = (math.ceil(SURROUND_MM[1] / size) for size in spacing[1:])
-    around = bounding_region(lungs, (0, rows, columns))
-    return lung_appearance(voxels[around], lungs[around], spacing)
 
 
 def _slices(voxels: np.ndarray) -> torch.Tensor:

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from ..ct.windows import CLASSIFIER
 from ..networks import CVAE, CVAEOutput, VolumeClassifier
 from ..networks.cvae import Prior
-from ..pipeline.appearance import Appearance
 from ..pipeline.compute import channels_last
 from .examples import Example
 from .loop import Recipe, seeded
@@ -110,8 +109,10 @@ def in_window(example: Example, share: float) -> Example:
     """
     slope, offset = _windowing(share)
     ct = _as_windowed(example.ct, share).clamp(LEAST_GREY, 1) * (example.ct > 0)
-    texture, surround = example.appearance
-    return replace(example, ct=ct, appearance=Appearance(slope * texture, slope * surround + offset))
+    seen = example.appearance
+    return replace(
+        example, ct=ct, appearance=seen._replace(texture=slope * seen.texture, surround=slope * seen.surround + offset)
+    )
 
 
 def _as_windowed(ct: Tensor, share: float) -> Tensor:
