@@ -26,7 +26,7 @@ from CovidCTDiagnosisLib.training.novelty import (
     FALSE_ALARMS,
     FAT_AROUND,
     LEAST_SPREAD,
-    SMALLER_LUNGS,
+    NARROWER,
     average_maps,
     fit_appearance,
     fit_novelty,
@@ -241,13 +241,16 @@ def test_the_classifiers_input_knows_what_lies_around_the_lungs() -> None:
     assert seen.appearance.surround == pytest.approx((60 + 1000) / 1400, abs=0.01)
 
 
-def test_lungs_are_measured_against_the_body_where_most_of_them_shows() -> None:
-    voxels, lungs = np.full((3, 30, 30), -1000), np.zeros((3, 30, 30), bool)
-    voxels[:, 5:25, 5:25] = 40
-    lungs[0, 8:12, 8:12] = lungs[1, 8:18, 8:13] = True
+def test_width_is_that_of_the_body_where_most_lung_shows_whatever_lies_beside_it() -> None:
+    voxels, lungs = np.full((3, 60, 60), -1000), np.zeros((3, 60, 60), bool)
+    voxels[:, 10:50, 10:50] = 40
+    lungs[0, 16:24, 12:48] = lungs[1, 14:46, 20:30] = True
     voxels[lungs] = -850
-    assert lung_appearance(voxels, lungs, FINE).lungs == pytest.approx(50 / 400)
-    assert lung_appearance(voxels[:, 5:25, 5:25], lungs[:, 5:25, 5:25], FINE).lungs == pytest.approx(50 / 400)
+    assert lung_appearance(voxels, lungs, FINE).width == pytest.approx(10 / 40)
+    couch = voxels.copy()
+    couch[:, 55] = 100
+    assert lung_appearance(couch, lungs, FINE).width == pytest.approx(10 / 40)
+    assert lung_appearance(voxels[:, 10:50, 10:50], lungs[:, 10:50, 10:50], FINE).width == pytest.approx(10 / 40)
 
 
 def test_the_usual_lies_within_what_is_known_and_leaves_the_distance_its_share() -> None:
@@ -257,7 +260,7 @@ def test_the_usual_lies_within_what_is_known_and_leaves_the_distance_its_share()
         Appearance(surround=0.75),
         Appearance(texture=0.03),
     ]
-    assert fit_appearance(known) == (0.01, 0.03, pytest.approx(0.7 - FAT_AROUND), pytest.approx(0.4 * SMALLER_LUNGS))
+    assert fit_appearance(known) == (0.01, 0.03, pytest.approx(0.7 - FAT_AROUND), pytest.approx(0.4 * NARROWER))
     assert fit_appearance([Appearance(texture=0.02)]) is None
     assert left_to_distance(83) == pytest.approx(FALSE_ALARMS - 3 / 84)
     assert left_to_distance(10) == pytest.approx(0.01)
@@ -285,7 +288,7 @@ def test_another_window_changes_appearance_as_it_changes_the_picture() -> None:
         (Appearance(), None),
     ],
 )
-def test_noise_blur_dark_tissue_and_small_lungs_get_warnings_of_their_own(
+def test_noise_blur_dark_tissue_and_narrow_lungs_get_warnings_of_their_own(
     tiny_bundle: Path, tmp_path: Path, appearance: Appearance, word: str | None
 ) -> None:
     settings = {**open_bundle(tiny_bundle).settings, "appearance": UsualAppearance(0.01, 0.03, 0.65, 0.2)._asdict()}

@@ -1,4 +1,4 @@
-"""What the classifier's coarse, masked slices no longer show: noise, blur, how grey tissue is, how large lungs are."""
+"""What the classifier's coarse, masked slices no longer show: noise, blur, how grey tissue is, how wide lungs are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ..ct.regrid import Region, Triple, bounding_region
 from ..ct.windows import CLASSIFIER, scale
-from .slice_orientation import outside_air
+from .slice_orientation import body
 
 MOST_SLICES = 64
 """More tell nothing new."""
@@ -25,12 +25,12 @@ class Appearance(NamedTuple):
     Attributes:
         texture: mean difference of a lung pixel from the mean of its 3 x 3 neighbours, on the CT's own pixels.
         surround: mean grey of what lies around the lungs (``SURROUND_MM``).
-        lungs: their share of the body in the slice that shows most of them.
+        width: of the lungs, as a share of the body's, in the slice that shows most of them.
     """
 
     texture: float = math.nan
     surround: float = math.nan
-    lungs: float = math.nan
+    width: float = math.nan
 
 
 UNKNOWN = Appearance()
@@ -42,7 +42,7 @@ class UsualAppearance(NamedTuple):
     least_texture: float
     greatest_texture: float
     least_surround: float
-    least_lungs: float = 0.0
+    least_width: float = 0.0
 
     def warnings(self, found: Appearance) -> list[str]:
         """What to tell the user of a scan's appearance; nothing of NaN."""
@@ -53,8 +53,8 @@ class UsualAppearance(NamedTuple):
             told.append(("is smoother or more blurred", f"{self.least_texture / max(found.texture, 1e-9):.1f} times"))
         if found.surround < self.least_surround:
             told.append(("is darker around the lungs", "inverted, or shown in another window?"))
-        if found.lungs < self.least_lungs:
-            told.append(("shows less lung in every slice", "not a chest, or only an end of it?"))
+        if found.width < self.least_width:
+            told.append(("shows narrower lungs", "not a chest, or one lung alone?"))
         return [
             f"This scan {how} than any that the classifier learned from ({more}): do not rely on its probability."
             for how, more in told
@@ -62,7 +62,7 @@ class UsualAppearance(NamedTuple):
 
 
 def lung_appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> Appearance:
-    """Texture, surround and size of the lungs.
+    """Texture, surround and width of the lungs.
 
     Args:
         voxels: HU, (K, J, I), k along the patient; whole slices.
@@ -80,7 +80,7 @@ def lung_appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> A
             inner = ndimage.binary_erosion(mask, _NEIGHBOURS)
             texture.add(np.abs(image - ndimage.uniform_filter(image, 3))[inner])
             surround.add(image[_ring(mask, spacing[1:])])
-    return Appearance(texture.value, surround.value, _share_of_body(voxels, lungs))
+    return Appearance(texture.value, surround.value, _share_of_width(voxels, lungs))
 
 
 def _box_around(lungs: np.ndarray, spacing: Triple) -> Region:
@@ -88,10 +88,14 @@ def _box_around(lungs: np.ndarray, spacing: Triple) -> Region:
     return bounding_region(lungs, (0, rows, columns))
 
 
-def _share_of_body(voxels: np.ndarray, lungs: np.ndarray) -> float:
-    pixels = lungs.sum(axis=(1, 2))
-    most = int(pixels.argmax())
-    return float(pixels[most] / max(int((lungs[most] | ~outside_air(voxels[most])).sum()), 1))
+def _share_of_width(voxels: np.ndarray, lungs: np.ndarray) -> float:
+    most = int(lungs.sum(axis=(1, 2)).argmax())
+    return _width(lungs[most]) / _width(lungs[most] | body(voxels[most]))
+
+
+def _width(mask: np.ndarray) -> int:
+    columns = np.flatnonzero(mask.any(axis=0))
+    return int(columns[-1] - columns[0]) + 1
 
 
 class _Mean:

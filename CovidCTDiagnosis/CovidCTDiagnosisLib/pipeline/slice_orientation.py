@@ -111,21 +111,29 @@ def outside_air(hu: np.ndarray) -> np.ndarray:
     return np.isin(labels, corners[(corners > 0) & (count > 1)])
 
 
-def _crop_to_lungs(hu: np.ndarray) -> np.ndarray:
-    """The box around the air in the body with a margin; a picture that is cropped to the body stays whole."""
+def body(hu: np.ndarray) -> np.ndarray:
+    """The body with what it encloses, bool (rows, columns); everything in a picture that is cropped to the body."""
     if outside_air(hu).mean() < 0.15:
-        return hu
+        return np.ones(hu.shape, bool)
     # The couch is thin and not connected with the body.
-    body = ndimage.binary_opening(hu > BODY_HU, iterations=max(max(hu.shape) // 80, 1))
-    labels, count = ndimage.label(body)
+    tissue = ndimage.binary_opening(hu > BODY_HU, iterations=max(max(hu.shape) // 80, 1))
+    labels, count = ndimage.label(tissue)
     if count == 0:
-        return hu
+        return np.ones(hu.shape, bool)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    body = ndimage.binary_fill_holes(labels == sizes.argmax())
-    inside = ndimage.binary_opening((hu < AIR_HU) & body, iterations=2)
-    if inside.sum() < 0.01 * body.sum():
-        inside = body
+    filled: np.ndarray = ndimage.binary_fill_holes(labels == sizes.argmax())
+    return filled
+
+
+def _crop_to_lungs(hu: np.ndarray) -> np.ndarray:
+    """The box around the air in the body with a margin; a picture that is cropped to the body stays whole."""
+    inside = body(hu)
+    if inside.all():
+        return hu
+    air = ndimage.binary_opening((hu < AIR_HU) & inside, iterations=2)
+    if air.sum() >= 0.01 * inside.sum():
+        inside = air
     return hu[_with_margin(ndimage.find_objects(inside.astype(np.uint8))[0])]
 
 

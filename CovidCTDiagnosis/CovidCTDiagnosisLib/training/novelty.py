@@ -19,10 +19,11 @@ FALSE_ALARMS = 0.05
 """Of distance and appearance together."""
 FAT_AROUND = 0.04
 """Of the classifier's window: how much darker the lungs' surround may be with more fat in it than any scan had."""
-SMALLER_LUNGS = 0.75
-"""How small a share of the body lungs may be, as a part of the least that any scan had."""
-NARROW = 3
-"""Limits of appearance that further scans may lie beyond by chance: that of the lungs' size is too wide for that."""
+NARROWER = 2 / 3
+"""How narrow lungs may be in the body, as a part of the least that any scan had: chest walls differ, and pictures are
+cropped."""
+TIGHT = 3
+"""Limits of appearance that further scans may lie beyond by chance: that of the lungs' width is too wide for that."""
 LEAST_SPREAD = 0.05
 """Of a feature (a natural logarithm): maps that are always dark must not be told apart by rounding."""
 
@@ -37,18 +38,18 @@ def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> T
 def fit_appearance(appearances: Sequence[Appearance]) -> UsualAppearance | None:
     """Limits beyond which a further scan like these lies with probability 1 / (N + 1) each.
 
-    None where no texture, no surround or no size of the lungs is known.
+    None where no texture, no surround or no width of the lungs is known.
     """
     known = [[v for v in values if not math.isnan(v)] for values in zip(*appearances, strict=True)]
     if not all(known):
         return None
-    textures, surrounds, lungs = known
-    return UsualAppearance(min(textures), max(textures), min(surrounds) - FAT_AROUND, SMALLER_LUNGS * min(lungs))
+    textures, surrounds, widths = known
+    return UsualAppearance(min(textures), max(textures), min(surrounds) - FAT_AROUND, NARROWER * min(widths))
 
 
 def left_to_distance(scans: int) -> float:
     """What the limits of appearance of so many scans leave of ``FALSE_ALARMS``; of few scans at least a fifth."""
-    return max(FALSE_ALARMS - NARROW / (scans + 1), FALSE_ALARMS / 5)
+    return max(FALSE_ALARMS - TIGHT / (scans + 1), FALSE_ALARMS / 5)
 
 
 def fit_novelty(averages: Tensor, false_alarms: float = FALSE_ALARMS, rows_a_scan: int = 1) -> Novelty:
