@@ -19,7 +19,7 @@ FALSE_ALARMS = 0.05
 """Of distance and appearance together."""
 FAT_AROUND = 0.04
 """Of the classifier's window: how much darker the lungs' surround may be with more fat in it than any scan had."""
-NARROWER = 2 / 3
+NARROWER = 0.75
 """How narrow lungs may be in the body, as a part of the least that any scan had: chest walls differ, and pictures are
 cropped."""
 TIGHT = 3
