@@ -38,9 +38,8 @@ SLICE_MARGIN = SLICE_MULTIPLE = 16
 """Pixels that 2DS sees around the lungs of a slice, and sizes that it needs no padding for."""
 THICK = np.ones((1, 3, 3), bool)
 """Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
-MOST_OUTSIDE = 1.5
-"""Pathological tissue outside the lungs, as a share of the lungs: two consolidated lobes are more than what air is left
-in a slice."""
+MOST_OUTSIDE = 0.75
+"""Pathological tissue outside the lungs, as a share of the lungs."""
 NEAR = (4, 16, 16)
 """Working voxels around them in which the nearer lung is looked for."""
 FILLED_SLICES = 16
@@ -140,7 +139,7 @@ def _mask_probability(classes: np.ndarray, pathological: np.ndarray, source: Les
 def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
     """Pathological tissue outside the lungs that hangs together with them and is more than a rim of the boundary.
 
-    If it fills far more than the lungs themselves, the network has taken other tissue for it, and nothing is added.
+    If it fills nearly as much as the lungs themselves, the network has taken other tissue for it, and nothing is added.
 
     Args:
         lungs: bool (K, J, I).
