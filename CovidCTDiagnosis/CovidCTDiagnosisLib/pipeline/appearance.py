@@ -71,16 +71,18 @@ def lung_appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> A
     """
     if not lungs.any():
         return UNKNOWN
+    width = _share_of_width(voxels, lungs)
+    around = _box_around(lungs, spacing)
+    voxels, lungs = voxels[around], lungs[around]
     step = max(-(-len(voxels) // MOST_SLICES), 1)
     texture, surround = _Mean(), _Mean()
-    around = _box_around(lungs, spacing)
-    for hu, mask in zip(voxels[around][::step], lungs[around][::step], strict=True):
+    for hu, mask in zip(voxels[::step], lungs[::step], strict=True):
         if mask.any():
             image = scale(hu, CLASSIFIER)
             inner = ndimage.binary_erosion(mask, _NEIGHBOURS)
             texture.add(np.abs(image - ndimage.uniform_filter(image, 3))[inner])
             surround.add(image[_ring(mask, spacing[1:])])
-    return Appearance(texture.value, surround.value, _share_of_width(voxels, lungs))
+    return Appearance(texture.value, surround.value, width)
 
 
 def _box_around(lungs: np.ndarray, spacing: Triple) -> Region:
