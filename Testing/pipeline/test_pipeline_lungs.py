@@ -160,6 +160,46 @@ def test_trachea_and_bowel_gas_that_hang_on_the_lungs_are_dropped(lungs: tuple[n
     assert (cleaned[right] == RIGHT).mean() > 0.97 and (cleaned[left] == LEFT).mean() > 0.97
 
 
+@pytest.mark.parametrize("hangs", [True, False], ids=["hanging", "apart"])
+def test_bowel_of_gas_and_stool_is_dropped(lungs: tuple[np.ndarray, np.ndarray], hangs: bool) -> None:
+    """Its mean density is that of diseased lung; a loop without gas that touches nothing but this one goes too."""
+    right, left = lungs
+    bowel = ellipsoid((4, 20, 57), (4, 5, 5)) & ~left
+    gas = bowel & (np.arange(SHAPE[1]) < 19)[:, None]
+    neck = np.zeros(SHAPE, bool)
+    neck[5:8, 20, 54:56] = hangs
+    loop = np.zeros(SHAPE, bool)
+    loop[2:7, 25:33, 55:60] = True
+    mask = right | left | bowel | neck | loop
+    hu = np.where(right | left, -850.0, np.where(bowel | loop, -400.0, 40.0)).astype(np.float32)
+    hu[gas] = -990
+    cleaned = clean_lungs(logits(mask), hu, STEP, MIDLINE)
+    assert 0.1 < gas.sum() / bowel.sum() < 0.5 and not (loop & left).any()
+    assert not cleaned[(bowel | loop) & ~left].any()
+    assert (cleaned[right] == RIGHT).all() and (cleaned[left] == LEFT).mean() > 0.995
+
+
+def test_diseased_lung_apart_from_the_rest_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    """As dense as bowel with stool, but without gas."""
+    right, left = lungs
+    piece = np.zeros(SHAPE, bool)
+    piece[20:26, 37:40, 14:20] = True
+    hu = np.where(right | left, -850.0, np.where(piece, -400.0, 40.0)).astype(np.float32)
+    assert (clean_lungs(logits(right | left | piece), hu, STEP, MIDLINE)[piece] == RIGHT).all()
+
+
+def test_a_dark_lobe_that_lies_broadly_on_the_other_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    """A fissure seen as a gap nearly parts an emphysematous middle lobe; it is no bowel."""
+    right, left = lungs
+    lobe = right & ellipsoid((12, 9, 17), (6, 6, 9))
+    shell = right & ndimage.binary_dilation(lobe) & ~lobe
+    gap = shell & (np.arange(SHAPE[2]) % 3 == 0)  # two thirds of the surface still touch
+    hu = np.where(right | left, -860.0, 40.0).astype(np.float32)
+    hu[lobe & (np.arange(SHAPE[2]) % 4 == 0)] = -960
+    cleaned = clean_lungs(logits((right & ~gap) | left), hu, STEP, MIDLINE)
+    assert (cleaned[lobe] == RIGHT).all()
+
+
 def test_a_bulla_in_the_lung_stays_lung(lungs: tuple[np.ndarray, np.ndarray]) -> None:
     right, left = lungs
     bulla = ellipsoid((30, 20, 15), (4, 5, 5))

@@ -32,6 +32,8 @@ NECK_MM = 4.5
 GAS_SHARE = 0.05
 GAS_HU = -920
 """Gas beside the lungs: below this share of the mask and this mean density; aerated lung is denser."""
+MIXED_GAS, NECK_SHARE = 0.1, 0.1
+"""Bowel: more than this share of it is pure gas, and less than this share of its surface lies on lung."""
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
@@ -215,20 +217,49 @@ def _airway(mask: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> n
 
 
 def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
-    """Small pieces that hang on the lungs by a thin neck and hold nothing but air: trachea, bowel gas.
+    """Small pieces that hang on the lungs by a thin neck, or stand apart, and hold gas: trachea, stomach, bowel.
 
-    The mask is eroded until necks break; each core's basin goes where the core belongs.
+    The mask is eroded until necks break; each core's basin goes where the core belongs. Bowel holds more than gas:
+    what hangs on its gas alone goes with it.
     """
     depth = ndimage.distance_transform_edt(mask, sampling=step)
     cores, count = ndimage.label(depth > NECK_MM)
-    if count < 2:
+    if count == 0:
         return np.zeros(mask.shape, bool)
-    numbers = np.arange(count + 1)
-    sizes = np.bincount(cores.ravel())
-    mean_hu = ndimage.mean(hu, cores, numbers)
-    gas = (sizes < GAS_SHARE * mask.sum()) & (mean_hu < GAS_HU)
+    basins = watershed(-depth, cores, mask=mask)
+    # Islands too thin for a core of their own.
+    islands, more = ndimage.label(mask & (basins == 0))
+    basins = np.where(islands > 0, islands + count, basins)
+    numbers = np.arange(count + more + 1)
+    small = np.bincount(basins.ravel()) < GAS_SHARE * mask.sum()
+    pure = np.concatenate([ndimage.mean(hu, cores, numbers[: count + 1]), np.full(more, np.inf)]) < GAS_HU
+    mixed = ndimage.mean(hu < AIRWAY_HU, basins, numbers) > MIXED_GAS
+    gas = small & (pure | (mixed & (_contact(basins) < NECK_SHARE)))
     gas[0] = False
-    return gas[watershed(-depth, cores, mask=mask)] if gas.any() else np.zeros(mask.shape, bool)
+    return _with_what_hangs_on_it(gas[basins], mask) if gas.any() else np.zeros(mask.shape, bool)
+
+
+def _contact(pieces: np.ndarray) -> np.ndarray:
+    """Share of each piece's surface, in voxel faces, that lies on other pieces; pieces are numbered from 1."""
+    surface = np.zeros((2, pieces.max() + 1))
+    for axis in range(3):
+        first, second = (np.take(pieces, range(a, pieces.shape[axis] - 1 + a), axis) for a in (0, 1))
+        faces = first != second
+        shared = (first > 0) & (second > 0)
+        for side in (first, second):
+            for row, these in enumerate((faces & shared, faces)):
+                surface[row] += np.bincount(side[these], minlength=surface.shape[1])
+    return surface[0] / np.maximum(surface[1], 1)
+
+
+def _with_what_hangs_on_it(gas: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Gas, and small islands of the rest of the mask that touch it."""
+    islands, count = ndimage.label(mask & ~gas)
+    touching = np.zeros(count + 1, bool)
+    touching[islands[ndimage.binary_dilation(gas)]] = True
+    drop = touching & (np.bincount(islands.ravel()) < GAS_SHARE * mask.sum())
+    drop[0] = False
+    return gas | drop[islands]
 
 
 def tell_sides(mask: np.ndarray, step: Triple, midline: float) -> np.ndarray:
