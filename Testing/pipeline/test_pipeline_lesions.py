@@ -12,7 +12,15 @@ from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
 from CovidCTDiagnosisLib.pipeline import domes
-from CovidCTDiagnosisLib.pipeline.lesions import MOST_OUTSIDE, Lesions, reach_out, segment_lesions, two_classes
+from CovidCTDiagnosisLib.pipeline.lesions import (
+    LOBES_OUTSIDE,
+    MOST_OUTSIDE,
+    SMALL_OUTSIDE,
+    Lesions,
+    reach_out,
+    segment_lesions,
+    two_classes,
+)
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.pipeline.slices import SliceProbabilities, slice_lesions, slice_probabilities
 from hypothesis import given, settings
@@ -56,10 +64,37 @@ def test_a_thick_piece_takes_its_own_thin_part_along_and_no_other() -> None:
     assert np.array_equal(reach_out(LUNG, piece | tail | rim_elsewhere), (piece | tail) & ~LUNG)
 
 
+@pytest.mark.parametrize(("side", "length", "kept"), [(8, 3, True), (4, 8, False)], ids=["flat", "upright"])
+def test_a_small_piece_must_lie_broadly_on_the_lungs(side: int, length: int, kept: bool) -> None:
+    """A knob of rib cartilage, or what blurs above an apex, touches them with its foot alone."""
+    lung = np.zeros((40, 40, 60), bool)
+    lung[:, :, :40] = True
+    piece = np.zeros_like(lung)
+    piece[18 : 18 + side, 18 : 18 + side, 40 : 40 + length] = True
+    assert piece.sum() < SMALL_OUTSIDE * lung.sum()
+    assert reach_out(lung, piece).any() == kept
+    large = np.zeros_like(lung)
+    large[5:35, 5:35, 40:58] = True  # a consolidated lobe, of whose surface as little may touch
+    assert (reach_out(lung, large) == large).all()
+
+
 def test_tissue_as_large_as_the_lungs_is_a_network_gone_wrong() -> None:
     fits = box((0, 6), (5, 25), (20, 20 + int(MOST_OUTSIDE * 15)))
     assert reach_out(LUNG, fits).any()
     assert not reach_out(LUNG, box((0, 6), (0, 30), (20, 40))).any()
+
+
+def test_round_lobes_may_fill_more_than_the_lungs_and_a_frame_may_not() -> None:
+    j, i = np.ogrid[:60, :100]
+    disc = np.broadcast_to((j - 32.0) ** 2 + (i - 30.0) ** 2 < 26**2, (4, 60, 100))
+    aerated = disc & (j < 28)
+    assert 1 < (disc & ~aerated).sum() / aerated.sum() < LOBES_OUTSIDE
+    assert np.array_equal(reach_out(aerated, disc), disc & ~aerated)
+    frame = np.zeros_like(disc)
+    frame[:, 3:61, 1:59] = True
+    half = disc & (j < 40)
+    assert MOST_OUTSIDE < (frame & ~half).sum() / half.sum() < LOBES_OUTSIDE
+    assert not reach_out(half, frame).any()
 
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 0.6))

@@ -234,13 +234,20 @@ def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
     small = np.bincount(basins.ravel()) < GAS_SHARE * mask.sum()
     pure = np.concatenate([ndimage.mean(hu, cores, numbers[: count + 1]), np.full(more, np.inf)]) < GAS_HU
     mixed = ndimage.mean(hu < AIRWAY_HU, basins, numbers) > MIXED_GAS
-    gas = small & (pure | (mixed & (_contact(basins) < NECK_SHARE)))
+    gas = small & (pure | (mixed & (contact_shares(basins) < NECK_SHARE)))
     gas[0] = False
     return _with_what_hangs_on_it(gas[basins], mask) if gas.any() else np.zeros(mask.shape, bool)
 
 
-def _contact(pieces: np.ndarray) -> np.ndarray:
-    """Share of each piece's surface, in voxel faces, that lies on other pieces; pieces are numbered from 1."""
+def contact_shares(pieces: np.ndarray) -> np.ndarray:
+    """Share of each piece's surface that lies on other pieces.
+
+    Args:
+        pieces: (K, J, I), numbered from 1; 0 between them.
+
+    Returns:
+        by number, in voxel faces; the volume's own border is no surface.
+    """
     surface = np.zeros((2, pieces.max() + 1))
     for axis in range(3):
         first, second = (np.take(pieces, range(a, pieces.shape[axis] - 1 + a), axis) for a in (0, 1))
