@@ -1,4 +1,4 @@
-"""Skins of lung over the diaphragm's domes are told apart from lesions."""
+"""Skins of lung over the diaphragm's domes and under the apices' roofs are told apart from lesions."""
 
 from __future__ import annotations
 
@@ -30,10 +30,19 @@ def test_a_skin_on_the_dome_goes_and_lesions_stay() -> None:
     np.testing.assert_array_equal(found, skin)
 
 
+def test_a_skin_under_the_roof_of_an_apex_goes() -> None:
+    lungs = chest()[::-1]  # ends at k = 12
+    skin, thick = np.zeros_like(lungs), np.zeros_like(lungs)
+    skin[10:12, 2:6, 2:6] = True
+    thick[9:12, 2:6, 10:14] = True
+    np.testing.assert_array_equal(dome_skins(skin | thick, lungs, STEP_MM), skin)
+
+
 def test_where_the_scan_ends_in_lung_nothing_is_known() -> None:
     lungs = np.ones((6, 8, 8), bool)
     lesions = np.zeros_like(lungs)
     lesions[:2, 2:6, 2:6] = True
+    lesions[-2:, 2:6, 2:6] = True
     assert not dome_skins(lesions, lungs, STEP_MM).any()
 
 
@@ -67,9 +76,9 @@ def test_skins_are_those_that_counting_along_each_column_finds(
         runs, count = ndimage.label(column)
         for run in range(1, count + 1):
             places = np.flatnonzero(runs == run)
-            below = places[0] - 1
+            beside = [k for k in (places[0] - 1, places[-1] + 1) if 0 <= k < len(column)]
             thin = len(places) * step_mm <= THIN_MM
-            skin[places, j, i] = thin and below >= 0 and not lungs[below, j, i]
+            skin[places, j, i] = thin and not all(lungs[k, j, i] for k in beside)
     pieces, count = ndimage.label(lesions, np.ones((3, 3, 3)))
     expected = np.zeros_like(lesions)
     for piece in range(1, count + 1):

@@ -1,8 +1,8 @@
-"""Lesions that are only the blurred top of the liver, the spleen or the heart: thin skins of lung that rest on it.
+"""Lesions that are only a blurred boundary: thin skins of lung on liver, spleen or heart, and under an apex's roof.
 
 Where the diaphragm is nearly level, a slice shows half of it and half of the lung above: as dense as ground glass, or
-as consolidation. Breathing blurs it further. What tells it apart from a lesion is that it is thin and lies all on what
-is not lung.
+as consolidation. Breathing blurs it further. The same is seen where an apex ends. What tells it apart from a lesion is
+that it is thin and lies all on, or all under, what is not lung.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TOUCHING = np.ones((3, 3, 3), bool)
 
 
 def dome_skins(lesions: np.ndarray, lungs: np.ndarray, step_mm: float) -> np.ndarray:
-    """Lesions that are skins over a dome.
+    """Lesions that are skins over a dome or under a roof.
 
     Args:
         lesions, lungs: bool (K, J, I), k inferior to superior.
@@ -26,7 +26,8 @@ def dome_skins(lesions: np.ndarray, lungs: np.ndarray, step_mm: float) -> np.nda
     Returns:
         bool (K, J, I), whole lesions; none where the slices are thicker than ``THIN_MM``.
     """
-    skin = _thin_runs(lesions, step_mm) & _resting(lesions, lungs)
+    hanging = _resting(lesions[::-1], lungs[::-1])[::-1]
+    skin = _thin_runs(lesions, step_mm) & (_resting(lesions, lungs) | hanging)
     if not skin.any():
         return skin
     labels, count = ndimage.label(lesions, _TOUCHING)

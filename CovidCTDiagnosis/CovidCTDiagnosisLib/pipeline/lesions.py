@@ -59,7 +59,7 @@ class Lesions:
         lungs: uint8 (K, J, I), the lungs given, and lesions that reach out of them.
         classes: float16 (4, K, J, I) on the working grid, the U-Net's probability of each lesion class.
         mask: float32 (K, J, I) on the working grid, the probability whose threshold draws the mask; 0 in
-            skins over domes (see ``domes``).
+            skins over domes and under apices (see ``domes``).
         grid: the working grid.
     """
 
