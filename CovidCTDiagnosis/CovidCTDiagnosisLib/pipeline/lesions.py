@@ -41,7 +41,7 @@ THICK = np.ones((1, 3, 3), bool)
 MOST_OUTSIDE, LOBES_OUTSIDE, SIDES_COVERED = 0.75, 2.0, 0.2
 """Pathological tissue outside the lungs, as a share of the lungs. Consolidated lobes may fill more: they are round, and
 touch the box around them and the lungs, slice by slice, here and there; body wall taken for lesion covers its sides."""
-BROAD_CONTACT, SMALL_OUTSIDE = 0.25, 0.01
+BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.01
 """A piece outside the lungs with less of its surface on them is a blurred apex or rib cartilage, if it is smaller than
 this share of the lungs; a consolidated lobe is larger."""
 NEAR = (4, 16, 16)
