@@ -38,6 +38,14 @@ def test_a_skin_under_the_roof_of_an_apex_goes() -> None:
     np.testing.assert_array_equal(dome_skins(skin | thick, lungs, STEP_MM), skin)
 
 
+def test_a_lesion_under_a_gap_in_the_lung_stays() -> None:
+    lungs = chest()
+    lungs[14:16, 4:12, 4:12] = False  # a vessel, a fissure's fat
+    lesion = np.zeros_like(lungs)
+    lesion[12:14, 5:9, 5:9] = True
+    assert not dome_skins(lesion, lungs, STEP_MM).any()
+
+
 def test_where_the_scan_ends_in_lung_nothing_is_known() -> None:
     lungs = np.ones((6, 8, 8), bool)
     lesions = np.zeros_like(lungs)
@@ -70,17 +78,19 @@ def test_skins_are_those_that_counting_along_each_column_finds(
     lesions: np.ndarray, data: st.DataObject, step_mm: float
 ) -> None:
     lungs = lesions | data.draw(arrays(bool, lesions.shape))
-    skin = np.zeros_like(lesions)
+    resting, hanging = np.zeros_like(lesions), np.zeros_like(lesions)
     for j, i in np.ndindex(3, 3):
         column = lesions[:, j, i]
         runs, count = ndimage.label(column)
         for run in range(1, count + 1):
             places = np.flatnonzero(runs == run)
-            beside = [k for k in (places[0] - 1, places[-1] + 1) if 0 <= k < len(column)]
+            below, above = places[0] - 1, lungs[places[-1] + 1 :, j, i]
             thin = len(places) * step_mm <= THIN_MM
-            skin[places, j, i] = thin and not all(lungs[k, j, i] for k in beside)
+            resting[places, j, i] = thin and below >= 0 and not lungs[below, j, i]
+            hanging[places, j, i] = thin and above.size > 0 and not above.any()
     pieces, count = ndimage.label(lesions, np.ones((3, 3, 3)))
     expected = np.zeros_like(lesions)
     for piece in range(1, count + 1):
-        expected |= (pieces == piece) & (skin[pieces == piece].mean() >= SHARE)
+        here = pieces == piece
+        expected |= here & (max(resting[here].mean(), hanging[here].mean()) >= SHARE)
     np.testing.assert_array_equal(dome_skins(lesions, lungs, step_mm), expected)

@@ -66,8 +66,8 @@ def test_a_thick_piece_takes_its_own_thin_part_along_and_no_other() -> None:
 
 @pytest.mark.parametrize(("side", "length", "kept"), [(10, 3, True), (4, 8, False)], ids=["flat", "upright"])
 def test_a_small_piece_must_lie_broadly_on_the_lungs(side: int, length: int, kept: bool) -> None:
-    """A knob of rib cartilage, or what blurs above an apex, touches them with its foot alone."""
-    lung = np.zeros((40, 40, 60), bool)
+    """A knob of rib cartilage, or what blurs above an apex, touches them with its foot alone; a wide one does not."""
+    lung = np.zeros((100, 40, 60), bool)
     lung[:, :, :40] = True
     piece = np.zeros_like(lung)
     piece[18 : 18 + side, 18 : 18 + side, 40 : 40 + length] = True
@@ -84,17 +84,18 @@ def test_tissue_as_large_as_the_lungs_is_a_network_gone_wrong() -> None:
     assert not reach_out(LUNG, box((0, 6), (0, 30), (20, 40))).any()
 
 
-def test_round_lobes_may_fill_more_than_the_lungs_and_a_frame_may_not() -> None:
-    j, i = np.ogrid[:60, :100]
-    disc = np.broadcast_to((j - 32.0) ** 2 + (i - 30.0) ** 2 < 26**2, (4, 60, 100))
-    aerated = disc & (j < 28)
-    assert 1 < (disc & ~aerated).sum() / aerated.sum() < LOBES_OUTSIDE
-    assert np.array_equal(reach_out(aerated, disc), disc & ~aerated)
-    frame = np.zeros_like(disc)
-    frame[:, 3:61, 1:59] = True
-    half = disc & (j < 40)
-    assert MOST_OUTSIDE < (frame & ~half).sum() / half.sum() < LOBES_OUTSIDE
-    assert not reach_out(half, frame).any()
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.0])
+def test_lobes_may_fill_more_than_the_lungs_and_a_body_may_not(scale: float) -> None:
+    """Two lungs of which the lower parts are consolidated, in an oval body; the picture shows all of it."""
+    j, i = np.ogrid[: round(120 * scale), : round(180 * scale)]
+    j, i = j / scale - 60, i / scale - 90
+    lungs = (((np.abs(i) - 42) / 32) ** 2 + (j / 46) ** 2 < 1)[None].repeat(3, 0)
+    body = ((i / 90) ** 2 + (j / 60) ** 2 < 1)[None].repeat(3, 0)
+    aerated = lungs & (j < -2)
+    assert MOST_OUTSIDE < (lungs & ~aerated).sum() / aerated.sum() < LOBES_OUTSIDE
+    assert np.array_equal(reach_out(aerated, lungs), lungs & ~aerated)
+    assert MOST_OUTSIDE < (body & ~lungs).sum() / lungs.sum() < LOBES_OUTSIDE
+    assert not reach_out(lungs, body).any()
 
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 0.6))

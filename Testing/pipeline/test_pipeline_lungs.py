@@ -12,11 +12,16 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, bounding_region, from_grid, to_grid
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.pipeline.lungs import (
+    AIRWAY_HU,
     BAND_MM,
     LEFT,
+    MIXED_GAS,
+    NECK_MM,
+    NECK_SHARE,
     RIGHT,
     boundary_depth,
     clean_lungs,
+    contact_shares,
     midline,
     refine_lungs,
     sample_hu,
@@ -25,6 +30,7 @@ from CovidCTDiagnosisLib.pipeline.lungs import (
 )
 from CovidCTDiagnosisLib.pipeline.models import Models
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 SHAPE = (44, 40, 64)
 MIDLINE = SHAPE[2] / 2
@@ -160,44 +166,70 @@ def test_trachea_and_bowel_gas_that_hang_on_the_lungs_are_dropped(lungs: tuple[n
     assert (cleaned[right] == RIGHT).mean() > 0.97 and (cleaned[left] == LEFT).mean() > 0.97
 
 
+STEP_3 = (3.0, 3.0, 3.0)
+
+
+def chest_at_3_mm(*extra: tuple[np.ndarray, float], right: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """HU: lungs, and what else the network takes for lung."""
+    hu = np.where(right | left, -850.0, 40.0).astype(np.float32)
+    for mask, value in extra:
+        hu[mask] = value
+    return hu
+
+
 @pytest.mark.parametrize("hangs", [True, False], ids=["hanging", "apart"])
 def test_bowel_of_gas_and_stool_is_dropped(lungs: tuple[np.ndarray, np.ndarray], hangs: bool) -> None:
-    """Its mean density is that of diseased lung; a loop without gas that touches nothing but this one goes too."""
+    """Its mean density is that of diseased lung; a loop without gas that hangs on nothing but this one goes too."""
     right, left = lungs
-    bowel = ellipsoid((4, 20, 57), (4, 5, 5)) & ~left
-    gas = bowel & (np.arange(SHAPE[1]) < 19)[:, None]
-    neck = np.zeros(SHAPE, bool)
-    neck[5:8, 20, 54:56] = hangs
-    loop = np.zeros(SHAPE, bool)
-    loop[2:7, 25:33, 55:60] = True
-    mask = right | left | bowel | neck | loop
-    hu = np.where(right | left, -850.0, np.where(bowel | loop, -400.0, 40.0)).astype(np.float32)
-    hu[gas] = -990
-    cleaned = clean_lungs(logits(mask), hu, STEP, MIDLINE)
+    bowel = ellipsoid((5, 12, 57), (4, 5, 5)) & ~left
+    gas = bowel & (np.arange(SHAPE[1]) < 11)[:, None]
+    neck, loop_neck, loop = (np.zeros(SHAPE, bool) for _ in range(3))
+    neck[5:8, 12:19, 52:54] = hangs
+    loop_neck[5, 16:26, 57] = True
+    loop[2:8, 25:33, 54:60] = True
+    mask = right | left | bowel | neck | loop_neck | loop
+    hu = chest_at_3_mm((bowel | loop | loop_neck, -400.0), (gas, -990.0), right=right, left=left)
+    cleaned = clean_lungs(logits(mask), hu, STEP_3, MIDLINE)
     assert 0.1 < gas.sum() / bowel.sum() < 0.5 and not (loop & left).any()
     assert not cleaned[(bowel | loop) & ~left].any()
-    assert (cleaned[right] == RIGHT).all() and (cleaned[left] == LEFT).mean() > 0.995
+    assert (cleaned[right] == RIGHT).all() and (cleaned[left] == LEFT).mean() > 0.99
 
 
 def test_diseased_lung_apart_from_the_rest_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
     """As dense as bowel with stool, but without gas."""
     right, left = lungs
     piece = np.zeros(SHAPE, bool)
-    piece[20:26, 37:40, 14:20] = True
-    hu = np.where(right | left, -850.0, np.where(piece, -400.0, 40.0)).astype(np.float32)
-    assert (clean_lungs(logits(right | left | piece), hu, STEP, MIDLINE)[piece] == RIGHT).all()
+    piece[4:14, 36:39, 12:32] = True
+    hu = chest_at_3_mm((piece, -400.0), right=right, left=left)
+    assert (clean_lungs(logits(right | left | piece), hu, STEP_3, MIDLINE)[piece] > 0).all()
 
 
-def test_a_dark_lobe_that_lies_broadly_on_the_other_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
-    """A fissure seen as a gap nearly parts an emphysematous middle lobe; it is no bowel."""
+def test_a_small_destroyed_lung_that_holds_gas_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    """It stands apart and is small, and a seventh of it is as dark as gas, but it lies as high as lungs do."""
+    right, _ = lungs
+    small = ellipsoid((24, 20, 50), (9, 4, 4))
+    cavities = small & (np.arange(SHAPE[2]) % 6 == 0)
+    hu = chest_at_3_mm((small, -650.0), (cavities, -980.0), right=right, left=small)
+    cleaned = clean_lungs(logits(right | small), hu, STEP_3, MIDLINE)
+    assert small.sum() < 0.05 * (right | small).sum() and cavities.sum() > 0.1 * small.sum()
+    assert (cleaned[small] > 0).all()
+
+
+def test_a_dark_piece_that_lies_broadly_on_the_lung_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    """Emphysema at the base, as dark as bowel; plates of atelectasis part it from the rest, not all the way."""
     right, left = lungs
-    lobe = right & ellipsoid((12, 9, 17), (6, 6, 9))
-    shell = right & ndimage.binary_dilation(lobe) & ~lobe
-    gap = shell & (np.arange(SHAPE[2]) % 3 == 0)  # two thirds of the surface still touch
-    hu = np.where(right | left, -860.0, 40.0).astype(np.float32)
-    hu[lobe & (np.arange(SHAPE[2]) % 4 == 0)] = -960
-    cleaned = clean_lungs(logits((right & ~gap) | left), hu, STEP, MIDLINE)
-    assert (cleaned[lobe] == RIGHT).all()
+    k, _, i = np.indices(SHAPE)
+    base, plates = right & (k < 9), right & (k == 9) & (i % 3 == 0)
+    mask = (right & ~plates) | left
+    depth = ndimage.distance_transform_edt(mask, sampling=STEP_3)
+    cores, _ = ndimage.label(depth > NECK_MM)
+    pieces = watershed(-depth, cores, mask=mask)
+    (own,) = np.unique(cores[base & (cores > 0)])
+    assert own not in cores[22] and NECK_SHARE < contact_shares(pieces)[own] < 0.7
+    hu = chest_at_3_mm((base, -870.0), (base & (i % 4 == 0), -960.0), (plates, 0.0), right=right, left=left)
+    cleaned = clean_lungs(logits(mask), hu, STEP_3, MIDLINE)
+    assert (hu < AIRWAY_HU)[base].mean() > MIXED_GAS and base.sum() < 0.05 * mask.sum()
+    assert (cleaned[base] == RIGHT).all()
 
 
 def test_a_bulla_in_the_lung_stays_lung(lungs: tuple[np.ndarray, np.ndarray]) -> None:

@@ -2,7 +2,7 @@
 
 Where the diaphragm is nearly level, a slice shows half of it and half of the lung above: as dense as ground glass, or
 as consolidation. Breathing blurs it further. The same is seen where an apex ends. What tells it apart from a lesion is
-that it is thin and lies all on, or all under, what is not lung.
+that it is thin and lies all on what is not lung, or has no lung anywhere above it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def dome_skins(lesions: np.ndarray, lungs: np.ndarray, step_mm: float) -> np.nda
     Returns:
         bool (K, J, I), whole lesions; none where the slices are thicker than ``THIN_MM``.
     """
-    hanging = _resting(lesions[::-1], lungs[::-1])[::-1]
-    skin = _thin_runs(lesions, step_mm) & (_resting(lesions, lungs) | hanging)
-    if not skin.any():
-        return skin
+    thin = _thin_runs(lesions, step_mm)
+    lung_above = np.logical_or.accumulate(lungs[::-1])
+    on_dome, under_roof = _resting(lesions, lungs), _resting(lesions[::-1], lung_above)[::-1]
     labels, count = ndimage.label(lesions, _TOUCHING)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    found = np.bincount(labels[skin], minlength=count + 1) >= SHARE * sizes
+    skins = [np.bincount(labels[thin & skin], minlength=count + 1) for skin in (on_dome, under_roof)]
+    found = np.max(skins, axis=0) >= SHARE * sizes
     found[0] = False
     return found[labels]
 

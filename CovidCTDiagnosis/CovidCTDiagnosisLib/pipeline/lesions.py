@@ -38,12 +38,12 @@ SLICE_MARGIN = SLICE_MULTIPLE = 16
 """Pixels that 2DS sees around the lungs of a slice, and sizes that it needs no padding for."""
 THICK = np.ones((1, 3, 3), bool)
 """Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
-MOST_OUTSIDE, LOBES_OUTSIDE, SIDES_COVERED = 0.75, 2.0, 0.2
-"""Pathological tissue outside the lungs, as a share of the lungs. Consolidated lobes may fill more: they are round, and
-touch the box around them and the lungs, slice by slice, here and there; body wall taken for lesion covers its sides."""
-BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.01
-"""A piece outside the lungs with less of its surface on them is a blurred apex or rib cartilage, if it is smaller than
-this share of the lungs; a consolidated lobe is larger."""
+MOST_OUTSIDE, LOBES_OUTSIDE, FRAMED = 0.75, 2.0, 0.6
+"""Pathological tissue outside the lungs, as a share of the lungs. Consolidated lobes may fill more: they lie on a side
+of the aerated lung; body wall taken for lesion frames it, which is to touch more than this share of its surface."""
+BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.002
+"""A piece outside the lungs with less of its surface on them is taken for a blurred apex or rib cartilage if it is
+smaller than this share of the lungs."""
 NEAR = (4, 16, 16)
 """Working voxels around them in which the nearer lung is looked for."""
 FILLED_SLICES = 16
@@ -144,8 +144,8 @@ def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
     """Pathological tissue outside the lungs that hangs together with them and is more than a rim of the boundary.
 
     A small piece must lie broadly on them.
-    If it fills twice as much as the lungs, or nearly as much and frames them, the network has taken other tissue for
-    it, and nothing is added.
+    If it fills twice as much as the lungs, or more than three quarters and frames them, the network has taken other
+    tissue for it, and nothing is added.
 
     Args:
         lungs: bool (K, J, I).
@@ -162,20 +162,10 @@ def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
         return thick
     pieces, count = ndimage.label(ndimage.binary_propagation(thick, mask=outside))
     small = np.bincount(pieces.ravel()) < SMALL_OUTSIDE * lungs.sum()
-    kept = ~small | (contact_shares(np.where(lungs, count + 1, pieces))[:-1] >= BROAD_CONTACT)
-    grown = (pieces > 0) & kept[pieces]
-    most = LOBES_OUTSIDE if _sides_covered(lungs, grown) <= SIDES_COVERED else MOST_OUTSIDE
+    contact = contact_shares(np.where(lungs, count + 1, pieces))
+    grown = (pieces > 0) & (~small | (contact[:-1] >= BROAD_CONTACT))[pieces]
+    most = LOBES_OUTSIDE if contact[-1] <= FRAMED else MOST_OUTSIDE
     return grown if grown.sum() < most * lungs.sum() else np.zeros_like(grown)
-
-
-def _sides_covered(lungs: np.ndarray, outside: np.ndarray) -> float:
-    """Of the sides of each slice's box around lungs and what lies outside them, the share that the latter covers."""
-    sides = []
-    for both, slice_ in zip(lungs | outside, outside, strict=True):
-        if slice_.any():
-            box = slice_[bounding_region(both[None])[1:]]
-            sides += [box[0], box[-1], box[:, 0], box[:, -1]]
-    return float(np.concatenate(sides).mean()) if sides else 0.0
 
 
 def _nearest(labels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:

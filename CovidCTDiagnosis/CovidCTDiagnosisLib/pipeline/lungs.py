@@ -33,7 +33,8 @@ GAS_SHARE = 0.05
 GAS_HU = -920
 """Gas beside the lungs: below this share of the mask and this mean density; aerated lung is denser."""
 MIXED_GAS, NECK_SHARE = 0.1, 0.1
-"""Bowel: more than this share of it is pure gas, and less than this share of its surface lies on lung."""
+"""Bowel: more than this share of it is pure gas, less than this share of its surface lies on other pieces, and it lies
+in the lower half of the lungs: a small or destroyed lung that stands apart reaches higher."""
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
@@ -234,9 +235,18 @@ def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
     small = np.bincount(basins.ravel()) < GAS_SHARE * mask.sum()
     pure = np.concatenate([ndimage.mean(hu, cores, numbers[: count + 1]), np.full(more, np.inf)]) < GAS_HU
     mixed = ndimage.mean(hu < AIRWAY_HU, basins, numbers) > MIXED_GAS
-    gas = small & (pure | (mixed & (contact_shares(basins) < NECK_SHARE)))
-    gas[0] = False
-    return _with_what_hangs_on_it(gas[basins], mask) if gas.any() else np.zeros(mask.shape, bool)
+    bowel = small & mixed & (contact_shares(basins) < NECK_SHARE) & _is_low(basins)
+    bowel[0] = False
+    pure &= small
+    pure[0] = False
+    return pure[basins] | _with_what_hangs_on_it(bowel[basins], mask)
+
+
+def _is_low(pieces: np.ndarray) -> np.ndarray:
+    """Of each piece, numbered from 1, whether all of it lies in the lower half of the slices that hold any."""
+    used = np.flatnonzero(pieces.any(axis=(1, 2)))
+    higher = pieces[(used[0] + used[-1] + 1) // 2 :]
+    return np.bincount(higher.ravel(), minlength=pieces.max() + 1) == 0
 
 
 def contact_shares(pieces: np.ndarray) -> np.ndarray:
@@ -260,7 +270,7 @@ def contact_shares(pieces: np.ndarray) -> np.ndarray:
 
 
 def _with_what_hangs_on_it(gas: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Gas, and small islands of the rest of the mask that touch it."""
+    """Bowel gas, and small islands of the rest of the mask that touch it."""
     islands, count = ndimage.label(mask & ~gas)
     touching = np.zeros(count + 1, bool)
     touching[islands[ndimage.binary_dilation(gas)]] = True
