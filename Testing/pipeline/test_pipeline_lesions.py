@@ -90,12 +90,15 @@ def test_lobes_may_fill_more_than_the_lungs_and_a_body_may_not(scale: float) -> 
     j, i = np.ogrid[: round(120 * scale), : round(180 * scale)]
     j, i = j / scale - 60, i / scale - 90
     lungs = (((np.abs(i) - 42) / 32) ** 2 + (j / 46) ** 2 < 1)[None].repeat(3, 0)
-    body = ((i / 90) ** 2 + (j / 60) ** 2 < 1)[None].repeat(3, 0)
+    body = ((i / 90) ** 2 + (j / 60) ** 4 < 1)[None].repeat(3, 0)
     aerated = lungs & (j < -2)
     assert MOST_OUTSIDE < (lungs & ~aerated).sum() / aerated.sum() < LOBES_OUTSIDE
     assert np.array_equal(reach_out(aerated, lungs), lungs & ~aerated)
     assert MOST_OUTSIDE < (body & ~lungs).sum() / lungs.sum() < LOBES_OUTSIDE
     assert not reach_out(lungs, body).any()
+    rim = (((np.abs(i) - 42) / 35) ** 2 + (j / 49) ** 2 < 1) & (np.abs(j) > 5)  # blurred: no lesion but in some rows
+    assert (body & ~rim & ~lungs).sum() > MOST_OUTSIDE * lungs.sum()
+    assert not reach_out(lungs, body & ~rim).any()
 
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 0.6))

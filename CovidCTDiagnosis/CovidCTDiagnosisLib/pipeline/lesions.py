@@ -38,9 +38,9 @@ SLICE_MARGIN = SLICE_MULTIPLE = 16
 """Pixels that 2DS sees around the lungs of a slice, and sizes that it needs no padding for."""
 THICK = np.ones((1, 3, 3), bool)
 """Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
-MOST_OUTSIDE, LOBES_OUTSIDE, FRAMED = 0.75, 2.0, 0.6
+MOST_OUTSIDE, LOBES_OUTSIDE, LOBES_TOUCH = 0.75, 2.0, (0.2, 0.6)
 """Pathological tissue outside the lungs, as a share of the lungs. Consolidated lobes may fill more: they lie on a side
-of the aerated lung; body wall taken for lesion frames it, which is to touch more than this share of its surface."""
+of the aerated lung, on this share of its surface. A body taken for lesion lies all around it, or a rim away from it."""
 BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.002
 """A piece outside the lungs with less of its surface on them is taken for a blurred apex or rib cartilage if it is
 smaller than this share of the lungs."""
@@ -144,8 +144,8 @@ def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
     """Pathological tissue outside the lungs that hangs together with them and is more than a rim of the boundary.
 
     A small piece must lie broadly on them.
-    If it fills twice as much as the lungs, or more than three quarters and frames them, the network has taken other
-    tissue for it, and nothing is added.
+    If it fills twice as much as the lungs, or more than three quarters and does not lie on them as lobes do, the
+    network has taken other tissue for it, and nothing is added.
 
     Args:
         lungs: bool (K, J, I).
@@ -164,7 +164,7 @@ def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
     small = np.bincount(pieces.ravel()) < SMALL_OUTSIDE * lungs.sum()
     contact = contact_shares(np.where(lungs, count + 1, pieces))
     grown = (pieces > 0) & (~small | (contact[:-1] >= BROAD_CONTACT))[pieces]
-    most = LOBES_OUTSIDE if contact[-1] <= FRAMED else MOST_OUTSIDE
+    most = LOBES_OUTSIDE if LOBES_TOUCH[0] <= contact[-1] <= LOBES_TOUCH[1] else MOST_OUTSIDE
     return grown if grown.sum() < most * lungs.sum() else np.zeros_like(grown)
 
 
