@@ -8,6 +8,16 @@ from pathlib import Path
 
 from .errors import InputError
 
+ALIASES = {
+    "patient_id": "patient",
+    "patientid": "patient",
+    "subject": "patient",
+    "subject_id": "patient",
+    "center": "centre",
+    "corads": "co_rads",
+}
+"""Other names of columns: one that says who a scan is of must not be overlooked."""
+
 
 class Row:
     """One row's cells by the table's column names.
@@ -37,7 +47,7 @@ class Row:
         if not text:
             return None
         try:
-            value = float(text)
+            value = float(text.replace(",", "."))
         except ValueError:
             value = float("nan")
         if not least <= value <= most:
@@ -64,20 +74,31 @@ class Row:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Columns of a table (in small letters, with _ for - and spaces), and its rows; empty rows are left out.
+    """Columns of a table (in small letters, with _ for - and spaces, by their usual names), and its rows.
+
+    Cells are separated as in the first line: by commas, semicolons (as spreadsheets do where a comma is the decimal
+    sign) or tabs. Empty rows are left out.
 
     Raises:
-        InputError: it is not there or cannot be read.
+        InputError: it is not there or cannot be read, a column stands twice, or a row has more cells than columns.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file.", "Give a CSV file in UTF-8.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            first = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
             reader.fieldnames = columns = [_plain(name) for name in reader.fieldnames or []]
             rows = [Row(path.name, reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error
+    for column in columns:
+        if column and columns.count(column) > 1:
+            raise InputError(f"{path.name} has two columns {column}.", "Leave one of them.")
+    for row in rows:
+        if None in row.cells:
+            raise row.wrong('there are more cells than columns: put text that holds the separator in quotes, "A, B"')
     return columns, [row for row in rows if any(isinstance(c, str) and c.strip() for c in row.cells.values())]
 
 
@@ -95,12 +116,13 @@ class Splits:
         self._of: dict[str, tuple[str, int]] = {}
 
     def put(self, row: Row, patient: str, split: str) -> None:
-        """Raise InputError if the patient already stands in another split."""
-        first, line = self._of.setdefault(patient, (split, row.line))
+        """Raise InputError if the patient, in any case of letters, already stands in another split."""
+        first, line = self._of.setdefault(patient.casefold(), (split, row.line))
         if first != split:
             raise row.wrong(f"the patient of line {line} stands in the splits {first or 'none'} and {split or 'none'}")
 
 
 def _plain(column: str) -> str:
-    """``CO-RADS`` is read as ``co_rads``."""
-    return column.strip().lower().replace("-", "_").replace(" ", "_")
+    """``CO-RADS`` is read as ``co_rads``, ``PatientID`` as ``patient``."""
+    plain = column.strip().lower().replace("-", "_").replace(" ", "_")
+    return ALIASES.get(plain, plain)

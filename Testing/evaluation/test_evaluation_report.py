@@ -289,3 +289,24 @@ def test_a_wrong_call(wrong: tuple[str, str], tmp_path: Path, tiny_bundle: Path)
     arguments = ["evaluate", "report", str(table), "--output", str(tmp_path / "p.html"), "--bundle", str(tiny_bundle)]
     assert main([*arguments, *wrong]) == 2
     assert {p.name for p in tmp_path.iterdir()} == {"t.csv"}
+
+
+def test_what_few_cases_cannot_tell_is_not_told_as_certain() -> None:
+    """Eight COVID-19 scans that nothing overlaps: no rate at 0.95 with an interval of no width, no binormal area."""
+    scans = [Prediction(f"{n}", 0.9 - 0.05 * n, int(n < 8)) for n in range(16)]
+    page = report(Predictions(scans, []), 0.5, replicates=20)
+    assert "0.000 (an interval needs 20 COVID-19 scans)" in page and "Demidenko" not in page
+    scans += [Prediction(f"more{n}", 0.3 + 0.02 * n, n % 2) for n in range(30)]
+    page = report(Predictions(scans, []), 0.5, replicates=20)
+    assert "an interval needs" not in page and "AUC (binormal, Demidenko)" in page
+
+
+def test_warned_scans_and_the_splits_that_were_judged_are_named(tmp_path: Path) -> None:
+    table = rows(split=lambda n, covid: ("dev", "tuning", "external")[n % 3 if n % 2 else 2])
+    for row in table[:40]:
+        row["warnings"] = "This scan is noisier." if row["split"] == "external" else ""
+    page = report(read_predictions(write(tmp_path / "t.csv", table)), 0.5, replicates=20)
+    judged = [row for row in table if row["split"] == "external"]
+    warned = sum(bool(row["warnings"]) for row in judged)
+    assert f"{len(judged)} scans, " in page and "of the split external." in page
+    assert warned and f"Of {warned} the program warned" in page

@@ -103,3 +103,59 @@ def test_the_command_writes_a_bundle_with_the_settings_and_leaves_the_old_one(
     assert main(arguments) == 0 and "site (replaces an older one)" in capsys.readouterr().out
     assert main([*arguments[:-1], str(tiny_bundle)]) == 2
     assert main([*arguments, "--sensitivity", "0"]) == 2
+
+
+def _calibrate(rows: list[str], tiny_bundle: Path, tmp_path: Path, header: str = "series,probability,covid") -> int:
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([header, *rows]) + "\n")
+    return main(["calibrate", str(table), "--bundle", str(tiny_bundle), "--output", str(tmp_path / "site")])
+
+
+def test_the_card_says_what_was_fitted_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    rows = [f"{s.name},{s.probability},{s.covid}" for s in site(40)[0].scans]
+    assert _calibrate(rows, tiny_bundle, tmp_path) == 0
+    first = open_bundle(tmp_path / "site").model_card
+    assert first.startswith(open_bundle(tiny_bundle).model_card) and "40 scans of a site" in first
+    table = tmp_path / "t.csv"
+    again = ["calibrate", str(table), "--bundle", str(tmp_path / "site"), "--output", str(tmp_path / "next")]
+    assert main(again) == 0
+    assert open_bundle(tmp_path / "next").model_card.count("scans of a site") == 1
+
+
+def test_predictions_of_another_bundle_are_refused(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threshold = open_bundle(tiny_bundle).settings["diagnosis"]["threshold"]
+    header = "series,probability,covid,label"
+    for shift, code in ((0.0, 0), (0.2, 3), (0.4, 3)):
+        rows = [
+            f"{s.name},{s.probability},{s.covid},{'' if s.probability >= threshold + shift else 'not '}COVID-19"
+            for s in site(60)[0].scans
+        ]
+        assert _calibrate(rows, tiny_bundle, tmp_path, header) == code
+    assert "of another bundle" in capsys.readouterr().err
+
+
+def test_predictions_that_tell_nothing_are_refused_and_weak_ones_are_called_so(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = site(60)[0].scans
+    assert _calibrate([f"{s.name},{s.probability},{1 - s.covid}" for s in scans], tiny_bundle, tmp_path) == 3
+    assert _calibrate([f"{s.name},0.5,{s.covid}" for s in scans], tiny_bundle, tmp_path) == 3
+    assert "do not tell COVID-19 from other scans" in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()
+    weak = [f"{n},{0.5 + 0.01 * (n % 7 == 0)},{n % 2}" for n in range(40)] + ["a,0.9,1", "b,0.1,0"]
+    assert _calibrate(weak, tiny_bundle, tmp_path) == 0
+    assert "Chance alone" in capsys.readouterr().out
+
+
+def test_what_was_fitted_to_is_said(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scans for validation where there are any; else all but those for training, which are then no test any more."""
+    scans = site(80)[0].scans
+    header = "series,probability,covid,split"
+    for name, said in (("validation", False), ("test", True)):
+        rows = [f"{s.name},{s.probability},{s.covid},{name if n < 50 else 'train'}" for n, s in enumerate(scans)]
+        assert _calibrate(rows, tiny_bundle, tmp_path, header) == 0
+        out = capsys.readouterr().out
+        assert "30 scans of other splits are left aside" in out and "Calibrated on 50 scans" in out
+        assert ("judge the new bundle on others" in out) is said

@@ -155,9 +155,41 @@ def test_few_cases_that_do_not_overlap_are_not_certain(scores: list[float], area
     assert many.high == 1 and 0.9 < many.low < 1
 
 
-@pytest.mark.parametrize("scores", [(0.5,) * 6, (1, 1, 1, 0, 0, 0)])
-def test_scores_that_do_not_differ_have_no_binormal_area(scores: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="differ"):
+def test_the_binormal_area_is_as_sure_as_its_own_samples_show() -> None:
+    """The width of its interval against the spread of areas of samples drawn from two normal distributions."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat([1, 0], (60, 40))
+    drawn = [demidenko(np.concatenate([rng.normal(2.0, 1.5, 60), rng.normal(0, 0.5, 40)]), labels) for _ in range(2000)]
+    areas, lows, highs = np.array(drawn).T
+    truth = norm.cdf(2.0 / np.hypot(1.5, 0.5))
+    assert areas.mean() == pytest.approx(truth, abs=0.005)
+    assert np.mean((lows <= truth) & (truth <= highs)) == pytest.approx(0.95, abs=0.02)
+    expected = np.percentile(areas, [2.5, 97.5])
+    assert np.mean(highs - lows) == pytest.approx(expected[1] - expected[0], rel=0.1)
+
+
+def test_the_band_and_the_false_positive_rate_hold_95_percent_of_replicates() -> None:
+    """Against a bootstrap written otherwise: thresholds by sorting all scores, one replicate at a time."""
+    rng = np.random.default_rng(4)
+    positives, negatives = rng.normal(1, 1, 60), rng.normal(0, 1, 80)
+    scores, labels = np.concatenate([positives, negatives]), np.repeat([1, 0], (60, 80))
+    rates, sensitivities = [], []
+    for _ in range(3000):
+        ones, zeros = rng.choice(positives, 60), rng.choice(negatives, 80)
+        enough = next(t for t in np.sort(ones)[::-1] if np.mean(ones >= t) >= 0.95)
+        rates.append(np.mean(zeros >= enough))
+        passing = next(t for t in np.sort(zeros) if np.mean(zeros > t) <= 0.2)
+        sensitivities.append(np.mean(ones > passing))
+    found = false_positive_rate_at(scores, labels)
+    assert found[1:] == pytest.approx(np.percentile(rates, [2.5, 97.5]), abs=0.03)
+    curve = roc(scores, labels)
+    at = int(np.argmin(np.abs(GRID - 0.2)))
+    assert (curve.low[at], curve.high[at]) == pytest.approx(np.percentile(sensitivities, [2.5, 97.5]), abs=0.03)
+
+
+@pytest.mark.parametrize("scores", [(0.5,) * 6, (1, 1, 1, 0, 0, 0), (0.9, 0.8, 0.7, 0.3, 0.2, 0.1)])
+def test_scores_that_do_not_differ_or_overlap_have_no_binormal_area(scores: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"differ|overlap"):
         demidenko(np.array(scores, float), np.repeat([1, 0], 3))
 
 

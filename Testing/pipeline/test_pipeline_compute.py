@@ -135,6 +135,8 @@ def test_running_out_of_memory_becomes_one_sentence_with_a_remedy() -> None:
     with pytest.raises(ResourceError), memory_errors("Too little.", ""):
         np.empty(MORE_THAN_THERE_IS)
     assert is_out_of_memory(torch.OutOfMemoryError())
+    for told in ("CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"):
+        assert is_out_of_memory(RuntimeError(told))
 
 
 def test_other_errors_are_no_lack_of_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,10 +61,38 @@ def test_what_is_no_lung_mask_of_this_ct_is_refused(chest: Volume, sided: np.nda
         (chest.with_voxels(np.zeros_like(sided)), "empty"),
         (chest, "below 0"),
         (far, "overlap"),
+        (
+            chest.with_voxels(np.arange(sided.size).reshape(sided.shape) == np.flatnonzero(sided)[0]),
+            "ml of this CT only",
+        ),
     ):
         with pytest.raises(InputError, match=text) as caught:
             take_lungs(mask, chest)
         assert caught.value.code == 3 and caught.value.remedy
+
+
+def test_fractions_are_lung_on_whatever_grid(chest: Volume, sided: np.ndarray) -> None:
+    soft = chest.with_voxels(np.where(sided, np.float32(0.4), 0))
+    moved = Volume(soft.voxels[:, ::-1], soft.spacing, *_flipped(chest))
+    for mask in (soft, moved):
+        np.testing.assert_array_equal(take_lungs(mask, chest) > 0, take_lungs(chest.with_voxels(sided), chest) > 0)
+
+
+def _flipped(ct: Volume) -> Any:
+    """Origin and direction of the same grid with its rows from the other end."""
+    affine = ct.affine.copy()
+    last = affine @ [0, ct.shape[1] - 1, 0, 1]
+    return tuple(last[:3]), np.asarray(ct.direction) @ np.diag([1, -1, 1])
+
+
+def test_a_mask_that_is_hardly_of_lungs_gets_a_warning(chest: Volume, sided: np.ndarray) -> None:
+    told: list[str] = []
+    take_lungs(chest.with_voxels(sided), chest, told.append)
+    assert not told
+    take_lungs(chest.with_voxels((chest.voxels > -100).astype(np.uint8)), chest, told.append)
+    take_lungs(chest.with_voxels(np.array([0, LEFT, RIGHT], np.uint8)[sided]), chest, told.append)
+    assert ["check that it is one of lungs" in t for t in told] == [True, False]
+    assert ["check its sides" in t for t in told] == [False, True]
 
 
 def test_an_analysis_uses_the_given_lungs_and_says_so(sick, sick_analysis: Analysis, bundle: Bundle) -> None:

@@ -306,3 +306,14 @@ def test_the_two_classes_of_experts() -> None:
     labels = np.array([0, 1, 2, 3, 4, 4], np.uint8)
     denser = np.array([True, True, False, True, True, False])
     np.testing.assert_array_equal(two_classes(labels, denser), [0, 1, 2, 1, 2, 1])
+
+
+@pytest.mark.parametrize(("free", "warned"), [(10**11, False), (10**6, True)])
+def test_parts_made_smaller_for_want_of_memory_are_told_of(
+    chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch, free: int, warned: bool
+) -> None:
+    """The U-Net normalises a tile by what it holds, so that its size matters to the findings."""
+    monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.lesions.free_memory", lambda device: free)
+    told: list[str] = []
+    segment(chest, models, warn=told.append)
+    assert ["volumes may differ" in text for text in told] == [True] * warned

@@ -78,7 +78,7 @@ def test_lungs_that_touch_are_parted_between_them(lungs: tuple[np.ndarray, np.nd
     assert (told[right] == RIGHT).mean() > 0.995 and (told[left] == LEFT).mean() > 0.995
 
 
-@pytest.mark.parametrize("share", [0.35, 0.6])
+@pytest.mark.parametrize("share", [0.06, 0.35, 0.6])
 def test_a_smaller_left_lung_is_still_the_left_one(lungs: tuple[np.ndarray, np.ndarray], share: float) -> None:
     small = ellipsoid((22, 20, 46), tuple(n * share ** (1 / 3) for n in (17, 13, 11)))
     told = tell_sides(lungs[0] | small, STEP, MIDLINE)

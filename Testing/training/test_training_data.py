@@ -10,10 +10,10 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.training.folds import FOLDS, held_out
 from CovidCTDiagnosisLib.training.lung_labels import aerated_lungs, lesions_of_lungs
 from CovidCTDiagnosisLib.training.sources import (
-    FINGERPRINT_BYTES,
     UNKNOWN_LESION,
     Case,
     data_fingerprint,
+    fingerprint,
     read_covid_slices,
     read_lesion_slices,
     read_lung_volumes,
@@ -128,10 +128,15 @@ def test_a_folder_without_the_data_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_data_is_known_by_its_content_not_by_where_or_when_it_was_laid(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / name / "scans").mkdir(parents=True)
-        (tmp_path / name / "scans" / "a.nii").write_bytes(b"x" * 3 * FINGERPRINT_BYTES)
-    assert data_fingerprint(tmp_path / "one") == data_fingerprint(tmp_path / "two")
-    (tmp_path / "two" / "scans" / "a.nii").write_bytes(b"x" * (3 * FINGERPRINT_BYTES - 1) + b"y")
-    assert data_fingerprint(tmp_path / "one") != data_fingerprint(tmp_path / "two")
-    (tmp_path / "one" / "scans" / "a.nii").rename(tmp_path / "one" / "scans" / "b.nii")
-    assert len({data_fingerprint(tmp_path / n) for n in ("one", "two", "one/scans/b.nii")}) == 3
+        (tmp_path / name / "lungs").mkdir(parents=True)
+        (tmp_path / name / "lungs" / "a.nii").write_bytes(bytes(3_000_000))
+    known = data_fingerprint(tmp_path / "one")
+    assert known == data_fingerprint(tmp_path / "two")
+    (tmp_path / "one" / "bundle-runs").mkdir()
+    (tmp_path / "one" / "bundle-runs" / "last.ckpt").write_bytes(b"x")
+    assert known == data_fingerprint(tmp_path / "one") != fingerprint(tmp_path / "one")
+    # A label map's ends are mostly empty slices.
+    (tmp_path / "two" / "lungs" / "a.nii").write_bytes(bytes(1_500_000) + b"y" + bytes(1_499_999))
+    assert known != data_fingerprint(tmp_path / "two")
+    (tmp_path / "one" / "lungs" / "a.nii").rename(tmp_path / "one" / "lungs" / "b.nii")
+    assert len({known, data_fingerprint(tmp_path / "one"), fingerprint(tmp_path / "one" / "lungs" / "b.nii")}) == 3

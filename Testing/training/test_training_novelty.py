@@ -260,8 +260,9 @@ def test_the_usual_lies_within_what_is_known_and_leaves_the_distance_its_share()
         Appearance(surround=0.75),
         Appearance(texture=0.03),
     ]
-    assert fit_appearance(known) == (0.01, 0.03, pytest.approx(0.7 - FAT_AROUND), pytest.approx(0.4 * NARROWER))
-    assert fit_appearance([Appearance(texture=0.02)]) is None
+    limits = (0.01, 0.03, pytest.approx(0.7 - FAT_AROUND), pytest.approx(0.4 * NARROWER), 5)
+    assert fit_appearance(known, 5) == limits
+    assert fit_appearance([Appearance(texture=0.02)], 5) is None
     assert left_to_distance(83) == pytest.approx(FALSE_ALARMS - 3 / 84)
     assert left_to_distance(10) == pytest.approx(0.01)
 
@@ -295,3 +296,18 @@ def test_noise_blur_dark_tissue_and_narrow_lungs_get_warnings_of_their_own(
     models = Models(revise_bundle(tiny_bundle, tmp_path / "bundle", settings=settings), CPU)
     found = diagnose(replace(given(*volume(99)), appearance=appearance), models, lambda f: None)
     assert [word in text for text in found.warnings] == ([True] if word else [])
+
+
+@pytest.mark.parametrize(("fewest", "warned"), [(2, False), (1000, True)])
+def test_fewer_slices_than_were_learned_from_get_a_warning(
+    tiny_bundle: Path, tmp_path: Path, fewest: int, warned: bool
+) -> None:
+    usual = UsualAppearance(0.0, 1.0, 0.0, fewest_slices=fewest)
+    settings = {**open_bundle(tiny_bundle).settings, "appearance": usual._asdict()}
+    models = Models(revise_bundle(tiny_bundle, tmp_path / "bundle", settings=settings), CPU)
+    inputs = given(*volume(99))
+    found = diagnose(inputs, models, lambda f: None)
+    assert [
+        f"slices of the lungs than any that the classifier learned from ({len(inputs.ct)} instead of" in text
+        for text in found.warnings
+    ] == [True] * warned

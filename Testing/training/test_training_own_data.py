@@ -229,3 +229,22 @@ def test_a_bad_folder_ends_with_exit_code_3_before_training(
     make("a", lungs=None)
     assert main(["train", "lungs", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 3
     assert "lungs/" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_lesions_without_a_lesion_teach_nothing(make: MakeCase, chest: Volume, tmp_path: Path) -> None:
+    nothing = chest.with_voxels(np.zeros(chest.shape, np.uint8))
+    make("healthy", lesions=nothing)
+    assert "no label map in lesions/ holds a lesion" in problems_of(tmp_path, "involvement")
+    make("sick")
+    assert len(check_own_data(tmp_path, "involvement")) == 2
+
+
+def test_a_label_map_stored_along_other_axes_is_named(make: MakeCase, chest: Volume, tmp_path: Path) -> None:
+    """Columns first and a direction that says so: in the patient it lies right, voxel by voxel it does not."""
+    side = min(chest.shape[1:])
+    square = Volume(chest.voxels[:, :side, :side], chest.spacing, chest.origin, chest.direction)
+    lungs = lungs_of(chest)[:, :side, :side]
+    axes = np.asarray(chest.direction)[:, [1, 0, 2]]
+    swapped = Volume(np.ascontiguousarray(lungs.transpose(0, 2, 1)), chest.spacing, chest.origin, axes)
+    make("swapped", image=square, lungs=swapped, lesions=None)
+    assert "swapped: lungs: the label map does not lie on the image's grid" in problems_of(tmp_path, "lungs")

@@ -55,11 +55,25 @@ def test_columns_are_read_however_they_are_written(empty_scans: Path) -> None:
             "scan,label,patient,split\nscan0.nii.gz,1,anna,train\nscan1.nii.gz,1,anna,test\n",
             "line 3: the patient of line 2 stands in the splits train and test",
         ),
+        (
+            "scan;label;Patient ID;split\nscan0.nii.gz;1;anna;train\nscan1.nii.gz;1;Anna;test\n",
+            "line 3: the patient of line 2 stands in the splits train and test",
+        ),
+        ("scan,label,patient\nscan0.nii.gz,1,anna\nscan1.nii.gz,0,\n", "names the patient of some scans only"),
+        ("scan,label,Label\nscan0.nii.gz,1,0\n", "two columns label"),
+        ("scan,label,centre\nscan0.nii.gz,1,Leuven, UZ\n", "line 2: there are more cells than columns"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(rows: str, says: str, empty_scans: Path) -> None:
     with pytest.raises(InputError, match=says):
         read_scan_table(table(empty_scans, rows))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_cells_are_separated_as_spreadsheets_do(separator: str, tmp_path: Path) -> None:
+    rows = [["series", "probability", "covid"], ["a", "0.75" if separator == "," else "0,75", "1"], ["b", "0.5", "0"]]
+    path = table(tmp_path, "\n".join(separator.join(cells) for cells in rows) + "\n")
+    assert [s.probability for s in read_predictions(path).scans] == [0.75, 0.5]
 
 
 def test_a_patient_of_dicom_scans_is_known_by_its_tag(dicom_ct_path: Path, empty_scans: Path) -> None:

@@ -67,6 +67,11 @@ class Bundle:
         used = [(self.sha256[self.networks[n]["file"]], self.networks[n]["preprocessing"]) for n in names]
         return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
 
+    @property
+    def model_card(self) -> str:
+        """Markdown."""
+        return (self.folder / MODEL_CARD).read_text(encoding="utf-8")
+
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         """A network's state dict on the CPU; half precision becomes float32, integers stay.
 

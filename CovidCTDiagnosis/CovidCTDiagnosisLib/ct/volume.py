@@ -69,5 +69,6 @@ class Volume:
         """Whether both volumes have the same shape and their voxel centres agree within the tolerance."""
         if self.shape != other.shape:
             return False
-        corners = np.array([[0, 0, 0, 1], [*self.shape[::-1], 1]], float).T
+        # Two opposite corners would not do: with the first two axes exchanged they may stay where they are.
+        corners = np.vstack([np.column_stack([np.zeros(3), np.diag(self.shape[::-1])]), np.ones(4)])
         return bool(np.abs(self.affine @ corners - other.affine @ corners).max() <= tolerance_mm)

@@ -6,10 +6,11 @@ probability                         of COVID-19, 0 to 1; rows without one count 
 covid                               truth: 1 COVID-19, 0 not
 co_rads, centre, split, patient     optional: 1 to 6; any text
 involvement_percent                 optional: lesions' share of the lungs
+label, warnings                     optional, as written: what the scan was called, and why not to rely on it
 ==================================  =====================================================================
 
-The splits train (or training) and validation (or val, valid, calibration) are what a bundle has learned from, in any
-case of letters; rows of another split, or of none, are taken for tests.
+The splits train (or training, dev, development) and validation (or val, valid, calibration, tuning) are what a bundle
+has learned from, in any case of letters; rows of another split, or of none, are taken for tests.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from ..tables import Row, Splits, read_rows, require_columns
 NAMES = ("series", "scan")
 SMALLEST = 1e-4
 """Probabilities closer to 0 or 1 than this are not told apart in a table."""
-TRAINING, VALIDATION = ("train", "training"), ("validation", "val", "valid", "calibration")
+CALLS = {"covid-19": True, "not covid-19": False}
+"""What ``covid-ct diagnose-series`` writes into the column label."""
+TRAINING = ("train", "training", "dev", "development")
+VALIDATION = ("validation", "val", "valid", "calibration", "tuning")
 """What tables call the scans that a bundle learned from, and those that its probability was fitted to."""
 
 
@@ -43,6 +47,8 @@ class Prediction:
         split: in small letters, empty where not stated.
         involvement_percent: or None.
         patient: empty where not stated; never written anywhere.
+        called: COVID-19 or not, by the table; None where not stated.
+        warned: the program said that the probability is not to be relied on.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Prediction:
     split: str = ""
     involvement_percent: float | None = None
     patient: str = ""
+    called: bool | None = None
+    warned: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,4 +162,6 @@ def _prediction(name: str, row: Row) -> Prediction:
         row.text("split").lower(),
         row.number("involvement_percent", 0, 100),
         row.text("patient"),
+        CALLS.get(row.text("label").lower()),
+        bool(row.text("warnings")),
     )

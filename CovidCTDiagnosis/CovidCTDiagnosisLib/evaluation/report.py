@@ -38,6 +38,9 @@ from .targets import interval_text
 EXAMPLES = 3
 """Scans shown of each kind of call."""
 
+POSITIVES_AT_95 = 20
+"""COVID-19 scans from which 0.95 of them is less than all: the bootstrap's interval is far too narrow below."""
+
 _CALLS = (
     ("False positives", 0, True),
     ("False negatives", 1, False),
@@ -91,6 +94,12 @@ def _facts(predictions: Predictions, threshold: float, learned: int) -> str:
     )
     if learned:
         text += f" {learned} scans for training or validation count nowhere but in the figure of involvement."
+    warned = sum(s.warned for s in predictions.scans)
+    if warned:
+        text += f" Of {warned} the program warned not to rely on the probability; they count like the others."
+    judged = sorted({s.split for s in predictions.scans if s.split})
+    if judged:
+        text += f" They are of the split {', '.join(judged)}."
     if predictions.undiagnosed:
         names = ", ".join(predictions.undiagnosed[:10]) + (" …" if len(predictions.undiagnosed) > 10 else "")
         text += f" {len(predictions.undiagnosed)} more have no probability and count nowhere: {names}."
@@ -105,9 +114,11 @@ def _discrimination(predictions: Predictions, confusion: Confusion, threshold: f
     probability, covid = predictions.probability, predictions.covid
     values = _areas(probability, covid)
     area = f"AUC {values[0][1]}" if values else "ROC"
-    at_95 = false_positive_rate_at(probability, covid, 0.95, replicates)
+    at_95 = interval_text(false_positive_rate_at(probability, covid, 0.95, replicates))
+    if covid.sum() < POSITIVES_AT_95:
+        at_95 = f"{at_95.split()[0]} (an interval needs {POSITIVES_AT_95} COVID-19 scans)"
     values += [
-        ("False positive rate where sensitivity is 0.95", interval_text(at_95)),
+        ("False positive rate where sensitivity is 0.95", at_95),
         *((name.capitalize(), interval_text(getattr(confusion, name))) for name in ("sensitivity", "specificity")),
         ("Accuracy", interval_text(confusion.accuracy)),
         ("F1", interval_text(confusion.f1)),

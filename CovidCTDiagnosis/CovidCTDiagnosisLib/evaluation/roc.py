@@ -156,10 +156,13 @@ def demidenko(scores: np.ndarray, labels: np.ndarray) -> Interval:
     Both groups are taken to be normal: the area is that of means and variances, not of ranks.
 
     Raises:
-        ValueError: fewer than two cases of a kind, or no score differs from others of its kind.
+        ValueError: fewer than two cases of a kind, no score differs from others of its kind, or no cases overlap: the
+            model then says that none ever will.
     """
     positives, negatives = _groups(scores, labels)
     groups = (positives, negatives)
+    if positives.min() > negatives.max() or positives.max() < negatives.min():
+        raise ValueError("The binormal model needs cases that overlap.")
     if min(map(len, groups)) < 2:
         raise ValueError("The binormal model needs two cases of either kind.")
     variances = [float(g.var(ddof=1)) for g in groups]

@@ -12,14 +12,19 @@ from ..bundle import Bundle, revise_bundle
 from ..errors import InputError, UsageError
 from ..training.calibration import fit_platt, operating_point
 from .metrics import Interval
-from .predictions import SMALLEST, Predictions
+from .predictions import SMALLEST, VALIDATION, Predictions
 from .reliability import brier
+from .roc import delong
 from .targets import interval_text
 
 FEWEST = 5
 """Scans of either kind that there must be; below 50 in all the result is called uncertain."""
 ENOUGH = 50
 REPLICATES = 500
+ROUNDED = 1e-4
+"""Half of a table's last digit, and some more: so near the threshold a label says nothing."""
+SECTION = "\n## Calibrated on a site's own scans\n"
+"""Of the model card; the last one."""
 
 
 class SiteCalibration(NamedTuple):
@@ -105,22 +110,62 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
         sensitivity: aimed at.
 
     Raises:
-        InputError: too few scans.
+        InputError: too few scans, predictions that are not of this bundle, or none that tells COVID-19 from others.
         UsageError: ``output`` is the bundle itself, or holds something else.
     """
     if output.resolve() == bundle.folder.resolve():
         raise UsageError("The bundle itself is not changed.", "Give another folder with --output.")
+    _check_called(predictions, bundle)
     given, predictions = len(predictions.scans), predictions.to_fit
     if len(predictions.scans) < given:
         print(f"{given - len(predictions.scans)} scans of other splits are left aside.")
+    if not any(s.split in VALIDATION for s in predictions.scans):
+        print("No split is called validation, so all these scans are fitted to: judge the new bundle on others.")
     fitted = fit_site(predictions, bundle.settings["diagnosis"], sensitivity)
+    _check_that_it_tells(predictions)
     scans, covid = len(predictions.scans), int(predictions.covid.sum())
     facts = {"scans": scans, "covid": covid, "aimed_sensitivity": sensitivity}
     found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold, "calibrated_on": facts}
     replaced = output.is_dir() and any(output.iterdir())
-    revise_bundle(bundle.folder, output, settings={**bundle.settings, "diagnosis": found})
+    card = bundle.model_card.split(SECTION)[0] + SECTION + _section(fitted, scans, covid, sensitivity)
+    revise_bundle(bundle.folder, output, settings={**bundle.settings, "diagnosis": found}, model_card=card)
     _print(fitted, scans, covid)
     print(f"Bundle: {output}{' (replaces an older one)' if replaced else ''}")
+
+
+def _check_called(predictions: Predictions, bundle: Bundle) -> None:
+    """Raise InputError if the table's labels are not those that this bundle's threshold gives."""
+    threshold = bundle.settings["diagnosis"]["threshold"]
+    for scan in predictions.scans:
+        near = abs(scan.probability - threshold) <= ROUNDED
+        if scan.called is not None and not near and scan.called != (scan.probability >= threshold):
+            raise InputError(
+                f"The predictions are of another bundle: this one's threshold is {threshold:.3f}, but a scan of "
+                f"probability {scan.probability:g} is labelled {'' if scan.called else 'not '}COVID-19.",
+                "Give the bundle that made them with --bundle.",
+            )
+
+
+def _check_that_it_tells(predictions: Predictions) -> None:
+    """Raise InputError if other scans have the higher probabilities; say so if chance may have made the order."""
+    area = delong(predictions.probability, predictions.covid)
+    if area.value <= 0.5:
+        raise InputError(
+            f"These probabilities do not tell COVID-19 from other scans (AUC {interval_text(area)}).",
+            "Check the column covid; if it is right, train on the site's scans.",
+        )
+    print(f"AUC {interval_text(area)}")
+    if area.low <= 0.5:
+        print("Chance alone may order scans so: do not rely on this bundle before it is tested on more scans.")
+
+
+def _section(fitted: SiteCalibration, scans: int, covid: int, aimed: float) -> str:
+    return (
+        f"\nProbability and threshold ({fitted.threshold:.3f}) were fitted to {scans} scans of a site "
+        f"({covid} COVID-19), for a sensitivity of {aimed:g}; what stands above of both is of the bundle before. "
+        f"On scans left out: sensitivity {interval_text(fitted.sensitivity)}, "
+        f"specificity {interval_text(fitted.specificity)}.\n"
+    )
 
 
 def _print(fitted: SiteCalibration, scans: int, covid: int) -> None:

@@ -107,7 +107,7 @@ class _LungSource:
     def lungs(self, ct: Volume, axial: Volume, models: Models, monitor: Monitor) -> tuple[np.ndarray, dict[str, Any]]:
         """Sided lungs on the axial grid, and what the study says of their origin."""
         if self.mask is not None:
-            return take_lungs(self.mask, ct), {"source": "mask", "sha256": digest(self.mask)}
+            return take_lungs(self.mask, ct, monitor.warn), {"source": "mask", "sha256": digest(self.mask)}
         if self.engine == "lungmask":
             lungs, weights = segment_with_lungmask(axial, self.weights, models.device, monitor.report)
             return lungs, {"source": "lungmask", **weights}

@@ -43,10 +43,13 @@ class UsualAppearance(NamedTuple):
     greatest_texture: float
     least_surround: float
     least_width: float = 0.0
+    fewest_slices: int = 0
 
-    def warnings(self, found: Appearance) -> list[str]:
-        """What to tell the user of a scan's appearance; nothing of NaN."""
+    def warnings(self, found: Appearance, slices: int) -> list[str]:
+        """What to tell the user of a scan's appearance and of how many slices the classifier sees; nothing of NaN."""
         told = []
+        if slices < self.fewest_slices:
+            told.append(("has fewer slices of the lungs", f"{slices} instead of {self.fewest_slices} and more"))
         if found.texture > self.greatest_texture:
             told.append(("is noisier or sharper", f"{found.texture / self.greatest_texture:.1f} times"))
         if found.texture < self.least_texture:

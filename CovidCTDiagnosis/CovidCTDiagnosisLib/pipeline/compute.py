@@ -183,11 +183,12 @@ def free_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch's CPU allocator says so by a plain RuntimeError."""
+    """Whether memory ran out: by a plain RuntimeError too, of torch's CPU allocator, cuDNN or cuBLAS."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and "alloc" in text and "memory" in text
+    told = "out of memory" in text or "alloc_failed" in text or ("alloc" in text and "memory" in text)
+    return isinstance(error, RuntimeError) and told
 
 
 @contextmanager

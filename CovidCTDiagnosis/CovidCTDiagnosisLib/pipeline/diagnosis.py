@@ -48,7 +48,8 @@ class Diagnosis:
         probability: calibrated, of COVID-19.
         threshold: the label is COVID-19 from this probability on.
         novelty: distance from what the classifier learned from, unusual from 1 on; None if the bundle cannot say.
-        appearance_warnings: that the scan looks unlike those: noise, blur, tissue that is too dark, narrow lungs.
+        appearance_warnings: that the scan looks unlike those: few slices, noise, blur, tissue that is too dark,
+            narrow lungs.
     """
 
     scores: tuple[float, float]
@@ -152,7 +153,7 @@ def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], 
         novelty = _novelty(torch.stack(sums).sum(0) / torch.stack(pixels).sum(0).clamp(min=1), models)
     settings = models.bundle.settings
     usual = UsualAppearance(**settings["appearance"]) if "appearance" in settings else None
-    told = tuple(usual.warnings(inputs.appearance)) if usual else ()
+    told = tuple(usual.warnings(inputs.appearance, len(inputs.ct))) if usual else ()
     return replace(calibrated((negative, positive), settings["diagnosis"]), novelty=novelty, appearance_warnings=told)
 
 

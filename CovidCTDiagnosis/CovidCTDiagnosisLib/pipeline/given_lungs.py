@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
@@ -13,32 +15,52 @@ from ..errors import InputError
 from .lungs import LEFT, RIGHT, midline, tell_sides
 
 _SIDES_MM = 3.0
+_LEAST_ML, _MOST_ML = 1.0, 12_000.0
+_DENSE_HU, _EMPTY_HU = -200, -980
+"""Mean HU of what can be lungs, consolidated or emphysematous, lies between these."""
 _GIVE_LUNGS = "Give a segmentation of the lungs that was drawn on this CT."
 
 
-def take_lungs(mask: Volume, ct: Volume) -> np.ndarray:
+def take_lungs(mask: Volume, ct: Volume, warn: Callable[[str], None] = lambda text: None) -> np.ndarray:
     """A ready lung mask on the CT's axial grid.
 
     Args:
         mask: labels; every label above 0 is lung. Labels 1 and 2 and no others are the right and the left lung,
-            as in a study's own lungs; otherwise the sides are told apart here.
+            as in a study's own lungs; otherwise the sides are told apart here. Any fraction above 0 is lung too.
         ct: HU. A mask on another grid is resampled onto the CT's by position, nearest neighbour.
+        warn: told when the mask does not look like one of lungs.
 
     Returns:
         uint8 (K, J, I) on the grid of ``to_axial(ct)``: 1 right lung, 2 left lung.
 
     Raises:
-        InputError: the mask is empty, has labels below 0, or does not overlap the CT.
+        InputError: the mask is empty or holds next to nothing, has labels below 0, or does not overlap the CT.
     """
     if mask.voxels.min() < 0:
         raise InputError("The lung mask has values below 0: it is an image, not a segmentation.", _GIVE_LUNGS)
     if not mask.voxels.any():
         raise InputError("The lung mask is empty.", _GIVE_LUNGS)
+    mask = mask.with_voxels(np.ceil(mask.voxels).astype(np.int16))
     labels = to_axial(mask if mask.on_same_grid(ct) else resample_labels(mask, ct)).voxels
     found = np.unique(labels[labels > 0]).tolist()
     if not found:
         raise InputError("The lung mask and the CT do not overlap.", _GIVE_LUNGS)
-    return labels.astype(np.uint8) if found == [RIGHT, LEFT] else side_lungs(labels > 0, to_axial(ct))
+    axial = to_axial(ct)
+    _check(labels, axial, warn)
+    return labels.astype(np.uint8) if found == [RIGHT, LEFT] else side_lungs(labels > 0, axial)
+
+
+def _check(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> None:
+    ml = np.count_nonzero(labels) * float(np.prod(axial.spacing)) / 1000
+    if ml < _LEAST_ML:
+        raise InputError(f"The lung mask holds {ml:.1f} ml of this CT only.", _GIVE_LUNGS)
+    mean = float(axial.voxels[labels > 0].mean())
+    if ml > _MOST_ML or not _EMPTY_HU < mean < _DENSE_HU:
+        warn(f"The lung mask given holds {ml:.0f} ml of {mean:.0f} HU on average: check that it is one of lungs.")
+    if set(np.unique(labels).tolist()) == {0, RIGHT, LEFT}:
+        right, left = (np.nonzero(labels == side)[2].mean() for side in (RIGHT, LEFT))
+        if right > left:
+            warn("In the lung mask given, label 1 (right) lies on the patient's left: check its sides.")
 
 
 def resample_labels(labels: Volume, like: Volume) -> Volume:

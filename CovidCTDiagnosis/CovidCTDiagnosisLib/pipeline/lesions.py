@@ -6,6 +6,7 @@ the lungs is counted as lung too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ MARGIN_MM = 9.0
 TILE_VOXELS = 1_800_000
 BYTES_PER_VOXEL = 1200
 """The 3-D U-Net's feature maps at their peak, a working voxel."""
+MEMORY_USED = 0.75
 HALO, BLEND = (8, 16, 16), (4, 8, 8)
 """Working voxels along (k, j, i) that tiles see around their core, and across whose border they are blended."""
 MULTIPLE = (8, 8, 8)
@@ -104,7 +106,7 @@ def segment_lesions(
     region = bounding_region(lungs > 0)
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
-    voxels = _tile_voxels(models.device)
+    voxels = _tile_voxels(models.device, grid, warn)
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
@@ -197,9 +199,18 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
 
 
-def _tile_voxels(device: torch.device) -> int:
-    """Half of the free memory is left to everything else."""
-    return max(min(TILE_VOXELS, free_memory(device) // (2 * BYTES_PER_VOXEL)), 1)
+def _tile_voxels(device: torch.device, grid: WorkingGrid, warn: Callable[[str], None]) -> int:
+    """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``.
+
+    The U-Net normalises each tile by what it holds, so that smaller tiles find somewhat other lesions.
+    """
+    fitting = max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1)
+    if fitting < min(TILE_VOXELS, math.prod(grid.count)):
+        warn(
+            "Little memory is free, so lesions are looked for in smaller parts: their volumes may differ from those "
+            "found otherwise. Close other programs and analyze again."
+        )
+    return min(TILE_VOXELS, fitting)
 
 
 def _support(lungs: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:

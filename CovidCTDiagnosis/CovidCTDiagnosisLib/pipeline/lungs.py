@@ -36,6 +36,8 @@ MIXED_GAS, NECK_SHARE = 0.1, 0.1
 """Bowel: more than this share of it is pure gas, less than this share of its surface lies on other pieces, and it lies
 in the lower half of the lungs: a small or destroyed lung that stands apart reaches higher."""
 ONE_LUNG_MM = 30.0
+SMALL_LUNG = 0.02
+"""A piece on the other side is a lung, destroyed or cut off, from this share of both on."""
 """A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
 ROOM_AIR_HU = -500
@@ -303,10 +305,25 @@ def tell_sides(mask: np.ndarray, step: Triple, midline: float) -> np.ndarray:
     columns = np.nonzero(mask)[2]
     if columns.size == 0:
         return np.zeros(mask.shape, np.uint8)
+    apart = _sides_apart(mask, midline)
+    if apart is not None:
+        return apart
     if abs(columns.mean() - midline) * step[2] > ONE_LUNG_MM:
         return np.where(mask, RIGHT if columns.mean() < midline else LEFT, 0).astype(np.uint8)
     # Two that cannot be parted otherwise.
     return np.where(mask, np.where(np.arange(mask.shape[2]) < midline, RIGHT, LEFT), 0).astype(np.uint8)
+
+
+def _sides_apart(mask: np.ndarray, midline: float) -> np.ndarray | None:
+    """Pieces by the side that each lies on, or None if all of more than ``SMALL_LUNG`` lie on one."""
+    pieces, count = ndimage.label(mask)
+    numbers = range(1, count + 1)
+    on_the_right = np.array([False, *(c[2] < midline for c in ndimage.center_of_mass(mask, pieces, numbers))])
+    large = np.bincount(pieces.ravel()) > SMALL_LUNG * mask.sum()
+    large[0] = False
+    if len(set(on_the_right[large].tolist())) < 2:
+        return None
+    return np.where(mask, np.where(on_the_right, RIGHT, LEFT)[pieces], 0).astype(np.uint8)
 
 
 def _grow(markers: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -35,16 +35,23 @@ def average_maps(classifier: VolumeClassifier, examples: Sequence[Example]) -> T
     return torch.stack([total / pixels.clamp(min=1) for total, pixels in sums])
 
 
-def fit_appearance(appearances: Sequence[Appearance]) -> UsualAppearance | None:
+def fit_appearance(appearances: Sequence[Appearance], fewest_slices: int) -> UsualAppearance | None:
     """Limits beyond which a further scan like these lies with probability 1 / (N + 1) each.
 
-    None where no texture, no surround or no width of the lungs is known.
+    Args:
+        appearances: of the scans.
+        fewest_slices: that any of them has for the classifier.
+
+    Returns:
+        None where no texture, no surround or no width of the lungs is known.
     """
     known = [[v for v in values if not math.isnan(v)] for values in zip(*appearances, strict=True)]
     if not all(known):
         return None
     textures, surrounds, widths = known
-    return UsualAppearance(min(textures), max(textures), min(surrounds) - FAT_AROUND, NARROWER * min(widths))
+    return UsualAppearance(
+        min(textures), max(textures), min(surrounds) - FAT_AROUND, NARROWER * min(widths), fewest_slices
+    )
 
 
 def left_to_distance(scans: int) -> float:

@@ -89,6 +89,8 @@ def check_own_data(data: Path, network: str) -> list[OwnCase]:
     usable = [case for case in cases if case.label(kind) is not None]
     for case in usable:
         problems += [f"{case.name}: {problem}" for problem in _problems(case)]
+    if usable and kind == "lesions" and not problems and not any(_holds_lesions(case) for case in usable):
+        problems.append("no label map in lesions/ holds a lesion")
     if not usable:
         problems.append(f"no image has a label map in {kind}/, which {network} learns from")
     elif all(case.split == "test" for case in usable):
@@ -233,6 +235,10 @@ def _problems(case: OwnCase) -> list[str]:
         if inside < LEAST_INSIDE:
             problems.append(f"lesions: {1 - inside:.0%} of them lie outside the lungs")
     return problems
+
+
+def _holds_lesions(case: OwnCase) -> bool:
+    return case.lesions is not None and case.split != "test" and bool(read_image(case.lesions).voxels.any())
 
 
 def _unknown(values: np.ndarray, kind: Label) -> np.ndarray:

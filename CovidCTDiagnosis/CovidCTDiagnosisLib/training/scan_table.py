@@ -4,7 +4,8 @@
 scan                     DICOM folder, NIfTI, NRRD or MetaImage file, or a folder of 8-bit slices; as
                          seen from the table's folder
 label                    1 COVID-19, 0 not
-patient                  optional; without it a DICOM scan's PatientID, else each scan is a patient
+patient                  optional (for all scans or none); without it a DICOM scan's PatientID, else each scan is
+                         a patient
 split                    optional: train, validation or test; without it patients are divided about 3 : 1 : 1
                          (small tables had better name splits: chance may leave one without COVID-19)
 centre, co_rads          optional: any text; 1 to 6
@@ -30,7 +31,7 @@ from ..pipeline.scan_input import scan_input
 from ..pipeline.slice_folder import SliceOptions
 from ..pipeline.slice_series import images_input
 from ..tables import Row, Splits, read_rows, require_columns
-from .sources import NOMINAL_SLICE_MM, data_fingerprint
+from .sources import NOMINAL_SLICE_MM, fingerprint
 from .splits import Split
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -64,7 +65,7 @@ class OwnScan:
     @cached_property
     def digest(self) -> str:
         """Tells the state of its files apart from others."""
-        return data_fingerprint(self.path)[:8]
+        return fingerprint(self.path)[:8]
 
     def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
         """See ``examples.Scan``; a folder of slice images is read in the lung window."""
@@ -84,10 +85,12 @@ def read_scan_table(path: Path) -> list[OwnScan]:
 
     Raises:
         InputError: it cannot be read, lacks a column, a value is none, a scan is missing or stands twice, or a patient
-            stands in two splits.
+            is named for some scans only or stands in two splits.
     """
     columns, rows = read_rows(path)
     require_columns(path, columns, ("scan", "label"), "Give one row a scan, with label 1 for COVID-19 and 0 for not.")
+    if len({bool(row.text("patient")) for row in rows}) == 2:
+        raise InputError(f"{path.name} names the patient of some scans only.", "Name that of all of them, or of none.")
     splits, seen, scans = Splits(), set(), []
     for number, row in enumerate(rows, start=1):
         scan = _scan(number, row, path.parent)
@@ -143,7 +146,7 @@ def split_scans(scans: Sequence[OwnScan]) -> Split[OwnScan]:
 
 def table_fingerprint(path: Path) -> str:
     """Tells apart states of a table and of its scans."""
-    digests = [data_fingerprint(path), *(scan.digest for scan in read_scan_table(path))]
+    digests = [fingerprint(path), *(scan.digest for scan in read_scan_table(path))]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,9 @@ UNKNOWN_LESION = 255
 
 MOST_LABELLED = 50_000
 
-FINGERPRINT_BYTES = 2**16
-"""Read at either end of a file: a hospital's scans are too large to be read whole for that."""
+CHUNK_BYTES = 2**20
+PARTS = ("series", "series.csv", "lesion_slices", "covid_volumes", "lungs", "images", "lesions", "cases.csv")
+"""Of a data folder, in the form of the shared data or of a hospital's own."""
 
 NOMINAL_PIXEL_MM = 0.7
 NOMINAL_SLICE_MM = 3.0
@@ -67,7 +69,8 @@ class Case:
         """Voxels (N, 3), along (k, j, i), whose label is not 0; of very many only some."""
         assert self.labels is not None
         voxels = np.argwhere(self.labels)
-        return voxels[:: max(len(voxels) // MOST_LABELLED, 1)]
+        # A copy, as a view would keep all of them in memory.
+        return voxels[:: max(len(voxels) // MOST_LABELLED, 1)].copy()
 
 
 def require_data(folder: Path, *parts: str) -> Path:
@@ -83,16 +86,24 @@ def require_data(folder: Path, *parts: str) -> Path:
     return path
 
 
+def fingerprint(path: Path) -> str:
+    """Tells apart states of a folder or file, wherever it lies: by names, sizes and contents."""
+    return _fingerprint(path, [path])
+
+
 def data_fingerprint(data: Path) -> str:
-    """Tells apart states of a folder or file, wherever it lies: by names, sizes, beginnings and ends of files."""
+    """Tells apart states of a data folder: of ``PARTS`` alone, as a bundle and its runs may be written beside them."""
+    return _fingerprint(data, [data / name for name in PARTS])
+
+
+def _fingerprint(base: Path, parts: Sequence[Path]) -> str:
     found = hashlib.sha256()
-    for path in [data] if data.is_file() else sorted(p for p in data.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        found.update(f"{path.relative_to(data).as_posix()} {size}\n".encode(errors="replace"))
+    files = [p for part in parts for p in ([part] if part.is_file() else part.rglob("*"))]
+    for path in sorted(p for p in files if p.is_file()):
+        found.update(f"{path.relative_to(base).as_posix()} {path.stat().st_size}\n".encode(errors="replace"))
         with path.open("rb") as file:
-            found.update(file.read(FINGERPRINT_BYTES))
-            file.seek(max(size - FINGERPRINT_BYTES, 0))
-            found.update(file.read(FINGERPRINT_BYTES))
+            while chunk := file.read(CHUNK_BYTES):
+                found.update(chunk)
     return found.hexdigest()[:12]
 
 

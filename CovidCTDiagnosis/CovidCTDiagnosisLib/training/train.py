@@ -369,7 +369,7 @@ def _put_classifier(
     kept = _examples(data, output, "calibrate")
     known = [*_examples(data, output, "learn"), *kept]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
-    appearance = fit_appearance([example.appearance for example in shown])
+    appearance = fit_appearance([example.appearance for example in shown], min(len(e.ct) for e in known))
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
     found = {**settings, "diagnosis": calibrate(classifier, kept, sensitivity)}
