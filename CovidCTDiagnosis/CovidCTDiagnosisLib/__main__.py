@@ -642,6 +642,7 @@ def _add_evaluate(commands: Any) -> None:
     command = commands.add_parser("evaluate", help=text, description=text)
     parts = command.add_subparsers(title="what", metavar="WHAT", required=True)
     _add_evaluate_segmentation(parts)
+    _add_evaluate_planted(parts)
     _add_evaluate_diagnosis(parts)
     _add_evaluate_ablation(parts)
     _add_evaluate_explanations(parts)
@@ -671,6 +672,20 @@ def _evaluate_segmentation(options: argparse.Namespace) -> None:
 
     folds = FOLD_KINDS.get(options.folds, ())
     evaluate_segmentation(options.data, options.output, folds, options.bundle, options.device, options.precision)
+
+
+def _add_evaluate_planted(parts: Any) -> None:
+    text = "Lesions of each class planted in the sample CT, and what they are called; a table."
+    command = _command(parts, "planted", _evaluate_planted, text)
+    _add_bundle(command)
+    _add_device(command)
+
+
+def _evaluate_planted(options: argparse.Namespace) -> None:
+    with _training_packages():
+        from .evaluation.planted import print_planted
+
+    print_planted(options.bundle, options.device)
 
 
 def _add_evaluate_diagnosis(parts: Any) -> None:

@@ -1,8 +1,8 @@
 """Lesions planted in healthy lungs: shapes from smooth noise, textures of the four classes.
 
 Real consolidation and ground-glass volumes with labels are rare, crazy paving and the combined pattern have
-no labels here at all; planted ones teach the networks what they can look like in 3-D. Nothing planted is ever
-used for measuring.
+no labels here at all; planted ones teach the networks what they can look like in 3-D. Nothing planted is used for
+measuring but whether classes without expert labels are named at all (``evaluation/planted.py``).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def plant_lesions(
     lungs: np.ndarray,
     spacing: tuple[float, float, float],
     share: float | None = None,
+    kind: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Plant blobs of lesion in healthy lung.
 
@@ -44,6 +45,7 @@ def plant_lesions(
         lungs: bool (K, J, I).
         spacing: mm along (k, j, i).
         share: of the lung that lesions take, about; drawn when None.
+        kind: class number of all of them; drawn for each when None.
 
     Returns:
         The changed HU (a copy) and labels (K, J, I) uint8 with the four class numbers.
@@ -62,10 +64,11 @@ def plant_lesions(
         field -= float(rng.uniform(0, 0.06)) * np.minimum(depth, 40)  # COVID-19 lesions lie at the periphery
         field += float(rng.choice([0.0, rng.uniform(0, 4)])) * posterior  # and low in a patient who lies on the back
         blob = lungs & (field > np.quantile(field[lungs], 1 - share / 2))
-        kind = int(rng.choice([GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED], p=[0.4, 0.3, 0.15, 0.15]))
+        drawn = int(rng.choice([GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED], p=[0.4, 0.3, 0.15, 0.15]))
+        this = drawn if kind is None else kind
         edge = np.clip(ndimage.gaussian_filter(blob.astype(np.float32), [1.5 / s for s in spacing]), 0, 1)
-        hu += edge * lungs * (np.maximum(_texture(rng, kind, hu, spacing), hu) - hu)
-        labels[blob] = kind
+        hu += edge * lungs * (np.maximum(_texture(rng, this, hu, spacing), hu) - hu)
+        labels[blob] = this
     return hu, labels
 
 

@@ -1,0 +1,96 @@
+"""``covid-ct evaluate planted``: lesions of each class planted in a CT's healthy lungs, and what they are called.
+
+Crazy paving and the combined pattern have no expert labels in the data; planted lesions are the only ones of these
+classes. They come from the texture model that the networks learned from, so this says what a network could name at
+best.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from ..bundle import open_bundle
+from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
+from ..ct.regrid import bounding_region
+from ..ct.volume import Volume
+from ..networks import LESION_CLASSES
+from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.lesions import segment_lesions
+from ..pipeline.lungs import LEFT, RIGHT
+from ..pipeline.models import Models
+from ..training.planting import plant_lesions
+from .metrics import dice
+from .scores import LEFT_LOBES, RIGHT_LOBES
+from .terminal import table_console
+
+SHARE = 0.1
+"""Of the lungs that is planted, about."""
+SEEDS = (0, 1)
+NOISE_HU = 20.0
+"""What a scanner adds; the texture model is smooth."""
+
+
+class Planted(NamedTuple):
+    """One CT with lesions of one class.
+
+    Attributes:
+        kind: number of the class in ``networks.LESION_CLASSES``.
+        dice: of the lesion mask with all that was planted.
+        named: share of the planted voxels inside the mask that gets each class, in their order.
+    """
+
+    kind: int
+    dice: float
+    named: tuple[float, ...]
+
+
+def plant_and_segment(ct: Volume, lungs: np.ndarray, models: Models) -> Iterator[Planted]:
+    """Plant each class with each of ``SEEDS``.
+
+    Args:
+        ct: axial, HU, healthy lungs that the networks have not learned from.
+        lungs: uint8 (K, J, I), 1 right, 2 left.
+        models: gives the networks.
+    """
+    region = bounding_region(lungs > 0)
+    inside, spacing = lungs[region] > 0, ct.spacing[::-1]
+    for kind in range(1, len(LESION_CLASSES)):
+        for seed in SEEDS:
+            rng = np.random.default_rng(seed)
+            hu, labels = plant_lesions(rng, ct.voxels[region].astype(np.float32), inside, spacing, SHARE, kind)
+            hu += np.where(labels > 0, rng.normal(0, NOISE_HU, hu.shape), 0)
+            voxels = ct.voxels.copy()
+            voxels[region] = np.rint(hu)
+            found = segment_lesions(ct.with_voxels(voxels), lungs, models, lambda f: None, widen=False).labels[region]
+            here = found[(labels > 0) & (found > 0)]
+            counts = np.bincount(here, minlength=len(LESION_CLASSES))[1:]
+            shares = (counts / max(counts.sum(), 1)).tolist()
+            yield Planted(kind, dice(found > 0, labels > 0), tuple(shares))
+
+
+def print_planted(bundle: Path | None, device: str) -> None:
+    """Plant in the NIfTI sample, inside its expert's lobes, and print the confusion of classes.
+
+    Args:
+        bundle: or the one shipped.
+        device: where to compute.
+    """
+    tune_allocator()
+    models = Models(open_bundle(bundle), choose_device(device))
+    ct = to_axial(read_scan(fetch_sample("chest-nifti")))
+    truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
+    lungs = np.select([np.isin(truth, RIGHT_LOBES), np.isin(truth, LEFT_LOBES)], [RIGHT, LEFT], 0).astype(np.uint8)
+    console, frame = table_console()
+    names = [name.replace("_", " ") for name in LESION_CLASSES[1:]]
+    rows = Table("planted", "mask, Dice", *(f"named {name}" for name in names), box=frame)
+    found = list(plant_and_segment(ct, lungs, models))
+    for kind, name in enumerate(names, start=1):
+        of_kind = [f for f in found if f.kind == kind]
+        named = np.mean([f.named for f in of_kind], axis=0)
+        rows.add_row(name, f"{np.mean([f.dice for f in of_kind]):.3f}", *(f"{share:.1%}" for share in named))
+    console.print(rows)
+    print(f"Mean of {len(SEEDS)} plantings each in about {SHARE:.0%} of the lungs of the NIfTI sample.")
