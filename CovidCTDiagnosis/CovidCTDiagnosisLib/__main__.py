@@ -302,7 +302,7 @@ def _slice_options(options: argparse.Namespace) -> Any:
 
 def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from .bundle import open_bundle
-    from .ct.slice_images import find_slice_images, read_slice_image
+    from .ct.slice_images import read_slice_folder
     from .pipeline import Monitor
     from .pipeline.compute import choose_device
     from .pipeline.models import Models
@@ -310,15 +310,19 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     from .study.slice_masks import check_masks_output, write_masks
 
     read_as = _slice_options(options)
-    paths = find_slice_images(options.images)
     check_masks_output(options.output, options.images)
     models = Models(open_bundle(options.bundle), choose_device(options.device))
     models.require("lungs", "lesions", "involvement")
     monitor = Monitor(emit=emit)
     with monitor.stage("reading", "Reading the images"):
-        images = [read_slice_image(path) for path in paths]
+        paths, images, left_out = read_slice_folder(options.images)
+        for text in left_out:
+            monitor.warn(text)
     found = segment_images(images, models, read_as, monitor)
     document = found.document(read_as, [path.name for path in paths], models.bundle)
+    without = [path.name for path, mask in zip(paths, found.lungs, strict=True) if not mask.any()]
+    if without:
+        monitor.warn(f"No lungs were found in {len(without)} of {len(paths)} images: {', '.join(without[:5])}.")
     with monitor.stage("writing", "Writing the masks"):
         write_masks(options.output, [path.stem for path in paths], found.lungs, found.lesions, document)
     return document
@@ -369,36 +373,39 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
     check_table_output(options.output)
     models = Models(open_bundle(options.bundle), choose_device(options.device))
     models.require(*USED)
-    monitor = Monitor(emit=emit, stages={"diagnosis": 0.99, "writing": 0.01})
-    rows = []
+    monitor = Monitor(emit=emit, stages={"diagnosis": 1.0})
+    rows: list[Any] = []
+    if not options.output.exists():
+        # At once, so that a place that cannot be written to costs no work.
+        write_table(options.output, rows)
     with monitor.stage("diagnosis", "Diagnosing the series"):
         for number, folder in enumerate(folders):
             rows.append(
                 _diagnose_folder(folder, models, read_as, monitor.part(number / len(folders), 1 / len(folders)))
             )
+            # After each series, so that a run which is stopped leaves what it knows.
+            write_table(options.output, rows)
     failed = [row for row in rows if not row.label]
     if len(failed) == len(rows):
         raise InputError(f"No series could be diagnosed. {failed[0].series}: {failed[0].warnings}", "Check the folder.")
-    with monitor.stage("writing", "Writing the table"):
-        write_table(options.output, rows)
     return rows
 
 
 def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[float], None]) -> Any:
     """The row of one series."""
-    from .ct.slice_images import find_slice_images, read_slice_image
+    from .ct.slice_images import read_slice_folder
     from .pipeline.slice_series import diagnose_images
     from .study.series_table import SeriesRow
 
     name = _readable(folder.name)
     try:
-        images = [read_slice_image(path) for path in find_slice_images(folder)]
+        _, images, left_out = read_slice_folder(folder)
         found = diagnose_images(images, models, read_as, report)
     except (InputError, ResourceError) as error:
         return SeriesRow(name, "", "", error.message)
     except OSError as error:
         return SeriesRow(name, "", "", f"It cannot be read: {error.strerror or error}.")
-    return SeriesRow(name, f"{found.probability:.4f}", found.label, " ".join(found.warnings))
+    return SeriesRow(name, f"{found.probability:.4f}", found.label, " ".join([*left_out, *found.warnings]))
 
 
 # picture

@@ -47,7 +47,9 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
             f"The folder {folder} is not empty and is not a {kind}.", f"Choose another folder for the {kind}."
         )
     if own is not None and folder.is_dir():
-        strange = sorted({path.name for path in folder.iterdir()} - set(own))
+        # File managers leave hidden files everywhere.
+        there = {path.name for path in folder.iterdir() if path.name[0] != "." and path.name != "Thumbs.db"}
+        strange = sorted(there - set(own))
         if strange:
             raise UsageError(
                 f"The folder {folder} also holds {strange[0]}, which is no part of a {kind}.",

@@ -166,7 +166,20 @@ def test_nothing_to_diagnose(
     table = tmp_path / "scores.csv"
     assert main(arguments(tmp_path / "series", table, tiny_bundle)) == code
     err = capsys.readouterr().err
-    assert text in err and "Traceback" not in err and not table.exists()
+    assert text in err and "Traceback" not in err
+    # A series keeps its row also where none can be diagnosed.
+    assert [row["series"] for row in read(table)] == ["one"] if "No series" in text else not table.exists()
+
+
+def test_a_damaged_picture_costs_its_series_no_answer(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "series" / "p2"
+    shutil.copytree(scans / "p2", folder)
+    (folder / "39.png").write_bytes(b"no image")
+    assert main(arguments(tmp_path / "series", tmp_path / "scores.csv", tiny_bundle)) == 0
+    assert main(arguments(scans, tmp_path / "whole.csv", tiny_bundle)) == 0
+    row = read(tmp_path / "scores.csv")[0]
+    assert row["probability"] == next(r["probability"] for r in read(tmp_path / "whole.csv") if r["series"] == "p2")
+    assert "39.png cannot be read" in row["warnings"]
 
 
 def test_an_older_table_is_replaced_another_file_is_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -113,6 +114,24 @@ def test_unfit_images_end_with_code_3_and_one_sentence(
     assert complaint.endswith(".") and "Traceback" not in complaint
     assert kind == "none" or "x.png" in complaint
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
+
+
+def test_what_is_no_slice_costs_the_others_nothing_and_empty_lungs_are_told_of(
+    images: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(images, folder)
+    (folder / "d.png").write_bytes((images / "a.png").read_bytes()[:200])
+    Image.fromarray((read(images / "a.png") > 99).astype(np.uint8)).save(folder / "a_mask.png")
+    Image.fromarray(np.zeros((60, 60), np.uint8)).save(folder / "z.png")
+    assert main(arguments(folder, tmp_path / "masks", tiny_bundle)) == 0
+    assert {p.stem for p in (tmp_path / "masks" / "lungs").iterdir()} == {"a", "b 2", "c", "z"}
+    told = capsys.readouterr().err
+    assert (
+        "d.png cannot be read" in told
+        and "a_mask.png" in told
+        and "No lungs were found in 1 of 4 images: z.png" in told
+    )
 
 
 @pytest.mark.parametrize(("side", "pixel_mm"), [(1, 4), (20, 4), (40, 0.1)])

@@ -10,6 +10,7 @@ from CovidCTDiagnosisLib.ct.slice_images import (
     find_slice_images,
     grey_to_hu,
     hu_to_grey,
+    read_slice_folder,
     read_slice_image,
     write_png,
 )
@@ -64,16 +65,43 @@ def test_an_exif_orientation_is_not_applied(tmp_path: Path) -> None:
     ("pixels", "words"),
     [
         (np.zeros((4, 5), np.uint16), "not an 8-bit grey image"),
-        (np.zeros((4, 5), bool), "not an 8-bit grey image"),
         (np.dstack([GREY, GREY[::-1], GREY]), "colour"),
     ],
-    ids=["16 bit", "1 bit", "colour"],
+    ids=["16 bit", "colour"],
 )
 def test_what_is_not_8_bit_grey_is_refused(tmp_path: Path, pixels: np.ndarray, words: str) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=words) as caught:
         read_slice_image(tmp_path / "a.png")
     assert "a.png" in caught.value.message and caught.value.remedy
+
+
+def test_two_levels_and_a_coloured_marker_are_still_a_slice(tmp_path: Path) -> None:
+    Image.fromarray(np.eye(9, dtype=bool)).save(tmp_path / "black.png")
+    np.testing.assert_array_equal(read_slice_image(tmp_path / "black.png"), np.eye(9, dtype=np.uint8) * 255)
+    marked = np.dstack([np.full((40, 40), 80, np.uint8)] * 3)
+    marked[:4, :4] = (255, 0, 0)
+    Image.fromarray(marked).save(tmp_path / "marked.png")
+    assert (read_slice_image(tmp_path / "marked.png")[4:] == 80).all()
+
+
+def test_masks_and_what_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "1.png")
+    Image.fromarray(np.zeros_like(GREY)).save(tmp_path / "2.png")
+    for mask in ("1_mask.png", "2_mask.png"):
+        Image.fromarray((GREY > 99).astype(np.uint8) * 255).save(tmp_path / mask)
+    (tmp_path / "3.png").write_bytes(b"no image")
+    found = read_slice_folder(tmp_path)
+    assert [p.name for p in found.paths] == ["1.png", "2.png"] and (found.images[0] == GREY).all()
+    assert len(found.warnings) == 2
+    assert "3.png cannot be read" in found.warnings[0] and "1_mask.png and 1 more" in found.warnings[1]
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"3\.png"):
+        read_slice_folder(tmp_path)
+    (tmp_path / "3.png").unlink()
+    with pytest.raises(InputError, match="masks only"):
+        read_slice_folder(tmp_path)
 
 
 def test_damaged_images_are_refused(tmp_path: Path) -> None:

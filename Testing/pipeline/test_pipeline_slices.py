@@ -22,6 +22,7 @@ from CovidCTDiagnosisLib.pipeline.slice_folder import (
     SMALLEST_WORKING_SIDE,
     SliceMasks,
     SliceOptions,
+    find_turns,
     is_stack,
     segment_images,
 )
@@ -29,6 +30,7 @@ from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     TURNS,
     apex_is_last,
     common_turn,
+    is_doubtful,
     log_likelihoods,
     turns_of,
 )
@@ -99,6 +101,29 @@ def test_lone_slices_are_mostly_right_in_every_source(training_data: Path) -> No
     for paths, name in ((transposed, "back-right"), (middles, "upright")):
         found = [int(log_likelihoods(grey_to_hu(read_slice_image(p))).argmax()) for p in paths]
         assert np.mean([list(TURNS)[n] == name for n in found]) >= 0.94
+
+
+@pytest.mark.parametrize("orientation", list(TURNS))
+def test_a_contrast_filled_heart_is_no_spine_and_a_wide_window_hides_none(
+    training_data: Path, orientation: str
+) -> None:
+    """Ten slices through a bright heart; CTs in a window so wide that soft tissue is as dark as lungs elsewhere."""
+    heart = [grey_to_hu(read_slice_image(training_data / "series" / "pos_0428" / f"{n:03}.png")) for n in range(1, 11)]
+    cases = [(heart, 0)]
+    for folder in sorted((training_data / "covid_volumes").glob("coronacases_*")):
+        paths = sorted(folder.glob("*.jpg"))
+        cases.append(([grey_to_hu(read_slice_image(p)) for p in paths[:: len(paths) // 8]], TURNS["back-left"]))
+    assert len(cases) > 5
+    for slices, turn in cases:
+        likelihoods = np.stack([log_likelihoods(pose(np.rot90(s, turn), orientation, False)) for s in slices])
+        assert list(TURNS)[common_turn(likelihoods)] == orientation and not is_doubtful(likelihoods)
+
+
+def test_pictures_that_show_nothing_leave_the_turn_in_doubt() -> None:
+    told: list[str] = []
+    assert len(find_turns([np.zeros((60, 60))] * 3, True, "auto", told.append)) == 3
+    assert "--orientation" in told[0]
+    assert find_turns([np.zeros((60, 60))], False, "upright", told.append) == [0] and len(told) == 1
 
 
 def test_doubtful_slices_follow_the_folder_and_clear_ones_do_not() -> None:

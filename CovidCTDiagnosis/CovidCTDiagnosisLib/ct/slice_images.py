@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,11 @@ from ..errors import InputError
 from .files import PICTURE_SUFFIXES
 from .windows import CLASSIFIER, Window, unscale
 
-COLOUR_TOLERANCE = 12
-"""Grey levels by which the colours of a grey JPEG may differ."""
+COLOUR_TOLERANCE, COLOURED_SHARE = 12, 0.01
+"""Grey levels by which the colours of a grey JPEG may differ, and the share of pixels (a marker, burnt-in text) that
+may differ by more."""
+MASK_LEVELS = 3
+"""A picture of no more grey levels, but more than one, is a mask."""
 
 _REMEDY = "Export the slices as 8-bit grey PNG, JPEG, BMP or TIFF images."
 
@@ -77,13 +81,58 @@ def read_slice_image(path: Path) -> np.ndarray:
         raise InputError(f"{path.name} cannot be read as an image.", _REMEDY) from error
 
 
+class SliceImages(NamedTuple):
+    """What could be read of a folder.
+
+    Attributes:
+        paths, images: of each slice, in natural order.
+        warnings: sentences on what was left out and why.
+    """
+
+    paths: list[Path]
+    images: list[np.ndarray]
+    warnings: list[str]
+
+
+def read_slice_folder(folder: Path) -> SliceImages:
+    """The slices of a folder: without masks that lie beside them, and without what cannot be read.
+
+    Raises:
+        InputError: as `find_slice_images`, or nothing can be read: then what the first one lacks.
+    """
+    found = SliceImages([], [], [])
+    masks, errors = [], []
+    for path in find_slice_images(folder):
+        try:
+            image = read_slice_image(path)
+        except InputError as error:
+            errors.append(error)
+            continue
+        if 1 < len(np.unique(image)) <= MASK_LEVELS:
+            masks.append(path.name)
+            continue
+        found.paths.append(path)
+        found.images.append(image)
+    if not found.images:
+        raise errors[0] if errors else InputError(f"The folder {folder} holds masks only.", _REMEDY)
+    if errors:
+        others = f" {len(errors) - 1} more cannot be read either." if len(errors) > 1 else ""
+        found.warnings.append(f"Left out: {errors[0].message}{others}")
+    if masks:
+        others = f" and {len(masks) - 1} more" if len(masks) > 1 else ""
+        found.warnings.append(f"Left out: {masks[0]}{others}, with so few grey levels, will be a mask.")
+    return found
+
+
 def _grey(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode == "1":
+        return np.array(image.convert("L"))
     if image.mode in ("L", "LA"):
         return np.array(image.getchannel("L"))
     if image.mode not in ("P", "PA", "RGB", "RGBA"):
         raise InputError(f"{name} is not an 8-bit grey image (its mode is {image.mode}).", _REMEDY)
     colours = np.asarray(image.convert("RGB")).astype(np.int16)
-    if np.ptp(colours, axis=2).max() > COLOUR_TOLERANCE:
+    if (np.ptp(colours, axis=2) > COLOUR_TOLERANCE).mean() > COLOURED_SHARE:
         raise InputError(f"{name} is a colour image.", _REMEDY)
     return np.rint(colours.mean(axis=2)).astype(np.uint8)
 

@@ -3,6 +3,7 @@
 Crazy paving and the combined pattern have no expert labels in the data; planted lesions are the only ones of these
 classes. They come from the texture model that the networks learned from, so this says what a network could name at
 best.
+"""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ class Diagnosis:
         probability: calibrated, of COVID-19.
         threshold: the label is COVID-19 from this probability on.
         novelty: distance from what the classifier learned from, unusual from 1 on; None if the bundle cannot say.
-        appearance_warnings: that the scan looks unlike those: few slices, noise, blur, tissue that is too dark,
-            narrow lungs.
+        appearance_warnings: that it is a guess how the patient lies, and that the scan looks unlike those: few slices,
+            noise, blur, tissue that is too dark, narrow lungs.
     """
 
     scores: tuple[float, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from .lesions import segment_lesions
 from .lungs import segment_lungs
 from .models import Models
 from .monitor import Monitor
-from .slice_orientation import TURNS, apex_is_last, common_turn, log_likelihoods, shrink, turns_of
+from .slice_orientation import TURNS, apex_is_last, common_turn, is_doubtful, log_likelihoods, shrink, turns_of
 from .slices import NOMINAL_PIXEL_MM, slice_lesions, slice_lungs
 
 NOMINAL_SLICE_MM = 3.0
@@ -129,7 +129,7 @@ def _segment_images(
 ) -> SliceMasks:
     slices = [grey_to_hu(image, options.window) for image in images]
     stacked = is_stack(slices)
-    turns = find_turns(slices, stacked, options.orientation)
+    turns = find_turns(slices, stacked, options.orientation, monitor.warn)
     upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
     found = _segment_stack(upright, models, options, monitor) if stacked else None
     lungs, lesions, order = found or (*_segment_alone(upright, models, options, monitor), "")
@@ -155,17 +155,22 @@ def is_stack(slices: Sequence[np.ndarray]) -> bool:
     return bool(np.median(neighbours) < NEIGHBOURS_MEDIAN * usual and neighbours.max() < NEIGHBOURS_MOST * usual)
 
 
-def find_turns(slices: Sequence[np.ndarray], together: bool, orientation: str) -> list[int]:
+def find_turns(
+    slices: Sequence[np.ndarray], together: bool, orientation: str, warn: Callable[[str], None]
+) -> list[int]:
     """Quarter turns that bring each slice upright.
 
     Args:
         slices: HU, (rows, columns) each.
         together: whether all lie the same way.
         orientation: one of ``ORIENTATIONS``.
+        warn: told if the turn is a guess.
     """
     if orientation != AUTO:
         return [TURNS[orientation]] * len(slices)
     likelihoods = np.stack([log_likelihoods(s) for s in slices])
+    if (together or len(slices) == 1) and is_doubtful(likelihoods):
+        warn("How the patient lies in the pictures is a guess: say it with --orientation.")
     numbers = [common_turn(likelihoods)] * len(slices) if together else turns_of(likelihoods)
     return [list(TURNS.values())[n] for n in numbers]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,8 +38,10 @@ def diagnose_images(
     """
     longest_side = models.preprocessing("classifier")["longest_side"]
     with memory_errors("There is not enough memory for these images.", "Close other programs or give smaller images."):
-        inputs = images_input(images, models, longest_side, options, lambda fraction: report(0.95 * fraction))
-        return diagnose(inputs, models, lambda fraction: report(0.95 + 0.05 * fraction))
+        told: list[str] = []
+        inputs = images_input(images, models, longest_side, options, lambda f: report(0.95 * f), told.append)
+        found = diagnose(inputs, models, lambda fraction: report(0.95 + 0.05 * fraction))
+        return replace(found, appearance_warnings=(*told, *found.appearance_warnings))
 
 
 def images_input(
@@ -47,11 +50,12 @@ def images_input(
     longest_side: int,
     options: SliceOptions,
     report: Callable[[float], None] = lambda fraction: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> ClassifierInput:
     """What the classifier sees of a scan's slice images; for arguments and errors see ``diagnose_images``."""
     check_sizes(images, max(models.preprocessing("lesions")["step_mm"][1:]), options.pixel_mm)
     slices = [grey_to_hu(image, options.window) for image in images]
-    turns = find_turns(slices, True, options.orientation)
+    turns = find_turns(slices, True, options.orientation, warn)
     upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
     return series_input(upright, models, longest_side, options.slice_mm, options.pixel_mm, report)
 

@@ -39,7 +39,7 @@ def check_table_output(path: Path) -> None:
         raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", _REMEDY)
-    if path.exists() and path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") != _header():
+    if path.exists() and path.stat().st_size and path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") != _header():
         raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
 
 
