@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.evaluation.confusion import Confusion
-from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve, wilson
+from CovidCTDiagnosisLib.evaluation.metrics import wilson
 from CovidCTDiagnosisLib.evaluation.reliability import (
     brier,
     decision_curve,
@@ -27,6 +27,11 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import auc, f1_score, roc_auc_score
 
 Sample = tuple[np.ndarray, np.ndarray]
+
+
+def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
+    """By scikit-learn."""
+    return float(roc_auc_score(labels, scores))
 
 
 def sample(seed: int, positives: int = 40, negatives: int = 60, apart: float = 1.0) -> Sample:
@@ -98,6 +103,16 @@ def test_delong_is_that_of_all_pairs(given: Sample) -> None:
     if variance > 0:
         half = (np.log(found.high / (1 - found.high)) - np.log(found.low / (1 - found.low))) / 2
         assert half == pytest.approx(1.959964 * np.sqrt(variance) / (area * (1 - area)), rel=1e-4)
+
+
+def test_delong_is_about_as_sure_as_hanley_and_mcneil() -> None:
+    """Their formula of 1982 knows only the area and the counts."""
+    scores, labels = sample(1, 200, 200)
+    found = delong(scores, labels)
+    a, n = found.value, 200
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = np.sqrt((a * (1 - a) + (n - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / n**2)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
 @pytest.mark.parametrize("seed", range(3))

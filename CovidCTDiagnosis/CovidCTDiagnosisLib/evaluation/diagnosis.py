@@ -20,8 +20,9 @@ from ..pipeline.models import Models
 from ..training.calibration import score_differences
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
-from .metrics import bootstrap_auc, wilson
+from .metrics import wilson
 from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
+from .roc import delong
 from .targets import interval_text
 
 COLUMNS = ("scan", "probability", "covid", "split", "centre", "co_rads", "involvement_percent")
@@ -66,8 +67,8 @@ def print_diagnosis(
     covid = np.array([e.covid for e in test])
     called = probability >= models.bundle.settings["diagnosis"]["threshold"]
     print(f"Diagnosis, {len(covid)} scans kept apart ({covid.sum()} COVID-19), 95 % intervals")
-    rows = {
-        "AUC": bootstrap_auc(probability, covid),
+    rows = {"AUC": delong(probability, covid)} if min(np.bincount(covid)) > 1 else {}
+    rows |= {
         "sensitivity": wilson(int((called & (covid == 1)).sum()), int((covid == 1).sum())),
         "specificity": wilson(int((~called & (covid == 0)).sum()), int((covid == 0).sum())),
     }

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import rankdata
 
 
 class Interval(NamedTuple):
@@ -56,26 +55,6 @@ class Overlap(NamedTuple):
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice overlap of two masks of one shape; 1 when both are empty."""
     return Overlap.of(a, b).dice
-
-
-def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half (Mann-Whitney)."""
-    labels = labels.astype(bool)
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    ranks = rankdata(scores)
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def bootstrap_auc(scores: np.ndarray, labels: np.ndarray, replicates: int = 2000, seed: int = 0) -> Interval:
-    """AUC with the percentile interval of stratified bootstrap replicates."""
-    rng = np.random.default_rng(seed)
-    positives, negatives = np.flatnonzero(labels), np.flatnonzero(labels == 0)
-    values = []
-    for _ in range(replicates):
-        drawn = np.concatenate([rng.choice(positives, len(positives)), rng.choice(negatives, len(negatives))])
-        values.append(area_under_curve(scores[drawn], labels[drawn]))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(area_under_curve(scores, labels), float(low), float(high))
 
 
 def wilson(successes: float, trials: int) -> Interval:
