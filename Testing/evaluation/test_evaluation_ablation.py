@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from CovidCTDiagnosisLib.evaluation.ablation import (
     print_with_lesions,
     write_answers,
 )
-from CovidCTDiagnosisLib.evaluation.metrics import area_under_curve
 from CovidCTDiagnosisLib.training import loop
 from CovidCTDiagnosisLib.training.baselines import (
     Subject,
@@ -42,6 +41,7 @@ from CovidCTDiagnosisLib.training.loop import Hardware, Recipe
 from CovidCTDiagnosisLib.training.sources import Series
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 SHAPE = (48, 64)
@@ -96,7 +96,7 @@ def test_baselines_find_what_they_look_at(subjects: list[Subject]) -> None:
     covid = np.array([s.covid for s in split.test])
     for score in (learn_histogram(split.learn), learn_lung_fractions(split.learn), score_involvement):
         scores = score(split.test)
-        assert scores.shape == covid.shape and area_under_curve(scores, covid) == 1
+        assert scores.shape == covid.shape and roc_auc_score(covid, scores) == 1
 
 
 def test_the_histogram_sees_the_scanner_and_matching_takes_it_away() -> None:
@@ -104,11 +104,11 @@ def test_the_histogram_sees_the_scanner_and_matching_takes_it_away() -> None:
     subjects = [subject(n, 0) for n in range(15)] + [subject(50 + n, 1, brightness=0.08) for n in range(15)]
     split = split_by_blocks(subjects, 1)
     covid = np.array([s.covid for s in split.test])
-    assert area_under_curve(learn_histogram(split.learn)(split.test), covid) == 1
+    assert roc_auc_score(covid, learn_histogram(split.learn)(split.test)) == 1
     common = common_curve(split.learn)
     learn, test = ([matched(s, common) for s in part] for part in (split.learn, split.test))
     for baseline in (learn_histogram, learn_lung_fractions):
-        assert area_under_curve(baseline(learn)(test), covid) < 0.95
+        assert roc_auc_score(covid, baseline(learn)(test)) < 0.95
     means = np.array([s.example.ct[s.example.ct > 0].mean() for s in test])
     assert np.ptp(means) < 0.005
 
@@ -149,6 +149,65 @@ def test_every_method_answers_on_every_series_of_the_fold(
             mine = [a for a in answers[0] if (a.greys, a.method) == (greys, method)]
             assert {a.series: a.covid for a in mine} == test and {a.fold for a in mine} == {0}
             assert all(0 < a.probability < 1 for a in mine)
+
+
+def test_each_part_of_a_fold_serves_one_purpose(
+    subjects: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learned from, calibrated on and answered for are three blocks; the common histogram is of the first alone."""
+    learned: list[list[str]] = []
+    scored: list[list[str]] = []
+    curves: list[list[str]] = []
+    seen: list[float] = []
+
+    def names(part: Sequence[Subject]) -> list[str]:
+        return [s.series.name for s in part]
+
+    def learn(self: Ablation, method: str, part: list[Subject], run: Path) -> Callable[[Sequence[Subject]], np.ndarray]:
+        learned.append(names(part))
+
+        def score(others: Sequence[Subject]) -> np.ndarray:
+            scored.append(names(others))
+            seen.append(float(others[0].example.ct.mean()))
+            return np.arange(len(others), dtype=float)
+
+        return score
+
+    def curve(part: list[Subject]) -> np.ndarray:
+        curves.append(names(part))
+        return common_curve(part)
+
+    monkeypatch.setattr(Ablation, "_learned", learn)
+    monkeypatch.setattr(ablation, "common_curve", curve)
+    Ablation(tmp_path, "key", folds=(2,)).answers(subjects, told=lambda text: None)
+    split = split_by_blocks(subjects, 2)
+    runs = len(GREYS) * len(METHODS)
+    assert learned == [names(split.learn)] * runs and curves == [names(split.learn)]
+    assert scored == [names(split.calibrate), names(split.test)] * runs
+    as_they_are, with_common = seen[: 2 * len(METHODS)], seen[2 * len(METHODS) :]
+    assert all(abs(a - b) > 1e-4 for a, b in zip(as_they_are, with_common, strict=True))
+
+
+def test_a_pre_trained_classifier_begins_with_its_cvae_s_encoder(
+    subjects: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrained: list[dict[str, torch.Tensor]] = []
+    begun: list[dict[str, torch.Tensor]] = []
+
+    def fit(recipe: Recipe, run: Path, hardware: Hardware) -> nn.Module:
+        if run.name == "classifier":
+            begun.append({k: v.clone() for k, v in recipe.network.encoder.state_dict().items()})
+            return recipe.network.eval()
+        network = loop.fit(recipe, run, hardware)
+        pretrained.append({k: v.clone() for k, v in network.encoder.state_dict().items()})
+        return network
+
+    monkeypatch.setattr(ablation, "fit", fit)
+    monkeypatch.setattr(ablation, "METHODS", [method for method, parts in NETWORKS.items() if parts.pretrained])
+    Ablation(tmp_path, "key", steps=1, folds=(0,)).answers(subjects, told=lambda text: None)
+    assert len(begun) == len(pretrained) == 2 * len(GREYS)
+    for before, after in zip(pretrained, begun, strict=True):
+        assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
 
 
 def test_a_second_call_reads_what_is_there(
