@@ -31,8 +31,8 @@ _PLANTED = (
     "Real: the 8-bit slices of COVID-19 CTs and their lesions, marked by experts or by a machine, and every CT. "
     "Planted: part of the lesions that the networks learn from, ground-glass, consolidation, crazy paving and "
     "combined pattern as textures in healthy lung of real CTs. Crazy paving and the combined pattern have no expert "
-    "labels here: they are known from planted lesions alone. Everything on this page is measured on real images "
-    "against experts; nothing planted is used for measuring."
+    "labels here: they are known from planted lesions alone (covid-ct evaluate planted tells what such are called). "
+    "Everything on this page is measured on real images against experts."
 )
 _LEAK = (
     "The machine masks were drawn by a network that had learned from all expert slices, those kept apart too: scores "
