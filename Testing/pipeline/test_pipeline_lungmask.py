@@ -30,8 +30,8 @@ MODEL_URLS = {"R231CovidWeb": ("file:///nowhere/unet_r231covid-0de78a7e.pth", 3)
 class LMInferer:
     def __init__(self, modelname, modelpath, force_cpu, batch_size, tqdm_disable):
         assert modelname in MODEL_URLS and force_cpu and tqdm_disable
-        # As the package does; the file is the copy that the engine wrote itself, of tensors alone.
-        torch.load(modelpath, map_location="cpu", weights_only=False)
+        # The package itself would unpickle anything: the engine must hand it a file of tensors alone.
+        torch.load(modelpath, map_location="cpu", weights_only=True)
         self.batch_size, self.model = batch_size, torch.nn.Identity()
 
     def apply(self, image):

@@ -86,7 +86,7 @@ def print_planted(bundle: Path | None, device: str) -> None:
     truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
     lungs = np.select([np.isin(truth, RIGHT_LOBES), np.isin(truth, LEFT_LOBES)], [RIGHT, LEFT], 0).astype(np.uint8)
     console, frame = table_console()
-    names = [name.replace("_", " ") for name in LESION_CLASSES[1:]]
+    names = LESION_CLASSES[1:]
     rows = Table("planted", "mask, Dice", *(f"named {name}" for name in names), box=frame)
     found = list(plant_and_segment(ct, lungs, models))
     for kind, name in enumerate(names, start=1):

@@ -173,8 +173,10 @@ def _evidence(
     shown: np.ndarray, parts: Sequence[tuple[tuple[float, float], Sequence[tuple[float, float]], float]]
 ) -> float:
     """Weighted means over parts of an upright thumbnail: rows, columns and weight of each."""
-    means = (np.mean([shown[_part(*rows), _part(*c)].mean() for c in columns]) for rows, columns, _ in parts)
-    return float(sum(mean * weight for mean, (*_, weight) in zip(means, parts, strict=True)))
+    return sum(
+        weight * float(np.mean([shown[_part(*rows), _part(*c)].mean() for c in columns]))
+        for rows, columns, weight in parts
+    )
 
 
 def _share(hu: np.ndarray, rows: tuple[float, float], columns: tuple[float, float]) -> float:
