@@ -118,6 +118,27 @@ def test_running_again_replaces_and_earlier_layers_come_back(opened: Any) -> Non
     assert len(opened.asked) == 1
 
 
+def test_a_segmentation_serves_as_lung_mask(opened: Any) -> None:
+    analyze(opened)
+    study = find_study_nodes(opened.ct)
+    assert study is not None
+    first = slicer.util.arrayFromVolume(study.lungs).copy()
+    labels = slicer.vtkMRMLLabelMapVolumeNode()
+    slicer.mrmlScene.AddNode(labels)
+    labels.Copy(study.lungs)
+    upper = first.copy()
+    upper[: len(first) // 2] = 0
+    slicer.util.updateVolumeFromArray(labels, upper)
+    mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    assert slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, mine)
+    opened.widget.logic.getParameterNode().lungMask = mine
+    analyze(opened)
+    assert np.array_equal(slicer.util.arrayFromVolume(study.lungs), upper) and upper.any()
+    mine.GetSegmentation().RemoveAllSegments()
+    opened.widget.ui.analyzeButton.click()
+    assert "Mine has no segment of lungs" in opened.widget.ui.statusLabel.text and not children()
+
+
 def test_cancel_ends_the_whole_tree_within_a_second_and_leaves_the_scene(opened: Any) -> None:
     ui = opened.widget.ui
     before, shown = nodes_of_scene(), layers(opened)

@@ -32,12 +32,13 @@ from CovidCTDiagnosisLib.training.diagnosis import (
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
-from CovidCTDiagnosisLib.training.planting import plant_lesions
+from CovidCTDiagnosisLib.training.planting import CRAZY_PAVING, Outline, plant_lesions
 from CovidCTDiagnosisLib.training.sources import Case
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from scipy import ndimage
 from torch import nn
 
 LUNG_HU = (-930, -770)  # of the phantom, vessels apart
@@ -290,6 +291,35 @@ def test_planted_lesions_stay_inside_the_lungs(seed: int) -> None:
     again, again_labels = plant_lesions(np.random.default_rng(seed), hu, lungs, (3.0, 1.5, 1.5), share=0.3)
     np.testing.assert_array_equal(planted, again)
     np.testing.assert_array_equal(labels, again_labels)
+
+
+def test_planted_lesions_take_the_outlines_of_real_ones() -> None:
+    """A ring stays a ring: smooth noise does not make holes of this size."""
+    rows, columns = np.indices((60, 60)) - 30
+    ring = np.hypot(rows, columns) // 8 == 2  # 16 to 24 mm
+    lungs = np.ones((5, 64, 64), bool)
+    hu = np.full(lungs.shape, -850, np.float32)
+    outline, sizes = Outline(ring, (1.0, 1.0)), []
+    for seed in range(40):
+        _, labels = plant_lesions(np.random.default_rng(seed), hu, lungs, (3.0, 1.0, 1.0), 0.0, outlines=[outline])
+        hole = ndimage.binary_fill_holes((labels > 0).any(0)) & ~(labels > 0).any(0)
+        sizes.append(int(hole.sum()))
+    # Where the ring is not cut by the border; scaled by 0.7 to 1.3.
+    holes = [size for size in sizes if size > 100]
+    assert len(holes) >= 5 and min(holes) > 0.4 * np.pi * 16**2 and max(holes) < 1.8 * np.pi * 16**2
+
+
+def test_planted_crazy_paving_is_as_bright_on_fine_grids_as_on_coarse_ones() -> None:
+    means = []
+    for step in (0.7, 1.75):
+        shape = (6, round(112 / step), round(112 / step))
+        hu, lungs = np.full(shape, -850, np.float32), np.ones(shape, bool)
+        seen = []
+        for seed in range(6):
+            planted, labels = plant_lesions(np.random.default_rng(seed), hu, lungs, (3.0, step, step), 0.5, CRAZY_PAVING)
+            seen.append(planted[labels > 0].mean())
+        means.append(np.mean(seen))
+    assert abs(means[0] - means[1]) < 25
 
 
 def test_nothing_is_planted_where_there_is_no_lung() -> None:

@@ -13,6 +13,7 @@ import slicer
 from CovidCTDiagnosisLib.errors import ResourceError
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
 from CovidCTDiagnosisLib.panel.translation import _
+from CovidCTDiagnosisLib.scene.segmentation import lungs_of
 
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
 
@@ -46,13 +47,14 @@ class AnalysisJob:
         ct: to be analyzed, on its own grid, without its transform.
         launch: starts the command line.
         options: further arguments of ``covid-ct analyze``.
-        lungs: a mask to use, or None.
+        lungs: a mask to use, label map or segmentation (see ``scene.segmentation.lungs_of``), or None.
         keep: folder that the study goes to and stays in; None: a temporary one.
 
     Attributes:
         study: where the study is once the analysis is done; until ``close``, unless it is kept.
 
     Raises:
+        InputError: the segmentation holds no lungs.
         ResourceError: the CT cannot be written to the temporary folder.
         OSError: the process cannot be started.
     """
@@ -62,7 +64,7 @@ class AnalysisJob:
         ct: slicer.vtkMRMLScalarVolumeNode,
         launch: Launcher,
         options: tuple[str, ...] = (),
-        lungs: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+        lungs: slicer.vtkMRMLLabelMapVolumeNode | slicer.vtkMRMLSegmentationNode | None = None,
         keep: Path | None = None,
     ) -> None:
         self.ct = ct
@@ -74,7 +76,7 @@ class AnalysisJob:
             _write(ct, self._folder / "ct.nrrd")
             arguments = ["analyze", str(self._folder / "ct.nrrd"), "--output", str(self.study), "--events", "jsonl"]
             if lungs is not None:
-                _write(lungs, self._folder / "lungs.nrrd")
+                _write_lungs(lungs, ct, self._folder / "lungs.nrrd")
                 arguments += ["--lungs", str(self._folder / "lungs.nrrd")]
             self._child: Child = launch([*arguments, *options])
         except BaseException:
@@ -138,6 +140,18 @@ def new_folder(parent: Path, title: str) -> Path:
     name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in title).strip() or "CT"
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
     return next(parent / n for n in names if not (parent / n).exists())
+
+
+def _write_lungs(
+    lungs: slicer.vtkMRMLLabelMapVolumeNode | slicer.vtkMRMLSegmentationNode,
+    ct: slicer.vtkMRMLScalarVolumeNode,
+    path: Path,
+) -> None:
+    if lungs.IsA("vtkMRMLSegmentationNode"):
+        with lungs_of(lungs, ct) as labels:
+            _write(labels, path)
+    else:
+        _write(lungs, path)
 
 
 def _write(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Annotated
 
-from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView
@@ -26,7 +26,7 @@ class PanelParameters:
 
     Attributes:
         inputVolume: the CT.
-        lungMask: lungs of the user's own, or None.
+        lungMask: lungs of the user's own, a segmentation or label map, or None.
         showLesions, lesionOpacity: the label layer.
         showRelevance, relevanceOpacity: the foreground layer.
         branch: whose relevance is shown.
@@ -43,7 +43,7 @@ class PanelParameters:
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
-    lungMask: vtkMRMLLabelMapVolumeNode
+    lungMask: vtkMRMLDisplayableNode
     showLesions: bool = True
     lesionOpacity: Annotated[float, WithinRange(0, 1)] = 0.6
     showRelevance: bool = True

@@ -1,15 +1,22 @@
-"""Lungs and lesions as a segmentation, with surfaces in 3-D."""
+"""Lungs and lesions as a segmentation, with surfaces in 3-D; and lungs out of anyone's segmentation."""
 
 from __future__ import annotations
 
-import slicer
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
+import slicer
+import vtk
+
+from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, node_of
 
 SEGMENTATION = "segmentation"
 """The role of the node."""
 LUNG_OPACITY_3D = 0.2
+RIGHT, LEFT = LUNGS
 
 # SNOMED CT where the code is sure, else a scheme of our own.
 _TISSUE = "SCT^85756007^Tissue"
@@ -56,6 +63,63 @@ def show_surfaces(nodes: StudyNodes, visible: bool) -> None:
     if visible:
         node.CreateClosedSurfaceRepresentation()  # does nothing where it is there
     node.GetDisplayNode().SetVisibility3D(visible)
+
+
+@contextmanager
+def lungs_of(
+    segmentation: slicer.vtkMRMLSegmentationNode, ct: slicer.vtkMRMLScalarVolumeNode
+) -> Iterator[slicer.vtkMRMLLabelMapVolumeNode]:
+    """A segmentation's lungs as a label map on the CT's grid, which is in the scene as long as the context.
+
+    Segments with "lung" in their name are the lungs; if there is none, all that are visible. Where each of them says
+    "right" or "left" they get the labels 1 and 2, else all get 1.
+
+    Raises:
+        InputError: there is no such segment.
+    """
+    chosen = _lung_segments(segmentation)
+    if not chosen:
+        raise InputError(
+            f"{segmentation.GetName()} has no segment of lungs.",
+            'Call a segment "lung", show the segments that are lung, or choose another segmentation.',
+        )
+    scene = ct.GetScene()
+    before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
+    labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "lungs")
+    try:
+        labels.SetHideFromEditors(True)
+        labels.SetAndObserveTransformNodeID(ct.GetTransformNodeID())
+        ids = vtk.vtkStringArray()
+        for segment in chosen:
+            ids.InsertNextValue(segment)
+        if not slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(segmentation, ids, labels, ct):
+            raise InputError(f"{segmentation.GetName()} cannot be brought onto the CT's grid.", "Choose another one.")
+        voxels = slicer.util.arrayFromVolume(labels)
+        voxels[:] = np.array([0, *_sides([_name(segmentation, segment) for segment in chosen])], voxels.dtype)[voxels]
+        yield labels
+    finally:
+        shown = labels.GetDisplayNode()  # which the export makes, with a colour table
+        for node in (shown and shown.GetColorNode(), shown, labels):
+            if node is not None and node.GetID() not in before:
+                scene.RemoveNode(node)
+
+
+def _lung_segments(node: slicer.vtkMRMLSegmentationNode) -> list[str]:
+    segmentation = node.GetSegmentation()
+    every = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    named = [segment for segment in every if "lung" in _name(node, segment)]
+    shown = node.GetDisplayNode()
+    return named or [segment for segment in every if shown is None or shown.GetSegmentVisibility(segment)]
+
+
+def _name(node: slicer.vtkMRMLSegmentationNode, segment: str) -> str:
+    return str(node.GetSegmentation().GetSegment(segment).GetName()).lower()
+
+
+def _sides(names: list[str]) -> list[int]:
+    if all(("right" in name) != ("left" in name) for name in names):
+        return [RIGHT if "right" in name else LEFT for name in names]
+    return [1] * len(names)
 
 
 def _style_segments(node: slicer.vtkMRMLSegmentationNode) -> None:

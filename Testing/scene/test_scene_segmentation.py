@@ -1,0 +1,81 @@
+"""Lungs out of anyone's segmentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.scene.nodes import add_ct
+from CovidCTDiagnosisLib.scene.segmentation import lungs_of
+from CovidCTDiagnosisLib.scene.study_nodes import put_study
+
+UNNAMED = {"Right lung": "A", "Left lung": "B", "Ground-glass opacity": "C", "Consolidation": "D"}
+TOTAL = {"Right lung": "lung_upper_lobe_right", "Left lung": "lung_upper_lobe_left", "Consolidation": "heart"}
+
+
+@pytest.fixture
+def study(scene: Any, phantom: Any) -> Any:
+    return put_study(phantom.folder, add_ct(scene, phantom.ct))
+
+
+def renamed(scene: Any, names: dict[str, str]) -> Any:
+    """The study's segmentation with other names, in the opposite order."""
+    node = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    segmentation = node.GetSegmentation()
+    for name, other in names.items():
+        segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(name)).SetName(other)
+    segmentation.SetSegmentIndex(segmentation.GetNthSegmentID(1), 0)
+    return node
+
+
+def array(node: Any) -> np.ndarray:
+    return slicer.util.arrayFromVolume(node).copy()
+
+
+def test_lungs_are_known_by_name_and_keep_their_sides(scene: Any, study: Any) -> None:
+    node = renamed(scene, TOTAL)
+    before = scene.GetNumberOfNodes()
+    with lungs_of(node, study.ct) as labels:
+        assert np.array_equal(array(labels), array(study.lungs))
+    assert scene.GetNumberOfNodes() == before
+
+
+def test_lungs_lie_where_they_are_whatever_transform_they_have(scene: Any, study: Any) -> None:
+    node = renamed(scene, TOTAL)
+    wanted = array(study.lungs)
+    moved = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = slicer.util.vtkMatrixFromArray(np.eye(4))
+    matrix.SetElement(0, 3, 30.0)
+    moved.SetMatrixTransformToParent(matrix)
+    study.ct.SetAndObserveTransformNodeID(moved.GetID())
+    node.SetAndObserveTransformNodeID(moved.GetID())
+    with lungs_of(node, study.ct) as labels:
+        assert np.array_equal(array(labels), wanted)
+    node.SetAndObserveTransformNodeID(None)
+    with lungs_of(node, study.ct) as labels:
+        assert array(labels).any() and not np.array_equal(array(labels), wanted)
+
+
+def test_without_such_names_what_is_shown_is_lung(scene: Any, study: Any) -> None:
+    node = renamed(scene, UNNAMED)
+    with lungs_of(node, study.ct) as labels:
+        assert np.array_equal(array(labels), array(study.lungs) > 0)
+    shown = node.GetDisplayNode()
+    for name in ("B", "C", "D"):
+        shown.SetSegmentVisibility(node.GetSegmentation().GetSegmentIdBySegmentName(name), False)
+    with lungs_of(node, study.ct) as labels:
+        right = array(study.lungs) == 1
+        found = array(labels)
+        # Lesions lie in the lungs, but are segments of their own.
+        assert set(np.unique(found)) == {0, 1} and np.array_equal(found > 0, right)
+
+
+def test_a_segmentation_without_lungs_is_refused_in_one_sentence(scene: Any, study: Any) -> None:
+    empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    before = scene.GetNumberOfNodes()
+    with pytest.raises(InputError, match="Mine has no segment of lungs"), lungs_of(empty, study.ct):
+        pass
+    assert scene.GetNumberOfNodes() == before
