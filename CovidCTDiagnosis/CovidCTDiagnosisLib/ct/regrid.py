@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .volume import Volume
+
 Triple = tuple[float, float, float]
 Region = tuple[slice, slice, slice]
 
@@ -46,6 +48,14 @@ class WorkingGrid:
     def of_volume(cls, shape: tuple[int, int, int], spacing: Triple) -> WorkingGrid:
         """A volume's own grid; spacing in mm along (k, j, i)."""
         return cls((0.0, 0.0, 0.0), _floats(spacing), shape)
+
+    def in_patient(self, values: np.ndarray, volume: Volume) -> Volume:
+        """Values on this grid, (K, J, I), as a volume of its own; the grid lies along the axes of ``volume``."""
+        step = np.array(self.step[::-1])
+        offset = np.array(self.start[::-1]) + step / 2 - np.array(volume.spacing) / 2
+        return Volume(
+            values, _floats(step), _floats(volume.origin + np.asarray(volume.direction) @ offset), volume.direction
+        )
 
 
 def _floats(values: np.ndarray | Triple) -> Triple:

@@ -77,7 +77,8 @@ class UNet3D(nn.Module):
         )
         self.narrow = nn.ModuleList(Convolution3d(low, high, 1) for high, low in pairwise(widths))
         self.up = nn.ModuleList(
-            _level(2 * width, width, kernel, normalisation) for width, kernel in zip(widths[:-1], kernels[:-1], strict=True)
+            _level(2 * width, width, kernel, normalisation)
+            for width, kernel in zip(widths[:-1], kernels[:-1], strict=True)
         )
         self.classify = nn.Conv3d(widths[0], classes, 1)
 

@@ -38,10 +38,13 @@ class Analysis:
         images: ``lungs``, ``lesions`` (uint8), ``relevance_ct``, ``relevance_lesions`` (float32), each on the
             CT's own grid.
         document: the content of analysis.json (without the time that writing takes).
+        probabilities: ``lesion``, whose threshold draws the mask, and the U-Net's of each lesion class by name, on
+            the lesion networks' working grid around the lungs (axial, half or single precision); not written.
     """
 
     images: dict[str, Volume]
     document: dict[str, Any]
+    probabilities: dict[str, Volume]
 
 
 def analyze(
@@ -181,7 +184,7 @@ def _analyze(
         },
         "warnings": list(monitor.warnings),
     }
-    return Analysis(images, document)
+    return Analysis(images, document, found.probabilities(axial))
 
 
 def _describe_input(ct: Volume, name: str) -> dict[str, Any]:

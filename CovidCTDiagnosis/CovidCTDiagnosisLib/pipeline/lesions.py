@@ -20,6 +20,7 @@ from torch import nn
 from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid, region_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
+from ..networks import LESION_CLASSES
 from .compute import free_memory
 from .domes import dome_skins
 from .lungs import contact_shares, sample_hu
@@ -71,6 +72,11 @@ class Lesions:
     mask: np.ndarray
     grid: WorkingGrid
 
+    def probabilities(self, axial: Volume) -> dict[str, Volume]:
+        """``lesion`` (``mask``) and each lesion class, where they lie in the patient of the axial CT."""
+        named = {"lesion": self.mask, **dict(zip(LESION_CLASSES[1:], self.classes, strict=True))}
+        return {name: self.grid.in_patient(values, axial) for name, values in named.items()}
+
 
 def segment_lesions(
     axial: Volume,
@@ -106,7 +112,8 @@ def segment_lesions(
     region = bounding_region(lungs > 0)
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
-    voxels = _tile_voxels(models.device, grid, warn)
+    unet = models.network("lesions")
+    voxels = _tile_voxels(unet, models.device, grid, warn)
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
@@ -114,7 +121,7 @@ def segment_lesions(
     outside = reach_out(inside > 0, (pathological > settings["threshold"]) & widen)
     # The class is the U-Net's whichever network draws the mask, so it always runs.
     classes = run_tiles(
-        models.network("lesions"),
+        unet,
         ct,
         models.device,
         lambda x: torch.softmax(x, 1)[:, 1:],
@@ -199,13 +206,14 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
 
 
-def _tile_voxels(device: torch.device, grid: WorkingGrid, warn: Callable[[str], None]) -> int:
+def _tile_voxels(unet: nn.Module, device: torch.device, grid: WorkingGrid, warn: Callable[[str], None]) -> int:
     """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``.
 
-    The U-Net normalises each tile by what it holds, so that smaller tiles find somewhat other lesions.
+    A U-Net with instance normalisation (see ``UNet3D``) finds somewhat other lesions in smaller tiles.
     """
     fitting = max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1)
-    if fitting < min(TILE_VOXELS, math.prod(grid.count)):
+    depends = any(isinstance(module, nn.InstanceNorm3d) for module in unet.modules())
+    if depends and fitting < min(TILE_VOXELS, math.prod(grid.count)):
         warn(
             "Little memory is free, so lesions are looked for in smaller parts: their volumes may differ from those "
             "found otherwise. Close other programs and analyze again."

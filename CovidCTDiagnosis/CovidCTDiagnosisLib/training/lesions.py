@@ -80,7 +80,9 @@ class LesionCases:
     def outlines(self) -> list[Outline]:
         """Real lesions' outlines for planted ones: of slices, and of every slice of labelled volumes that has some."""
         labelled = [*self.expert, *self.machine, *self.volumes]
-        slices = [(plane > 0, case.spacing[1:]) for case in labelled if case.labels is not None for plane in case.labels]
+        slices = [
+            (plane > 0, case.spacing[1:]) for case in labelled if case.labels is not None for plane in case.labels
+        ]
         return [Outline(mask, spacing) for mask, spacing in slices if mask.any()]
 
 

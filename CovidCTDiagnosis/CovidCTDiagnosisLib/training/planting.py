@@ -133,9 +133,7 @@ def _texture(rng: np.random.Generator, kind: int, hu: np.ndarray, spacing: tuple
     return np.where(solid, rng.uniform(-80, 40) + 40 * grain, paving)
 
 
-def _septa(
-    rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, float, float]
-) -> np.ndarray:
+def _septa(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, float, float]) -> np.ndarray:
     """Share of each voxel that thin sheets fill; a grid coarser than they are thick sees them paler and wider."""
     sigma = float(rng.uniform(2.0, 3.5))
     # Noise of unit deviation and this length has gradients of about 1 / sigma.
