@@ -704,6 +704,7 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
         action="store_true",
         help="the table also gets the scans for training and validation, for the report's figure of involvement",
     )
+    command.add_argument("--pictures", type=Path, help="also draw each scan kept apart (PNG), for evaluate report")
     command.add_argument(
         "--spoil",
         action="store_true",
@@ -718,7 +719,15 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
     with _training_packages():
         from .evaluation.diagnosis import print_diagnosis
 
-    print_diagnosis(options.data, options.bundle, options.device, options.output, options.spoil, options.all_splits)
+    print_diagnosis(
+        options.data,
+        options.bundle,
+        options.device,
+        options.output,
+        options.spoil,
+        options.all_splits,
+        options.pictures,
+    )
 
 
 def _add_evaluate_ablation(parts: Any) -> None:

@@ -178,14 +178,30 @@ def test_what_the_table_does_not_know_is_not_on_the_page(tmp_path: Path) -> None
 
 
 def test_every_item_of_the_checklist_is_there_and_facts_are_filled_in(tmp_path: Path, tiny_bundle: Path) -> None:
-    assert [item.number for item in ITEMS] == list(range(1, 43))
+    assert [item.number for item in ITEMS if item.number] == list(range(1, 43))
+    # Every item of STARD 2015 too.
+    stard = {n for item in ITEMS for n in item.stard.split(", ") if n}
+    lettered = {f"{n}{letter}" for n in (10, 12, 13, 21) for letter in "ab"}
+    assert stard == {str(n) for n in range(1, 31) if n not in (10, 12, 13, 21)} | lettered
     bundle = open_bundle(tiny_bundle)
     page = report(read_all(tmp_path, **ALL), 0.5, bundle, replicates=50)
     for item in ITEMS:
-        assert f"<tr><td>{item.number}</td><td>{item.stard}</td>" in page
+        assert f"<tr><td>{item.number or ''}</td><td>{item.stard}</td>" in page
     assert "29 scans, 9 COVID-19" in page and f"{bundle.name} {bundle.version}" in page
     assert "test: 29, validation: 31" in page and "2 centres: Leuven" in page
+    for fact in (
+        "patients: 60 in 60 scans, none in two splits",
+        "of 29 scans have a warning",
+        "a probability of 0.5 or more",
+        "CO-RADS by status: on this page",
+        "percentage of involvement, median",
+        "lungs: random",
+    ):
+        assert fact in page, fact
     assert page.count("to be stated by the authors") > 10
+    alone = report(read_all(tmp_path), 0.25, replicates=50)
+    assert "a probability of 0.25 or more" in alone and "CO-RADS by status" not in alone
+    assert "patients: " not in alone and "lungs: random" not in alone
 
 
 def test_examples_are_the_surest_of_each_kind_wrong_ones_first(tmp_path: Path) -> None:

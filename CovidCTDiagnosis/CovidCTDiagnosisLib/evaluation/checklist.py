@@ -1,7 +1,7 @@
 """CLAIM, the checklist for AI in medical imaging (Mongan, Moy and Kahn 2020), filled with what is on record.
 
-Numbers of STARD 2015, which STARD-AI extends, stand beside where an item is also there. What no file knows is left to
-the authors.
+Numbers of STARD 2015, which STARD-AI extends, stand beside where an item is also there; what STARD alone asks for
+follows. What no file knows is left to the authors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ class Item(NamedTuple):
     """One item.
 
     Attributes:
-        number: in CLAIM.
+        number: in CLAIM, or None.
         stard: in STARD 2015, or empty.
         what: is asked for.
     """
 
-    number: int
+    number: int | None
     stard: str
     what: str
+
+    @property
+    def key(self) -> int | str:
+        """Facts are known by this: the number in CLAIM, or else in STARD, as text."""
+        return self.stard if self.number is None else self.number
 
 
 ITEMS = tuple(
@@ -75,22 +80,39 @@ ITEMS = tuple(
         ),
         start=1,
     )
+) + tuple(
+    Item(None, stard, what)
+    for stard, what in (
+        ("7", "On what basis participants were found eligible"),
+        ("9", "Whether they are a consecutive, random or convenience series"),
+        ("12a", "What counts as positive, chosen beforehand or afterwards"),
+        ("12b", "What counts as positive in the reference standard"),
+        ("13a", "Whether the reference was known to those who performed the test"),
+        ("13b", "Whether the test was known to those who assessed the reference"),
+        ("15", "Indeterminate results"),
+        ("21a", "Severity of disease in those who have it"),
+        ("21b", "Other diagnoses in those who have not"),
+        ("22", "Time and treatment between test and reference"),
+        ("25", "Adverse events"),
+    )
 )
 
-_ALWAYS = {
+_ALWAYS: dict[int | str, str] = {
     17: "see the model card for the labels that the bundle learned from",
     28: "discrimination, calls at a threshold, calibration and net benefit: on this page",
     29: "95 % intervals on this page; scans count as independent patients",
     36: "on this page",
     37: "misjudged scans: on this page",
     38: "see the model card; research use only",
+    "13a": "the program sees the images alone",
+    "15": "every scan with a probability is called; those with a warning count like the others",
 }
 
 
-def filled(facts: Mapping[int, str]) -> list[tuple[Item, str]]:
+def filled(facts: Mapping[int | str, str]) -> list[tuple[Item, str]]:
     """Every item with what is known of it.
 
     Args:
-        facts: by item number, what this report knows.
+        facts: by the item's key, what this report knows.
     """
-    return [(item, facts.get(item.number, _ALWAYS.get(item.number, AUTHORS))) for item in ITEMS]
+    return [(item, facts.get(item.key, _ALWAYS.get(item.key, AUTHORS))) for item in ITEMS]

@@ -20,6 +20,7 @@ from ..pipeline.models import Models
 from ..training.calibration import score_differences
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
+from .example_pictures import write_pictures
 from .metrics import wilson
 from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
 from .roc import delong
@@ -35,6 +36,7 @@ def print_diagnosis(
     output: Path | None = None,
     spoil: bool = False,
     all_splits: bool = False,
+    pictures: Path | None = None,
 ) -> None:
     """AUC, sensitivity and specificity on the scans kept apart.
 
@@ -44,14 +46,19 @@ def print_diagnosis(
         device: where to segment.
         output: gets the predictions as a table, for ``covid-ct evaluate report``.
         all_splits: the table also gets the scans that the bundle learned from or was calibrated on.
+        pictures: folder that gets a picture of each of these scans, for the examples of the report.
         spoil: also spoil the slice series kept apart, take slices without lung, and count the warnings.
 
     Raises:
         InputError: the data lack a part, or no COVID-19 or no other scan is kept apart.
-        UsageError: ``output`` is missing for all splits or cannot be written, or there are no slice series to spoil.
+        UsageError: ``output`` is missing for all splits or cannot be written, ``pictures`` cannot be a folder, or there
+            are no slice series to spoil.
     """
-    if output is not None and not output.resolve().parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    for path in filter(None, (output, pictures)):
+        if not path.resolve().parent.is_dir():
+            raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
+    if pictures is not None and pictures.exists() and not pictures.is_dir():
+        raise UsageError(f"{pictures} is a file.", "Give a folder for the pictures.")
     if all_splits and output is None:
         raise UsageError("The scans of all splits go into a table.", "Add --output TABLE.csv.")
     if spoil and is_scan_table(data):
@@ -81,6 +88,9 @@ def print_diagnosis(
             table += _rows(name, others, examples, _probabilities(examples, models))
         _write(output, table)
         print(f"Predictions: {output}")
+    if pictures is not None:
+        write_pictures(test, models, pictures)
+        print(f"Pictures: {pictures}")
     if spoil:
         for line in novelty_lines(chain(spoil_and_diagnose(scans, models), diagnose_beyond_the_lungs(models))):
             print(line, flush=True)

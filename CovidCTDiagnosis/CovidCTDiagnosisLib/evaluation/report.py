@@ -48,6 +48,11 @@ _CALLS = (
     ("True negatives", 0, False),
 )
 
+_CHOSEN = {
+    "short": "averaged weights after a fixed number of steps",
+    "paper": "weights with the smallest loss on the scans for validation",
+}
+
 
 def report(
     predictions: Predictions,
@@ -77,7 +82,7 @@ def report(
         *_groups(scans, threshold, "Centre", lambda s: s.centre),
         *_involvement(predictions.scans),
         *_examples(scans, threshold, pictures),
-        _checklist(predictions, confusion, bundle),
+        _checklist(predictions, confusion, threshold, bundle),
     ]
     return document("COVID-19 diagnosis", parts)
 
@@ -225,28 +230,34 @@ def _example(scan: Prediction, pictures: dict[str, Path]) -> str:
     return figure(pictures[scan.name].read_bytes(), "png", caption)
 
 
-def _checklist(predictions: Predictions, confusion: Confusion, bundle: Bundle | None) -> str:
+def _checklist(predictions: Predictions, confusion: Confusion, threshold: float, bundle: Bundle | None) -> str:
+    sources = [_known(predictions, confusion, threshold), *([_known_of(bundle)] if bundle else [])]
+    facts = {key: "; ".join(s[key] for s in sources if key in s) for key in set().union(*sources)}
     body = []
-    for item, text in filled(_known(predictions, confusion, bundle)):
+    for item, text in filled(facts):
         state = ' class="not"' if text == AUTHORS else ""
         body.append(
-            f"<tr><td>{item.number}</td><td>{item.stard}</td><td>{escape(item.what)}</td>"
+            f"<tr><td>{item.number or ''}</td><td>{item.stard}</td><td>{escape(item.what)}</td>"
             f"<td><span{state}>{escape(text)}</span></td></tr>"
         )
     head = "<h2>Checklist: CLAIM, with the numbers of STARD</h2>"
     return head + table(("CLAIM", "STARD", "Item", "On record"), body, "sources")
 
 
-def _known(predictions: Predictions, confusion: Confusion, bundle: Bundle | None) -> dict[int, str]:
-    """What the table and the bundle say of items of the checklist."""
+def _known(predictions: Predictions, confusion: Confusion, threshold: float) -> dict[int | str, str]:
+    """What the table says of items of the checklist."""
     scans = predictions.tested.scans
     covid = sum(s.covid for s in scans)
     given = len(predictions.scans) + len(predictions.undiagnosed)
-    facts = {
+    warned = sum(s.warned for s in scans)
+    facts: dict[int | str, str] = {
         13: f"{len(predictions.undiagnosed)} scans without a probability, left out",
         19: f"{len(scans)} scans, {covid} COVID-19",
+        21: _disjoint(predictions.scans),
+        30: f"{warned} of {len(scans)} scans have a warning that the probability is not to be relied on",
         33: f"{given} scans given, {len(predictions.scans)} diagnosed, {len(scans)} of them judged here",
         35: f"sensitivity {interval_text(confusion.sensitivity)}, specificity {interval_text(confusion.specificity)}",
+        "12a": f"a probability of {threshold:g} or more",
     }
     splits = Counter(s.split for s in predictions.scans if s.split)
     if splits:
@@ -254,16 +265,44 @@ def _known(predictions: Predictions, confusion: Confusion, bundle: Bundle | None
     centres = {s.centre for s in scans if s.centre}
     if centres:
         facts[7] = f"{len(centres)} centre{'s' if len(centres) > 1 else ''}: {', '.join(sorted(centres))}"
-    if bundle is not None:
-        facts[22] = f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card"
-        training = {name: network["training"] for name, network in bundle.networks.items()}
-        facts[9] = "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card"
-        facts[23] = f"covid-ct-diagnosis {__version__} wrote this page"
-        facts[25] = "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t)
-        learned = "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t)
-        facts[7] = "; ".join(filter(None, [facts.get(7), learned]))
-        facts[31] = "layer-wise relevance propagation, written with every study"
-    return {number: text for number, text in facts.items() if text}
+    if any(s.co_rads for s in scans):
+        facts[34] = "CO-RADS by status: on this page"
+    sick = [s.involvement_percent for s in scans if s.covid and s.involvement_percent is not None]
+    if sick:
+        low, middle, high = np.percentile(sick, [25, 50, 75])
+        facts["21a"] = f"percentage of involvement, median {middle:.1f} (quartiles {low:.1f} and {high:.1f})"
+    return {key: text for key, text in facts.items() if text}
+
+
+def _disjoint(scans: Sequence[Prediction]) -> str:
+    """At which level splits share nothing, as far as the table tells."""
+    if not any(s.split for s in scans):
+        return ""
+    if not all(s.patient for s in scans):
+        return "scans; the table names no patients"
+    return f"patients: {len({s.patient.lower() for s in scans})} in {len(scans)} scans, none in two splits"
+
+
+def _known_of(bundle: Bundle) -> dict[int | str, str]:
+    """What a bundle says of items of the checklist."""
+    training = {name: network["training"] for name, network in bundle.networks.items()}
+    manners = sorted({t["recipe"] for t in training.values() if "recipe" in t})
+    facts: dict[int | str, str] = {
+        9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card",
+        22: f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card",
+        23: f"covid-ct-diagnosis {__version__} wrote this page",
+        24: "; ".join(
+            f"{n}: {'those of the bundle before' if t.get('fine_tuned') else 'random'}"
+            for n, t in training.items()
+            if "seed" in t
+        ),
+        25: "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t),
+        7: "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t),
+        31: "layer-wise relevance propagation, written with every study",
+    }
+    if manners:
+        facts[26] = f"recipe {', '.join(manners)}: {'; '.join(_CHOSEN[m] for m in manners if m in _CHOSEN)}"
+    return {key: text for key, text in facts.items() if text}
 
 
 def _length(training: dict[str, Any]) -> str:
