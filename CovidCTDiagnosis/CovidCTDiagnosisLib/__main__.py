@@ -591,12 +591,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--recipe",
-        choices=("short", "paper"),
-        default="short",
-        help="how cvae and classifier learn: a few hundred steps (default), or 200 epochs as in the paper",
-    )
+    _add_recipe(command)
     command.add_argument(
         "--sensitivity",
         type=float,
@@ -606,6 +601,15 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--devices", type=int, help="graphics cards to use (default: all)")
     command.add_argument("--nodes", type=int, default=1, help="machines, each running this command (SLURM, torchrun)")
     _add_precision(command)
+
+
+def _add_recipe(command: Any) -> None:
+    command.add_argument(
+        "--recipe",
+        choices=("short", "paper"),
+        default="short",
+        help="how cvae and classifier learn: a few hundred steps (default), or 200 epochs as in the paper",
+    )
 
 
 def _add_precision(command: Any) -> None:
@@ -743,6 +747,7 @@ def _add_evaluate_ablation(parts: Any) -> None:
     command.add_argument("--steps", type=int, default=300, help="optimiser steps of every network (default: 300)")
     command.add_argument("--cvae-steps", type=int, help="optimiser steps of pre-training (default: as many as --steps)")
     command.add_argument("--folds", type=int, default=5, help="how many of the five folds (default: all)")
+    _add_recipe(command)
     _add_precision(command)
     _add_bundle(command)
     _add_device(command)
@@ -767,6 +772,7 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
         options.precision,
         options.folds,
         options.cvae_steps,
+        options.recipe,
     )
 
 

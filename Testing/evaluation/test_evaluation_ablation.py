@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from CovidCTDiagnosisLib.training.baselines import (
     matched,
     score_involvement,
 )
+from CovidCTDiagnosisLib.training.diagnosis import PAPER, SLICES_A_STEP, VOLUMES_A_STEP, classifier_recipe
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.loop import Hardware, Recipe
 from CovidCTDiagnosisLib.training.sources import Series
@@ -163,7 +166,9 @@ def test_each_part_of_a_fold_serves_one_purpose(
     def names(part: Sequence[Subject]) -> list[str]:
         return [s.series.name for s in part]
 
-    def learn(self: Ablation, method: str, part: list[Subject], run: Path) -> Callable[[Sequence[Subject]], np.ndarray]:
+    def learn(
+        self: Ablation, method: str, part: list[Subject], kept: list[Subject], run: Path
+    ) -> Callable[[Sequence[Subject]], np.ndarray]:
         learned.append(names(part))
 
         def score(others: Sequence[Subject]) -> np.ndarray:
@@ -238,6 +243,45 @@ def test_longer_pre_training_learns_only_what_is_pre_trained_again(
     assert changed <= {name for name, parts in NETWORKS.items() if parts.pretrained}
 
 
+def test_the_paper_s_recipe_trains_networks_alone_and_stops_by_the_block_for_calibration(
+    answers: tuple[list[Answer], Ablation], subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: dict[str, Recipe] = {}
+
+    def fit(recipe: Recipe, run: Path, hardware: Hardware) -> nn.Module:
+        recipes[f"{run.parent.name}/{run.name}"] = recipe
+        return recipe.network.eval()
+
+    stopped_by: list[list[str]] = []
+
+    def classifier(*given: Any) -> Recipe:
+        stopped_by.append([e.name for e in given[6]])
+        return classifier_recipe(*given)
+
+    monkeypatch.setattr(ablation, "fit", fit)
+    monkeypatch.setattr(ablation, "classifier_recipe", classifier)
+    found = replace(answers[1], manner=PAPER).answers(subjects, told=lambda text: None)
+    assert {*recipes} == {
+        "one-branch-random-weights-paper/classifier",
+        "one-branch-pre-trained-paper/classifier",
+        "one-branch-pre-trained-paper/cvae",
+        "two-branches-random-weights-paper/classifier",
+        "proposed-model-paper/classifier",
+        "proposed-model-paper/cvae",
+    }
+    split = split_by_blocks(subjects, 0)
+    for name, recipe in recipes.items():
+        if name.endswith("cvae"):
+            slices = sum(len(s.example.ct) for s in split.learn)
+            assert (recipe.steps, recipe.learning_rate) == (200 * math.ceil(slices / SLICES_A_STEP), 5e-3)
+        else:
+            assert (recipe.steps, recipe.learning_rate) == (200 * math.ceil(len(split.learn) / VOLUMES_A_STEP), 1e-5)
+            assert recipe.constant_rate and recipe.check is not None
+    assert stopped_by == [[s.series.name for s in split.calibrate]] * len(GREYS) * len(NETWORKS)
+    same = [a.method for a, b in zip(found, answers[0], strict=True) if a == b]
+    assert {*METHODS} - {*NETWORKS} <= {*same}
+
+
 def test_the_command_runs_on_pictures(
     chest_phantom: Callable[..., Volume],
     tiny_bundle: Path,
@@ -264,6 +308,7 @@ def test_the_command_runs_on_pictures(
     assert "on 1 folds twice" in said and "Grey levels matched (1 of 5 folds): AUC" in said
     assert main([*call, str(tiny_bundle), "--folds", "6"]) == 2
     assert main([*call, str(tiny_bundle), "--cvae-steps", "0"]) == 2
+    assert main([*call, str(tiny_bundle), "--cvae-steps", "9", "--recipe", "paper"]) == 2
     (data / "series.csv").write_text("\n".join(lines[:-1]) + "\n")
     assert main([*call, str(tiny_bundle)]) == 3
     assert "9 COVID-19 series, too few" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
 from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
+from PIL import Image
 
 
 @pytest.fixture
@@ -161,13 +162,23 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     assert 0 < usual["least_texture"] < usual["greatest_texture"] < 1 and 0 < usual["least_surround"] < 1
     table_out = tmp_path / "predictions.csv"
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out, "--all-splits"]
+    call += ["--pictures", tmp_path / "pictures"]
     assert main([str(a) for a in call]) == 0
     assert "2 scans kept apart (1 COVID-19)" in capsys.readouterr().out
     found = read_predictions(table_out)
     assert [(s.covid, s.co_rads, s.centre) for s in found.tested.scans] == [(0, 1, "A"), (1, 5, "A")]
     assert [s.split for s in found.scans] == ["test"] * 2 + ["train"] * 4 + ["validation"] * 4
     assert all(s.involvement_percent is not None for s in found.scans)
-    assert main([str(a) for a in call[:6]] + ["--all-splits"]) == 2
+    assert {p.stem for p in (tmp_path / "pictures").iterdir()} == {s.name for s in found.tested.scans}
+    for path in (tmp_path / "pictures").iterdir():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and np.asarray(picture).std() > 5
+    page = tmp_path / "report.html"
+    call = ["evaluate", "report", table_out, "--output", page, "--pictures", tmp_path / "pictures"]
+    assert main([str(a) for a in call]) == 0 and page.read_text().count("data:image/png") == 2
+    call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle]
+    assert main([str(a) for a in (*call, "--all-splits")]) == 2
+    assert main([str(a) for a in (*call, "--pictures", table_out)]) == 2
 
 
 def test_scans_that_cannot_be_used_are_all_named(

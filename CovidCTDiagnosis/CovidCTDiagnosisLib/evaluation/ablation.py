@@ -36,6 +36,8 @@ from ..training.baselines import (
 from ..training.calibration import fit_platt, score_differences
 from ..training.diagnosis import (
     CVAE_SIZE,
+    MANNERS,
+    SHORT,
     SLICES_A_STEP,
     VOLUMES_A_STEP,
     classifier_recipe,
@@ -113,6 +115,7 @@ class Ablation:
         folds: which to run.
         precision: Lightning's name, or None for the usual one.
         cvae_steps: of pre-training, or None for as many as ``steps``.
+        manner: of ``MANNERS``, how CVAE and classifier learn; one that has epochs does not heed the steps.
     """
 
     folder: Path
@@ -122,6 +125,7 @@ class Ablation:
     folds: tuple[int, ...] = tuple(range(BLOCKS))
     precision: str | None = None
     cvae_steps: int | None = None
+    manner: str = SHORT
 
     def answers(self, subjects: Sequence[Subject], told: Callable[[str], None] = print) -> list[Answer]:
         """Every method's answers on every fold; what is on disk is not computed again."""
@@ -144,12 +148,12 @@ class Ablation:
 
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
         settings = "-".join(map(str, filter(None, (self.key, self.steps, f"seed{self.seed}", self.precision))))
-        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._longer(method))
+        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._manner(method))
         learn, calibrate, test = parts
         file = run / "answers.json"
         if not file.exists():
             run.mkdir(parents=True, exist_ok=True)
-            score = self._learned(method, learn, run)
+            score = self._learned(method, learn, calibrate, run)
             slope, offset = fit_platt(score(calibrate), np.array([s.covid for s in calibrate]), balanced=True)
             probability = expit(slope * score(test) + offset)
             with replaced_file(file) as partial:
@@ -159,16 +163,22 @@ class Ablation:
         known = json.loads(file.read_text())
         return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
 
-    def _longer(self, method: str) -> str:
-        """Tells runs apart whose pre-training is not of the usual length."""
-        pretrained = method in NETWORKS and NETWORKS[method].pretrained
-        return f"-cvae{self._cvae_steps}" if pretrained and self._cvae_steps != self.steps else ""
+    def _manner(self, method: str) -> str:
+        """Tells runs apart that do not learn in the usual manner, or whose pre-training is not of the usual length."""
+        if method not in NETWORKS:
+            return ""
+        if self.manner != SHORT:
+            return f"-{self.manner}"
+        longer = NETWORKS[method].pretrained and self._cvae_steps != self.steps
+        return f"-cvae{self._cvae_steps}" if longer else ""
 
     @property
     def _cvae_steps(self) -> int:
         return self.cvae_steps or self.steps
 
-    def _learned(self, method: str, learn: list[Subject], run: Path) -> Callable[[Sequence[Subject]], np.ndarray]:
+    def _learned(
+        self, method: str, learn: list[Subject], calibrate: list[Subject], run: Path
+    ) -> Callable[[Sequence[Subject]], np.ndarray]:
         if method == INVOLVEMENT:
             return score_involvement
         if method == HISTOGRAM:
@@ -178,13 +188,21 @@ class Ablation:
         if method == SLICE_CNN:
             network = learn_slice_cnn(learn, run, self.steps, self.seed, self._hardware)
         else:
-            parts = NETWORKS[method]
-            examples = [s.example for s in learn]
+            parts, manner = NETWORKS[method], MANNERS[self.manner]
+            examples, kept = ([s.example for s in part] for part in (learn, calibrate))
             encoder = None
             if parts.pretrained:
-                recipe = cvae_recipe(examples, self._cvae_steps, self.seed, parts.side_information)
+                recipe = cvae_recipe(examples, self._cvae_steps, self.seed, parts.side_information, manner)
                 encoder = encoder_weights(fit(recipe, run / "cvae", self._hardware).state_dict())
-            recipe = classifier_recipe(examples, encoder, self.steps, self.seed, parts.side_information)
+            recipe = classifier_recipe(
+                examples,
+                encoder,
+                self.steps,
+                self.seed,
+                parts.side_information,
+                manner,
+                kept if manner.stop_early else (),
+            )
             network = fit(recipe, run / "classifier", self._hardware)
         return lambda subjects: score_differences(network, [s.example for s in subjects])
 
@@ -198,6 +216,7 @@ def evaluate_ablation(
     precision: str | None = None,
     folds: int = BLOCKS,
     cvae_steps: int | None = None,
+    manner: str = SHORT,
 ) -> None:
     """Train, answer, write ``ablation.csv`` and print the table.
 
@@ -210,11 +229,14 @@ def evaluate_ablation(
         precision: of the training, Lightning's name.
         folds: how many of them, from the first.
         cvae_steps: of pre-training, or None for as many as ``steps``.
+        manner: see ``Ablation``.
 
     Raises:
         InputError: the data folder lacks a part.
-        UsageError: ``output`` cannot be used.
+        UsageError: ``output`` cannot be used, or the manner has its own length of pre-training.
     """
+    if cvae_steps is not None and MANNERS[manner].epochs is not None:
+        raise UsageError(f"The recipe {manner} has its own length.", "Leave out --cvae-steps or --recipe.")
     if not output.resolve().parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
     tune_allocator()
@@ -226,16 +248,23 @@ def evaluate_ablation(
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}{cleaning()}"
-    answers = Ablation(output, key, steps, 0, tuple(range(folds)), precision, cvae_steps).answers(subjects)
+    answers = Ablation(output, key, steps, 0, tuple(range(folds)), precision, cvae_steps, manner).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print_with_lesions(answers, {e.name: e.involvement_percent for e in examples})
-    print(
-        f"Networks: {steps} steps of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE "
-        f"{cvae_steps or steps} steps of {SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. "
-        "Calls at probability 0.5."
-    )
+    print(_told_lengths(steps, cvae_steps or steps, manner))
     print(f"Answers: {output / TABLE}")
+
+
+def _told_lengths(steps: int, cvae_steps: int, manner: str) -> str:
+    sizes = (
+        f"{VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE",
+        f"{SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5.",
+    )
+    epochs = MANNERS[manner].epochs
+    if epochs is None:
+        return f"Networks: {steps} steps of {sizes[0]} {cvae_steps} steps of {sizes[1]}"
+    return f"Networks, recipe {manner}: up to {epochs} epochs in steps of {sizes[0]} {epochs} epochs of {sizes[1]}"
 
 
 def _check_counts(series: Sequence[Series]) -> None:

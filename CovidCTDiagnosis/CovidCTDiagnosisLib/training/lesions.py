@@ -39,6 +39,8 @@ STEP: Triple = (3.0, 1.75, 1.75)
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
 SLICES, PLANES = 8, 4
+PLANTED_CHESTS, PLANTED_PLANES = 2, 2
+"""That join the slices of the 3-D U-Net."""
 PLANTED_SHARE = 0.3
 EXPERT_SHARE = 0.8
 LESION_ARCHITECTURE: dict[str, Any] = {"normalisation": "batch"}
@@ -169,13 +171,20 @@ def _batch(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
 
 
 def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
-    """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
+    """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each.
+
+    Planes of a chest with planted lesions join the slices: most of the slices do not say which class they show.
+    """
     labelled = cases.expert or cases.machine or cases.volumes
     if cases.chest and (rng.random() < PLANTED_SHARE or not labelled):
         return _batch([_draw_planted(rng, cases.chest, VOLUME_PATCH, cases.outlines)])
     if cases.volumes:
         return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
-    return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
+    parts = [_draw_slice(rng, cases) for _ in range(SLICES)]
+    if cases.chest:
+        planes = (PLANTED_PLANES, *SLICE_PATCH[1:])
+        parts += [_draw_planted(rng, cases.chest, planes, cases.outlines) for _ in range(PLANTED_CHESTS)]
+    return _batch([(ct[k : k + 1], labels[k : k + 1]) for ct, labels in parts for k in range(len(ct))])
 
 
 class LesionLoss:
