@@ -312,7 +312,7 @@ def test_the_two_classes_of_experts() -> None:
 def test_parts_made_smaller_for_want_of_memory_are_told_of(
     chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch, free: int, warned: bool
 ) -> None:
-    """With instance normalisation a tile's size matters to the findings."""
+    """The U-Net normalises a tile by what it holds, so that its size matters to the findings."""
     monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.lesions.free_memory", lambda device: free)
     told: list[str] = []
     segment(chest, models, warn=told.append)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +20,19 @@ LESION_CLASSES = (
 )
 
 
-Normalisation = Literal["instance", "batch"]
-
-
-def _level(
-    inputs: int, outputs: int, kernel: int | tuple[int, int, int], normalisation: Normalisation
-) -> nn.Sequential:
-    normalise: dict[Normalisation, Callable[[int], nn.Module]] = {
-        "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
-        "batch": nn.BatchNorm3d,
-    }
+def _level(inputs: int, outputs: int, kernel: int | tuple[int, int, int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [
             Convolution3d(channels, outputs, kernel, bias=False),
-            normalise[normalisation](outputs),
+            nn.InstanceNorm3d(outputs, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         ]
     return nn.Sequential(*layers)
 
 
 class UNet3D(nn.Module):
-    """3-D U-Net: per level two convolutions, each with normalisation and leaky ReLU.
+    """3-D U-Net: per level two convolutions, each with instance normalisation and leaky ReLU.
 
     Max pooling (2 x 2 x 2) between levels, trilinear upsampling, concatenated skips. The paper says 4 levels
     and "32 features at the lowest level", read here as the full-resolution level; it reports 13.3 M
@@ -53,32 +43,20 @@ class UNet3D(nn.Module):
     the channels of the lower level down to the upper one's before they are upsampled (as the up-convolution
     in Ronneberger et al. 2015 does).
 
-    Args:
-        widths: channels of each level, from full resolution down.
-        classes: how many.
-        normalisation: ``batch`` has fixed statistics in use, so that what is found does not depend on the tile
-            that it is seen in; ``instance`` (of weights before 0.7) takes them from the tile.
-
     Shapes: input (B, 1, K, J, I), HU clipped to [-1000, 400] and scaled to [0, 1]; output
     (B, 5, K, J, I), one logit per entry of ``LESION_CLASSES``. K, J, I need not be multiples of 8: the input
     is padded by its edge and the output cut; K = 1 is a slice repeated without end.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int] = (32, 64, 128, 256),
-        classes: int = len(LESION_CLASSES),
-        normalisation: Normalisation = "instance",
-    ) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), classes: int = len(LESION_CLASSES)) -> None:
         super().__init__()
         kernels = [(1, 3, 3), *[(3, 3, 3)] * (len(widths) - 1)]
         self.down = nn.ModuleList(
-            _level(i, o, kernel, normalisation) for i, o, kernel in zip([1, *widths[:-1]], widths, kernels, strict=True)
+            _level(i, o, kernel) for i, o, kernel in zip([1, *widths[:-1]], widths, kernels, strict=True)
         )
         self.narrow = nn.ModuleList(Convolution3d(low, high, 1) for high, low in pairwise(widths))
         self.up = nn.ModuleList(
-            _level(2 * width, width, kernel, normalisation)
-            for width, kernel in zip(widths[:-1], kernels[:-1], strict=True)
+            _level(2 * width, width, kernel) for width, kernel in zip(widths[:-1], kernels[:-1], strict=True)
         )
         self.classify = nn.Conv3d(widths[0], classes, 1)
 

@@ -112,8 +112,7 @@ def segment_lesions(
     region = bounding_region(lungs > 0)
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
-    unet = models.network("lesions")
-    voxels = _tile_voxels(unet, models.device, grid, warn)
+    voxels = _tile_voxels(models.device, grid, warn)
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
@@ -121,7 +120,7 @@ def segment_lesions(
     outside = reach_out(inside > 0, (pathological > settings["threshold"]) & widen)
     # The class is the U-Net's whichever network draws the mask, so it always runs.
     classes = run_tiles(
-        unet,
+        models.network("lesions"),
         ct,
         models.device,
         lambda x: torch.softmax(x, 1)[:, 1:],
@@ -206,14 +205,13 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
 
 
-def _tile_voxels(unet: nn.Module, device: torch.device, grid: WorkingGrid, warn: Callable[[str], None]) -> int:
+def _tile_voxels(device: torch.device, grid: WorkingGrid, warn: Callable[[str], None]) -> int:
     """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``.
 
-    A U-Net with instance normalisation (see ``UNet3D``) finds somewhat other lesions in smaller tiles.
+    The U-Net normalises each tile by what it holds, so that smaller tiles find somewhat other lesions.
     """
     fitting = max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1)
-    depends = any(isinstance(module, nn.InstanceNorm3d) for module in unet.modules())
-    if depends and fitting < min(TILE_VOXELS, math.prod(grid.count)):
+    if fitting < min(TILE_VOXELS, math.prod(grid.count)):
         warn(
             "Little memory is free, so lesions are looked for in smaller parts: their volumes may differ from those "
             "found otherwise. Close other programs and analyze again."

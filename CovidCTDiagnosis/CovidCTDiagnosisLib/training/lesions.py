@@ -8,9 +8,8 @@ lesions) and then learn from everything, most of all from the expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
-from .planting import Outline, plant_lesions
+from .planting import plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_ct, read_lesion_slices
 
 LesionNetwork = Literal["involvement", "lesions"]
@@ -39,15 +38,8 @@ STEP: Triple = (3.0, 1.75, 1.75)
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
 SLICES, PLANES = 8, 4
-PLANTED_CHESTS, PLANTED_PLANES = 2, 2
-"""That join the slices of the 3-D U-Net."""
-PLANTED_SHARE = 0.3
+PLANTED_SHARE = 0.2
 EXPERT_SHARE = 0.8
-LESION_ARCHITECTURE: dict[str, Any] = {"normalisation": "batch"}
-"""Of the 3-D U-Net."""
-
-IMPOSSIBLE = -1e4
-"""A logit."""
 
 # Distances between classes for the generalized Wasserstein Dice loss (Fidon 2017): every lesion class is far
 # from background, the combined pattern is near the patterns it combines.
@@ -77,15 +69,6 @@ class LesionCases:
     machine: list[Case] = field(default_factory=list)
     chest: Case | None = None
     volumes: list[Case] = field(default_factory=list)
-
-    @cached_property
-    def outlines(self) -> list[Outline]:
-        """Real lesions' outlines for planted ones: of slices, and of every slice of labelled volumes that has some."""
-        labelled = [*self.expert, *self.machine, *self.volumes]
-        slices = [
-            (plane > 0, case.spacing[1:]) for case in labelled if case.labels is not None for plane in case.labels
-        ]
-        return [Outline(mask, spacing) for mask, spacing in slices if mask.any()]
 
 
 def lesion_cases(data: Path, dicom: Path, machine_masks: bool = True) -> LesionCases:
@@ -141,9 +124,7 @@ def _draw_labelled(
     return _finish(rng, hu, labels)
 
 
-def _draw_planted(
-    rng: np.random.Generator, chest: Case, count: tuple[int, int, int], outlines: Sequence[Outline]
-) -> tuple[np.ndarray, np.ndarray]:
+def _draw_planted(rng: np.random.Generator, chest: Case, count: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """A part of a chest with lesions planted in its lungs, mostly."""
     step = STEP[1] * rng.uniform(0.75, 1.3)
     steps: Triple = (STEP[0] * rng.uniform(0.75, 1.3), step, step)
@@ -154,7 +135,7 @@ def _draw_planted(
         hu, lungs = random_turn(rng, hu, lungs)
     labels = np.zeros(hu.shape, np.uint8)
     if rng.random() < 0.75:
-        hu, labels = plant_lesions(rng, hu, lungs > 0.5, grid.step, outlines=outlines)
+        hu, labels = plant_lesions(rng, hu, lungs > 0.5, grid.step)
     if rng.random() < 0.5:
         hu = random_window(rng, hu)
     return _finish(rng, hu, labels)
@@ -171,27 +152,19 @@ def _batch(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
 
 
 def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
-    """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each.
-
-    Planes of a chest with planted lesions join the slices: most of the slices do not say which class they show.
-    """
+    """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
     labelled = cases.expert or cases.machine or cases.volumes
     if cases.chest and (rng.random() < PLANTED_SHARE or not labelled):
-        return _batch([_draw_planted(rng, cases.chest, VOLUME_PATCH, cases.outlines)])
+        return _batch([_draw_planted(rng, cases.chest, VOLUME_PATCH)])
     if cases.volumes:
         return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
-    parts = [_draw_slice(rng, cases) for _ in range(SLICES)]
-    if cases.chest:
-        planes = (PLANTED_PLANES, *SLICE_PATCH[1:])
-        parts += [_draw_planted(rng, cases.chest, planes, cases.outlines) for _ in range(PLANTED_CHESTS)]
-    return _batch([(ct[k : k + 1], labels[k : k + 1]) for ct, labels in parts for k in range(len(ct))])
+    return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
 
 
 class LesionLoss:
     """Generalized Wasserstein Dice plus cross-entropy; a lesion of unknown class may be any of the four.
 
-    Voxels of unknown class tell lesion from background alone: how the probability of lesion is shared among the
-    classes makes no difference there.
+    Unknown voxels are given the lesion class that the network itself finds most probable there.
     """
 
     def __init__(self) -> None:
@@ -201,16 +174,9 @@ class LesionLoss:
         """Loss of logits (B, 5, K, J, I) against labels (B, 1, K, J, I)."""
         ct, labels = batch
         logits = network(ct).float()
-        unknown = labels == UNKNOWN_LESION
-        logits = torch.where(unknown, _any_lesion(logits), logits)
-        labels = torch.where(unknown, 1, labels)
+        likely = logits.detach()[:, 1:].argmax(1, keepdim=True) + 1
+        labels = torch.where(labels == UNKNOWN_LESION, likely, labels)
         return self.wasserstein(logits, labels) + F.cross_entropy(logits, labels[:, 0])
-
-
-def _any_lesion(logits: Tensor) -> Tensor:
-    """Logits that give all of the lesion classes' probability to the first of them."""
-    lesion = logits[:, 1:].logsumexp(1, keepdim=True)
-    return torch.cat([logits[:, :1], lesion, torch.full_like(logits[:, 2:], IMPOSSIBLE)], 1)
 
 
 def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
@@ -222,7 +188,7 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
     if cases.volumes:
         parts += [_draw_part(rng, cases.volumes, planes) for _ in range(SLICES // PLANES)]
     if cases.chest:
-        parts += [_draw_planted(rng, cases.chest, planes, cases.outlines)]
+        parts += [_draw_planted(rng, cases.chest, planes)]
     # The planes of a part join the batch as slices.
     ct, labels = (torch.from_numpy(np.concatenate(arrays)).unsqueeze(1) for arrays in zip(*parts, strict=True))
     return ct, (labels > 0).float()
@@ -243,7 +209,7 @@ def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor
 
 _MAKE: dict[LesionNetwork, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[], Callable[..., Tensor]]]] = {
     "involvement": (lambda: channels_last(UNet2D()), draw_involvement, lambda: involvement_loss),
-    "lesions": (lambda: UNet3D(**LESION_ARCHITECTURE), draw_lesions, LesionLoss),
+    "lesions": (UNet3D, draw_lesions, LesionLoss),
 }
 
 
