@@ -169,6 +169,9 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     assert [(s.covid, s.co_rads, s.centre) for s in found.tested.scans] == [(0, 1, "A"), (1, 5, "A")]
     assert [s.split for s in found.scans] == ["test"] * 2 + ["train"] * 4 + ["validation"] * 4
     assert all(s.involvement_percent is not None for s in found.scans)
+    # Called and warned of as diagnosing one scan does; the table says so.
+    threshold = open_bundle(bundle).settings["diagnosis"]["threshold"]
+    assert [s.called for s in found.scans] == [s.probability >= threshold for s in found.scans]
     assert {p.stem for p in (tmp_path / "pictures").iterdir()} == {s.name for s in found.tested.scans}
     for path in (tmp_path / "pictures").iterdir():
         with Image.open(path) as picture:

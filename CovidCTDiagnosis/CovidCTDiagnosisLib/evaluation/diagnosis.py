@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
 from ..folders import replaced_file
 from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.diagnosis import Diagnosis, diagnose
 from ..pipeline.models import Models
-from ..training.calibration import score_differences
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
 from .example_pictures import write_pictures
@@ -26,7 +25,7 @@ from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnos
 from .roc import delong
 from .targets import interval_text
 
-COLUMNS = ("scan", "probability", "covid", "split", "centre", "co_rads", "involvement_percent")
+COLUMNS = ("scan", "probability", "covid", "split", "centre", "co_rads", "involvement_percent", "label", "warnings")
 
 
 def print_diagnosis(
@@ -70,9 +69,10 @@ def print_diagnosis(
     if {s.covid for s in scans} != {0, 1}:
         raise InputError("No COVID-19 or no other scans are kept apart.", "Put some of either into the split test.")
     test = _prepare(scans, models)
-    probability = _probabilities(test, models)
+    found = _diagnose(test, models)
+    probability = np.array([d.probability for d in found])
     covid = np.array([e.covid for e in test])
-    called = probability >= models.bundle.settings["diagnosis"]["threshold"]
+    called = np.array([d.probability >= d.threshold for d in found])
     print(f"Diagnosis, {len(covid)} scans kept apart ({covid.sum()} COVID-19), 95 % intervals")
     rows = {"AUC": delong(probability, covid)} if min(np.bincount(covid)) > 1 else {}
     rows |= {
@@ -82,10 +82,10 @@ def print_diagnosis(
     for name, interval in rows.items():
         print(f"  {name:36} {interval_text(interval)}")
     if output is not None:
-        table = _rows(TEST, scans, test, probability)
+        table = _rows(TEST, scans, test, found)
         for name, others in ((TRAIN, split.learn), (VALIDATION, split.calibrate)) if all_splits else ():
             examples = _prepare(others, models)
-            table += _rows(name, others, examples, _probabilities(examples, models))
+            table += _rows(name, others, examples, _diagnose(examples, models))
         _write(output, table)
         print(f"Predictions: {output}")
     if pictures is not None:
@@ -101,21 +101,19 @@ def _prepare(scans: Sequence[Any], models: Models) -> list[Example]:
         return prepare_examples(scans, models, Path(cache))
 
 
-def _probabilities(examples: Sequence[Example], models: Models) -> np.ndarray:
-    settings = models.bundle.settings["diagnosis"]
-    logit = settings["slope"] * score_differences(models.network("classifier"), examples) + settings["offset"]
-    probability: np.ndarray = expit(logit)
-    return probability
+def _diagnose(examples: Sequence[Example], models: Models) -> list[Diagnosis]:
+    return [diagnose(example, models, lambda fraction: None) for example in examples]
 
 
 def _rows(
-    split: str, scans: Sequence[Any], examples: Sequence[Example], probability: np.ndarray
+    split: str, scans: Sequence[Any], examples: Sequence[Example], diagnoses: Sequence[Diagnosis]
 ) -> list[tuple[Any, ...]]:
     """``COLUMNS`` of each scan; what the table of scans says of it goes along."""
     found = []
-    for scan, example, p in zip(scans, examples, probability, strict=True):
+    for scan, example, said in zip(scans, examples, diagnoses, strict=True):
         told = (split, getattr(scan, "centre", ""), getattr(scan, "co_rads", None))
-        found.append((scan.name, f"{p:.4f}", scan.covid, *told, f"{example.involvement_percent:.1f}"))
+        seen = (f"{example.involvement_percent:.1f}", said.label, " ".join(said.warnings))
+        found.append((scan.name, f"{said.probability:.4f}", scan.covid, *told, *seen))
     return found
 
 

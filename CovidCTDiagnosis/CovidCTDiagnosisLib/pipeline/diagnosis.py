@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -127,11 +128,27 @@ def _relative(grid: WorkingGrid, box: WorkingGrid) -> WorkingGrid:
     return WorkingGrid((float(start[0]), float(start[1]), float(start[2])), grid.step, grid.count)
 
 
-def diagnose(inputs: ClassifierInput, models: Models, report: Callable[[float], None]) -> Diagnosis:
+class Seen(Protocol):
+    """What the classifier sees of a scan and what is known of how it looks: a ``ClassifierInput``, or one kept."""
+
+    @property
+    def ct(self) -> torch.Tensor:
+        """(S, 1, H, W)."""
+
+    @property
+    def lesions(self) -> torch.Tensor:
+        """(S, 1, H, W)."""
+
+    @property
+    def appearance(self) -> Appearance:
+        """Of the lungs and around them."""
+
+
+def diagnose(inputs: Seen, models: Models, report: Callable[[float], None]) -> Diagnosis:
     """Score the volume and calibrate.
 
     Args:
-        inputs: see there.
+        inputs: what the classifier sees.
         models: gives the network ``classifier`` and the bundle's calibration.
         report: gets the fraction of the work done.
     """

@@ -59,7 +59,9 @@ MANNERS = {
     SHORT: Manner("label", 3e-4, False, None, augment=True, balanced=True, stop_early=False),
     PAPER: Manner("image-and-label", 1e-5, True, 200, augment=False, balanced=False, stop_early=True),
 }
-"""``short`` is for the few hundred steps that two CPU cores allow; ``paper`` is sections 4.2 and 5.1 to the letter."""
+"""``short`` is for the few hundred steps that two CPU cores allow. ``paper`` is what sections 4.2 and 5.1 say; where
+they are silent it does as all training here: gradients are clipped, an epoch is as many draws as there are scans.
+"""
 
 FOCAL_GAMMA = 5.0
 CLASS_WEIGHTS = (0.25, 0.35)
