@@ -231,6 +231,13 @@ def test_an_unknown_network_is_named_with_those_there_are(folder: Path) -> None:
         open_bundle(folder).weights("diagnosis")
 
 
+def test_the_networks_fit_thirty_megabytes() -> None:
+    """Lungs, 2DS, lesion classes and classifier, at half precision."""
+    bundle = open_bundle()
+    files = [bundle.folder / bundle.networks[n]["file"] for n in ("lungs", "involvement", "lesions", "classifier")]
+    assert 10e6 < sum(path.stat().st_size for path in files) <= 30e6
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_shipped_bundle_is_found_in_wheel_and_source_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
+from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
 from PIL import Image
 
@@ -182,6 +184,17 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle]
     assert main([str(a) for a in (*call, "--all-splits")]) == 2
     assert main([str(a) for a in (*call, "--pictures", table_out)]) == 2
+
+
+def test_masks_beside_slices_are_not_learned_from(hospital: Path, tiny_bundle: Path) -> None:
+    scan = read_scan_table(hospital)[9]
+    models = Models(open_bundle(tiny_bundle), torch.device("cpu"))
+    alone = scan.classifier_input(models, 64)
+    mask = np.zeros((120, 120), np.uint8)
+    mask[40:80, 40:80] = 255
+    write_png(mask, scan.path / "3_mask.png")
+    beside = scan.classifier_input(models, 64)
+    assert len(alone.ct) == 8 and torch.equal(beside.ct, alone.ct) and torch.equal(beside.lesions, alone.lesions)
 
 
 def test_scans_that_cannot_be_used_are_all_named(

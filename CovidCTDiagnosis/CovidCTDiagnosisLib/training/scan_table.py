@@ -23,7 +23,7 @@ from pathlib import Path
 from ..ct import read_scan
 from ..ct.dicom import patient_id
 from ..ct.files import PICTURE_SUFFIXES
-from ..ct.slice_images import find_slice_images, read_slice_image
+from ..ct.slice_images import read_slice_folder
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
@@ -68,10 +68,9 @@ class OwnScan:
         return fingerprint(self.path)[:8]
 
     def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
-        """See ``examples.Scan``; a folder of slice images is read in the lung window."""
+        """See ``examples.Scan``; a folder of slice images is read as ``covid-ct diagnose-series`` does."""
         if _holds_images(self.path):
-            images = [read_slice_image(path) for path in find_slice_images(self.path)]
-            return images_input(images, models, longest_side, SliceOptions())
+            return images_input(read_slice_folder(self.path).images, models, longest_side, SliceOptions())
         return scan_input(read_scan(self.path), models, slice_mm=NOMINAL_SLICE_MM, longest_side=longest_side)
 
 
