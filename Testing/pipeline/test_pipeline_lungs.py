@@ -22,6 +22,7 @@ from CovidCTDiagnosisLib.pipeline.lungs import (
     boundary_depth,
     clean_lungs,
     contact_shares,
+    drop_specks,
     midline,
     refine_lungs,
     sample_hu,
@@ -105,6 +106,27 @@ def test_holes_are_filled_and_islands_dropped(lungs: tuple[np.ndarray, np.ndarra
     assert (cleaned[vessel] == RIGHT).all()
     assert not cleaned[bowel].any()
     np.testing.assert_array_equal(cleaned > 0, right | left | bridge)
+
+
+def test_specks_beside_a_lung_are_dropped_and_what_it_encloses_is_filled(lungs: tuple[np.ndarray, np.ndarray]) -> None:
+    whole = np.select([*lungs], [RIGHT, LEFT], 0).astype(np.uint8)
+    whole[:2, :4, :10] = LEFT  # 10 ml stay
+    found = whole.copy()
+    found[ellipsoid((22, 20, 15), (2, 2, 2))] = 0
+    found[22, 20, 46] = RIGHT  # in the left lung
+    found[2:4, 36:38, 31] = LEFT  # 0.5 ml
+    assert (found != whole).sum() > 20
+    drop_specks(found, STEP)
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_lungs_cut_off_by_the_end_of_the_ct_enclose_nothing_there() -> None:
+    lungs = np.zeros((6, 20, 20), np.uint8)
+    lungs[:, 2:18, 2:18] = RIGHT
+    lungs[:, 8:12, 8:12] = 0
+    before = lungs.copy()
+    drop_specks(lungs, (3.0, 3.0, 3.0))
+    np.testing.assert_array_equal(lungs, before)
 
 
 def test_a_detached_piece_of_lung_belongs_to_the_nearer_side(lungs: tuple[np.ndarray, np.ndarray]) -> None:

@@ -25,6 +25,8 @@ BODY_HU = -300
 MARGIN_MM = 20.0
 SMALLEST_LUNGS_ML = 300.0
 ISLAND_ML = 10.0
+SPECK_ML = 1.0
+"""Islands on the working grid, and those that the boundary leaves on the CT's own, are dropped below these."""
 AIRWAY_BAND_MM, AIRWAY_HU, LARGEST_AIRWAY_ML = 35.0, -930, 120.0
 """Trachea and main bronchi lie this near the middle, are this dark at least, and hold no more than this."""
 WALL_HU, WALLED_SHARE = -750, 0.4
@@ -36,9 +38,9 @@ MIXED_GAS, NECK_SHARE = 0.1, 0.1
 """Bowel: more than this share of it is pure gas, less than this share of its surface lies on other pieces, and it lies
 in the lower half of the lungs: a small or destroyed lung that stands apart reaches higher."""
 ONE_LUNG_MM = 30.0
+"""A mask whose middle lies this far from the body's is one lung."""
 SMALL_LUNG = 0.02
 """A piece on the other side is a lung, destroyed or cut off, from this share of both on."""
-"""A mask whose middle lies this far from the body's is one lung."""
 SLAB_VOXELS = 3_000_000
 ROOM_AIR_HU = -500
 BOUNDARY_HU = -470
@@ -107,7 +109,9 @@ def segment_lungs(
     if not lungs.any():
         raise InputError("No lungs were found in this image.", "Give a CT that shows the whole chest.")
     report(0.92)
-    return refine_lungs(boundary_depth(values, lungs, hu, fine.step), lungs, fine, axial)
+    refined = refine_lungs(boundary_depth(values, lungs, hu, fine.step), lungs, fine, axial)
+    drop_specks(refined, spacing)
+    return refined
 
 
 def sample_hu(axial: Volume, grid: WorkingGrid) -> np.ndarray:
@@ -389,6 +393,27 @@ def refine_lungs(depth: np.ndarray, lungs: np.ndarray, grid: WorkingGrid, axial:
         rows = nearest[0][first - region[0].start :][:FILLED_SLICES]
         result[part] = np.where(inside, sides[np.ix_(rows, nearest[1], nearest[2])], 0)
     return result
+
+
+def drop_specks(lungs: np.ndarray, spacing: Triple) -> None:
+    """Drop pieces below ``SPECK_ML`` and fill what a lung encloses, in place.
+
+    Args:
+        lungs: uint8 (K, J, I): 1 right, 2 left.
+        spacing: mm along (k, j, i).
+    """
+    for side in (RIGHT, LEFT):
+        if not (lungs == side).any():
+            continue
+        part = lungs[bounding_region(lungs == side, (1, 1, 1))]
+        kept = _keep_large(part == side, spacing, SPECK_ML)
+        part[(part == side) & ~kept] = 0
+        around, count = ndimage.label(~kept)
+        enclosed = np.ones(count + 1, bool)
+        enclosed[0] = False
+        for axis in range(3):
+            enclosed[around.take((0, -1), axis)] = False
+        part[enclosed[around] & (part == 0)] = side
 
 
 def _nearest(voxels: slice, spacing: float, grid: WorkingGrid, axis: int) -> np.ndarray:
