@@ -190,7 +190,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
 
         return remove_downloads(slicer.app.userSettings(), user or SlicerUser(), SlicerInstaller())
 
-    def analyze(self, volumeNode, progress=None, acceptTerms=False, options=(), wheels=None):
+    def analyze(self, volumeNode, progress=None, acceptTerms=False, options=(), wheels=None, lungs=None):
         """Analyze a CT and put what is found into its scene; returns when that is done.
 
         Args:
@@ -199,6 +199,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
             acceptTerms: accepts the terms of the weights, and installing packages, where there is no window to ask in.
             options: further arguments of ``covid-ct analyze``.
             wheels: folder (pathlib.Path) with Python packages, for a computer without internet.
+            lungs: segmentation or label map of the lungs to use in place of the network's.
 
         Returns:
             The content of analysis.json.
@@ -214,7 +215,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
         from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
         user = SlicerUser(acceptTerms)
-        job = AnalysisJob(volumeNode, lambda arguments: self.launch(arguments, user, wheels), tuple(options))
+        job = AnalysisJob(volumeNode, lambda arguments: self.launch(arguments, user, wheels), tuple(options), lungs)
         try:
             while job.poll().state == RUNNING:
                 if progress is not None:

@@ -202,7 +202,7 @@ def parameter_node_wrapper(made: type) -> type:
             if name not in hints:
                 return getattr(self.parameterNode, name)
             kind, node = _plain_type(hints[name]), self.parameterNode
-            if _is_node(kind):
+            if _node_classes(hints[name]):
                 return node.GetNodeReference(name)
             text = node.GetParameter(name)
             return getattr(made, name) if not text else (text == "True" if kind is bool else kind(text))
@@ -211,7 +211,7 @@ def parameter_node_wrapper(made: type) -> type:
             if name not in hints:
                 raise AttributeError(name)
             _check(hints[name], value)
-            if _is_node(_plain_type(hints[name])):
+            if _node_classes(hints[name]):
                 self.parameterNode.SetNodeReferenceID(name, value.GetID() if value else None)
                 self.parameterNode.Modified()
             else:
@@ -237,11 +237,16 @@ def _plain_type(hint: Any) -> Any:
     return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
 
 
-def _is_node(kind: Any) -> bool:
-    return kind.__name__.startswith("vtkMRML")
+def _node_classes(hint: Any) -> list[str]:
+    """Names of a hint's node classes (one, or ``typing.Union`` of some and None), each of which Slicer makes."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (_plain_type(hint),)
+    return [kind().GetClassName() for kind in kinds if kind.__name__.startswith("vtkMRML")]
 
 
 def _check(hint: Any, value: Any) -> None:
+    classes = _node_classes(hint)
+    if classes and value is not None and not any(value.IsA(name) for name in classes):
+        raise TypeError(value.GetClassName())
     for rule in getattr(hint, "__metadata__", ()):
         if isinstance(rule, _Choice) and value not in rule.choices:
             raise ValueError(value)
@@ -274,6 +279,7 @@ def _bind(wrapper: Any, name: str, widget: Any, hint: Any) -> Callable[[], None]
 
 def _ways(widget: Any, hint: Any) -> tuple[Any, Callable[[], Any], Callable[[Any], None]]:
     if isinstance(widget, NodeComboBox):
+        widget.nodeTypes = _node_classes(hint)
         return widget.nodeChanged, widget.currentNode, widget.setCurrentNode
     if isinstance(widget, QtWidgets.QCheckBox):
         return widget.toggled, widget.isChecked, widget.setChecked

@@ -114,6 +114,7 @@ def test_specks_beside_a_lung_are_dropped_and_what_it_encloses_is_filled(lungs: 
     found = whole.copy()
     found[ellipsoid((22, 20, 15), (2, 2, 2))] = 0
     found[22, 20, 46] = RIGHT  # in the left lung
+    found[22, 24, 15] = LEFT  # in the right one
     found[2:4, 36:38, 31] = LEFT  # 0.5 ml
     assert (found != whole).sum() > 20
     drop_specks(found, STEP)

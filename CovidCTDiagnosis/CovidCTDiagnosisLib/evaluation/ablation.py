@@ -1,8 +1,8 @@
 """``covid-ct evaluate ablation``: what each part of the classifier is worth (paper, Table 3), beside baselines.
 
 Grouped cross-validation: five folds of blocks of neighbouring series. In each fold every method learns from three
-blocks, is calibrated on a fourth and answers on the fifth. Areas compare answers within a fold only: those of different
-folds come from different networks, each calibrated on few series.
+blocks, is calibrated on a fourth and answers on the fifth; the paper's recipe also stops by the fourth. Areas compare
+answers within a fold only: those of different folds come from different networks, each calibrated on few series.
 """
 
 from __future__ import annotations
@@ -264,7 +264,10 @@ def _told_lengths(steps: int, cvae_steps: int, manner: str) -> str:
     epochs = MANNERS[manner].epochs
     if epochs is None:
         return f"Networks: {steps} steps of {sizes[0]} {cvae_steps} steps of {sizes[1]}"
-    return f"Networks, recipe {manner}: up to {epochs} epochs in steps of {sizes[0]} {epochs} epochs of {sizes[1]}"
+    return (
+        f"Networks, recipe {manner}, stopped by the block that also calibrates: up to {epochs} epochs in steps of "
+        f"{sizes[0]} {epochs} epochs in steps of {sizes[1]} The slice CNN: {steps} steps."
+    )
 
 
 def _check_counts(series: Sequence[Series]) -> None:

@@ -83,12 +83,12 @@ ITEMS = tuple(
 ) + tuple(
     Item(None, stard, what)
     for stard, what in (
-        ("7", "On what basis participants were found eligible"),
+        ("7", "How participants who might be eligible were identified"),
         ("9", "Whether they are a consecutive, random or convenience series"),
         ("12a", "What counts as positive, chosen beforehand or afterwards"),
         ("12b", "What counts as positive in the reference standard"),
-        ("13a", "Whether the reference was known to those who performed the test"),
-        ("13b", "Whether the test was known to those who assessed the reference"),
+        ("13a", "Whether clinical facts and the reference were known to those who performed the test"),
+        ("13b", "Whether clinical facts and the test were known to those who assessed the reference"),
         ("15", "Indeterminate results"),
         ("21a", "Severity of disease in those who have it"),
         ("21b", "Other diagnoses in those who have not"),
@@ -98,14 +98,10 @@ ITEMS = tuple(
 )
 
 _ALWAYS: dict[int | str, str] = {
-    17: "see the model card for the labels that the bundle learned from",
     28: "discrimination, calls at a threshold, calibration and net benefit: on this page",
     29: "95 % intervals on this page; scans count as independent patients",
     36: "on this page",
     37: "misjudged scans: on this page",
-    38: "see the model card; research use only",
-    "13a": "the program sees the images alone",
-    "15": "every scan with a probability is called; those with a warning count like the others",
 }
 
 

@@ -36,15 +36,16 @@ def write_pictures(examples: Sequence[Example], models: Models, folder: Path) ->
 
 
 def picture(example: Example, models: Models) -> Figure:
-    """The slices with most relevance for COVID-19, as the classifier sees them.
+    """The slices with most relevance for COVID-19, as the classifier sees them and counted as it does.
 
-    Lesions are outlined; relevance of the CT for the score of COVID-19 is laid over it where it is positive.
+    Lesions are outlined; positive relevance of CT and lesions for the score of COVID-19 is laid over the CT. What was
+    kept of the scan does not tell lung as dark as air from what lies outside: a study's relevance differs a little.
     """
     ct, lesions = (x.to(models.device) for x in (example.ct, example.lesions))
     explained = explain(
         models.network("classifier"), ct, lesions, ct > 0, target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA
     )
-    relevance = _slices(explained.ct).clip(0)
+    relevance = _slices(explained.ct).clip(0) + _slices(explained.lesions).clip(0)
     positive = relevance[relevance > 0]
     full = float(np.percentile(positive, FULL_PERCENTILE)) if positive.size else 1.0
     strongest = np.argsort(-relevance.sum((1, 2)), kind="stable")[:SLICES]
@@ -56,7 +57,7 @@ def picture(example: Example, models: Models) -> Figure:
         axes.imshow(relevance[k], cmap="hot", vmin=0, vmax=full, alpha=0.7 * shown)
         if (outlined[k] > 0.5).any():
             axes.contour(outlined[k], [0.5], colors=SKY, linewidths=0.8)
-        axes.set_title(f"slice {k + 1} of {len(grey)}", fontsize=8)
+        axes.set_title(f"{k + 1} of the {len(grey)} slices seen", fontsize=8)
     for axes in figure.axes:
         axes.axis("off")
     return figure

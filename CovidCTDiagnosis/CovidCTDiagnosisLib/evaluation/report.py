@@ -15,6 +15,8 @@ from .. import __version__
 from ..bundle import Bundle
 from ..errors import UsageError
 from ..folders import replaced_file
+from ..training.diagnosis import PAPER
+from ..training.train import OWN_SOURCES
 from .checklist import AUTHORS, filled
 from .confusion import Confusion
 from .drawing import svg
@@ -47,11 +49,6 @@ _CALLS = (
     ("True positives", 1, True),
     ("True negatives", 0, False),
 )
-
-_CHOSEN = {
-    "short": "averaged weights after a fixed number of steps",
-    "paper": "weights with the smallest loss on the scans for validation",
-}
 
 
 def report(
@@ -235,7 +232,7 @@ def _checklist(predictions: Predictions, confusion: Confusion, threshold: float,
     facts = {key: "; ".join(s[key] for s in sources if key in s) for key in set().union(*sources)}
     body = []
     for item, text in filled(facts):
-        state = ' class="not"' if text == AUTHORS else ""
+        state = ' class="not"' if AUTHORS in text else ""
         body.append(
             f"<tr><td>{item.number or ''}</td><td>{item.stard}</td><td>{escape(item.what)}</td>"
             f"<td><span{state}>{escape(text)}</span></td></tr>"
@@ -252,12 +249,13 @@ def _known(predictions: Predictions, confusion: Confusion, threshold: float) -> 
     warned = sum(s.warned for s in scans)
     facts: dict[int | str, str] = {
         13: f"{len(predictions.undiagnosed)} scans without a probability, left out",
-        19: f"{len(scans)} scans, {covid} COVID-19",
+        19: f"{len(scans)} scans, {covid} COVID-19; how the number was chosen: {AUTHORS}",
         21: _disjoint(predictions.scans),
-        30: f"{warned} of {len(scans)} scans have a warning that the probability is not to be relied on",
         33: f"{given} scans given, {len(predictions.scans)} diagnosed, {len(scans)} of them judged here",
-        35: f"sensitivity {interval_text(confusion.sensitivity)}, specificity {interval_text(confusion.specificity)}",
-        "12a": f"a probability of {threshold:g} or more",
+        35: _counts(confusion),
+        "12a": f"a probability of {threshold:g} or more; whether chosen beforehand: {AUTHORS}",
+        "15": "every scan with a probability is called"
+        + (f"; {warned} with a warning not to rely on it count like the others" if warned else ""),
     }
     splits = Counter(s.split for s in predictions.scans if s.split)
     if splits:
@@ -266,7 +264,7 @@ def _known(predictions: Predictions, confusion: Confusion, threshold: float) -> 
     if centres:
         facts[7] = f"{len(centres)} centre{'s' if len(centres) > 1 else ''}: {', '.join(sorted(centres))}"
     if any(s.co_rads for s in scans):
-        facts[34] = "CO-RADS by status: on this page"
+        facts[34] = f"CO-RADS by status: on this page; all else: {AUTHORS}"
     sick = [s.involvement_percent for s in scans if s.covid and s.involvement_percent is not None]
     if sick:
         low, middle, high = np.percentile(sick, [25, 50, 75])
@@ -276,33 +274,54 @@ def _known(predictions: Predictions, confusion: Confusion, threshold: float) -> 
 
 def _disjoint(scans: Sequence[Prediction]) -> str:
     """At which level splits share nothing, as far as the table tells."""
-    if not any(s.split for s in scans):
+    if len({s.split for s in scans}) < 2:
         return ""
     if not all(s.patient for s in scans):
-        return "scans; the table names no patients"
+        named = "the patients of some only" if any(s.patient for s in scans) else "no patients"
+        return f"scans, as far as the table tells: it names {named}"
     return f"patients: {len({s.patient.lower() for s in scans})} in {len(scans)} scans, none in two splits"
 
 
 def _known_of(bundle: Bundle) -> dict[int | str, str]:
     """What a bundle says of items of the checklist."""
     training = {name: network["training"] for name, network in bundle.networks.items()}
-    manners = sorted({t["recipe"] for t in training.values() if "recipe" in t})
     facts: dict[int | str, str] = {
         9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card",
         22: f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card",
         23: f"covid-ct-diagnosis {__version__} wrote this page",
-        24: "; ".join(
-            f"{n}: {'those of the bundle before' if t.get('fine_tuned') else 'random'}"
-            for n, t in training.items()
-            if "seed" in t
-        ),
+        24: "; ".join(f"{n}: {_begun(n, t)}" for n, t in training.items() if "seed" in t),
         25: "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t),
         7: "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t),
+        26: "; ".join(f"{n}: {_chosen(n, t)}" for n, t in training.items() if "seed" in t),
+        17: "see the model card for the labels that the bundle learned from",
         31: "layer-wise relevance propagation, written with every study",
+        38: "see the model card; research use only",
+        "13a": "the program sees the images alone",
     }
-    if manners:
-        facts[26] = f"recipe {', '.join(manners)}: {'; '.join(_CHOSEN[m] for m in manners if m in _CHOSEN)}"
     return {key: text for key, text in facts.items() if text}
+
+
+def _begun(network: str, training: dict[str, Any]) -> str:
+    """What a network's weights were before it learned."""
+    if training.get("fine_tuned"):
+        return "those of the bundle before"
+    return "the CVAE's encoder, the rest random" if network == "classifier" else "random"
+
+
+def _chosen(network: str, training: dict[str, Any]) -> str:
+    """Which weights of a training were taken."""
+    if training.get("recipe") == PAPER:
+        return "smallest loss on the scans for validation" if network == "classifier" else "the last weights"
+    if training.get("sources") == OWN_SOURCES and "recipe" not in training:
+        return "smallest loss on the cases kept for early stopping"
+    return "averaged weights after a fixed number of steps"
+
+
+def _counts(confusion: Confusion) -> str:
+    kinds = ("true_positive", "false_positive", "true_negative", "false_negative")
+    counts = ", ".join(f"{getattr(confusion, kind)} {kind.replace('_', ' ')}s" for kind in kinds)
+    rates = (interval_text(confusion.sensitivity), interval_text(confusion.specificity))
+    return f"{counts}; sensitivity {rates[0]}, specificity {rates[1]}"
 
 
 def _length(training: dict[str, Any]) -> str:

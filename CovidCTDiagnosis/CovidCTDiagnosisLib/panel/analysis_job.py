@@ -10,7 +10,7 @@ from pathlib import Path
 
 import slicer
 
-from CovidCTDiagnosisLib.errors import ResourceError
+from CovidCTDiagnosisLib.errors import InputError, ResourceError
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
 from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.segmentation import lungs_of
@@ -54,7 +54,7 @@ class AnalysisJob:
         study: where the study is once the analysis is done; until ``close``, unless it is kept.
 
     Raises:
-        InputError: the segmentation holds no lungs.
+        InputError: the segmentation holds no lungs, or the label map has another transform than the CT.
         ResourceError: the CT cannot be written to the temporary folder.
         OSError: the process cannot be started.
     """
@@ -150,8 +150,13 @@ def _write_lungs(
     if lungs.IsA("vtkMRMLSegmentationNode"):
         with lungs_of(lungs, ct) as labels:
             _write(labels, path)
-    else:
-        _write(lungs, path)
+        return
+    if lungs.GetTransformNodeID() != ct.GetTransformNodeID():
+        raise InputError(
+            f"{lungs.GetName()} and {ct.GetName()} have different transforms.",
+            "Harden the transform of the lung mask, or give both the same.",
+        )
+    _write(lungs, path)
 
 
 def _write(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:

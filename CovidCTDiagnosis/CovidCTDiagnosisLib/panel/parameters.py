@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Union
 
-from slicer import vtkMRMLDisplayableNode, vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView
@@ -43,7 +43,7 @@ class PanelParameters:
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
-    lungMask: vtkMRMLDisplayableNode
+    lungMask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 - Slicer knows this form
     showLesions: bool = True
     lesionOpacity: Annotated[float, WithinRange(0, 1)] = 0.6
     showRelevance: bool = True

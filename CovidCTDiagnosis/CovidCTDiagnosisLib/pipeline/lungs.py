@@ -154,10 +154,14 @@ def _box_mm(region: Region, grid: WorkingGrid, extent: np.ndarray) -> tuple[Trip
 
 
 def _keep_large(mask: np.ndarray, step: Triple, smallest_ml: float) -> np.ndarray:
-    labels, _ = ndimage.label(mask)
-    large = np.bincount(labels.ravel()) * np.prod(step) / 1000 >= smallest_ml
+    labels, count = ndimage.label(mask)
+    voxels = np.zeros(count + 1, np.int64)
+    for plane in labels:  # numpy counts in a copy of twice the size
+        voxels += np.bincount(plane.ravel(), minlength=count + 1)
+    large: np.ndarray = voxels * np.prod(step) / 1000 >= smallest_ml
     large[0] = False
-    return large[labels]
+    kept: np.ndarray = large[labels]
+    return kept
 
 
 def clean_lungs(logits: np.ndarray, hu: np.ndarray, step: Triple, midline: float) -> np.ndarray:
@@ -402,18 +406,25 @@ def drop_specks(lungs: np.ndarray, spacing: Triple) -> None:
         lungs: uint8 (K, J, I): 1 right, 2 left.
         spacing: mm along (k, j, i).
     """
-    for side in (RIGHT, LEFT):
-        if not (lungs == side).any():
-            continue
+    sides = [side for side in (RIGHT, LEFT) if (lungs == side).any()]
+    # First both, as a speck may lie in the other lung.
+    for side in sides:
+        part = lungs[bounding_region(lungs == side)]
+        part[(part == side) & ~_keep_large(part == side, spacing, SPECK_ML)] = 0
+    for side in sides:
         part = lungs[bounding_region(lungs == side, (1, 1, 1))]
-        kept = _keep_large(part == side, spacing, SPECK_ML)
-        part[(part == side) & ~kept] = 0
-        around, count = ndimage.label(~kept)
-        enclosed = np.ones(count + 1, bool)
-        enclosed[0] = False
-        for axis in range(3):
-            enclosed[around.take((0, -1), axis)] = False
-        part[enclosed[around] & (part == 0)] = side
+        part[_enclosed(part == side) & (part == 0)] = side
+
+
+def _enclosed(mask: np.ndarray) -> np.ndarray:
+    """What of the rest does not reach the border."""
+    around, count = ndimage.label(~mask)
+    enclosed = np.ones(count + 1, bool)
+    enclosed[0] = False
+    for axis in range(3):
+        enclosed[around.take((0, -1), axis)] = False
+    inside: np.ndarray = enclosed[around]
+    return inside
 
 
 def _nearest(voxels: slice, spacing: float, grid: WorkingGrid, axis: int) -> np.ndarray:

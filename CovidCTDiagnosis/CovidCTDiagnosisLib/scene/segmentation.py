@@ -17,6 +17,8 @@ SEGMENTATION = "segmentation"
 """The role of the node."""
 LUNG_OPACITY_3D = 0.2
 RIGHT, LEFT = LUNGS
+NOT_LUNG = ("trachea", "bronch", "airway", "vessel")
+"""In names of segments."""
 
 # SNOMED CT where the code is sure, else a scheme of our own.
 _TISSUE = "SCT^85756007^Tissue"
@@ -71,8 +73,8 @@ def lungs_of(
 ) -> Iterator[slicer.vtkMRMLLabelMapVolumeNode]:
     """A segmentation's lungs as a label map on the CT's grid, which is in the scene as long as the context.
 
-    Segments with "lung" in their name are the lungs; if there is none, all that are visible. Where each of them says
-    "right" or "left" they get the labels 1 and 2, else all get 1.
+    Segments with "lung" in their name are the lungs (those that say "right" or "left", if any do; airways and vessels
+    are none); if there is none, all that are visible. Right and left get the labels 1 and 2, lungs without a side 1.
 
     Raises:
         InputError: there is no such segment.
@@ -86,40 +88,50 @@ def lungs_of(
     scene = ct.GetScene()
     before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
     labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "lungs")
+    made = [labels]
     try:
         labels.SetHideFromEditors(True)
         labels.SetAndObserveTransformNodeID(ct.GetTransformNodeID())
         ids = vtk.vtkStringArray()
         for segment in chosen:
             ids.InsertNextValue(segment)
-        if not slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(segmentation, ids, labels, ct):
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        exported = logic.ExportSegmentsToLabelmapNode(segmentation, ids, labels, ct)
+        # That adds display nodes and a colour table.
+        made = [node for node in map(scene.GetNthNode, range(scene.GetNumberOfNodes())) if node.GetID() not in before]
+        if not exported:
             raise InputError(f"{segmentation.GetName()} cannot be brought onto the CT's grid.", "Choose another one.")
         voxels = slicer.util.arrayFromVolume(labels)
-        voxels[:] = np.array([0, *_sides([_name(segmentation, segment) for segment in chosen])], voxels.dtype)[voxels]
+        voxels[:] = np.array([0, *(_side(_name(segmentation, segment)) or 1 for segment in chosen)], voxels.dtype)[
+            voxels
+        ]
         yield labels
     finally:
-        shown = labels.GetDisplayNode()  # which the export makes, with a colour table
-        for node in (shown and shown.GetColorNode(), shown, labels):
-            if node is not None and node.GetID() not in before:
-                scene.RemoveNode(node)
+        for node in made:
+            scene.RemoveNode(node)
 
 
 def _lung_segments(node: slicer.vtkMRMLSegmentationNode) -> list[str]:
     segmentation = node.GetSegmentation()
     every = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    named = [segment for segment in every if "lung" in _name(node, segment)]
+    named = [segment for segment in every if _is_lung(_name(node, segment))]
+    sided = [segment for segment in named if _side(_name(node, segment))]
     shown = node.GetDisplayNode()
-    return named or [segment for segment in every if shown is None or shown.GetSegmentVisibility(segment)]
+    return sided or named or [segment for segment in every if shown is None or shown.GetSegmentVisibility(segment)]
 
 
 def _name(node: slicer.vtkMRMLSegmentationNode, segment: str) -> str:
     return str(node.GetSegmentation().GetSegment(segment).GetName()).lower()
 
 
-def _sides(names: list[str]) -> list[int]:
-    if all(("right" in name) != ("left" in name) for name in names):
-        return [RIGHT if "right" in name else LEFT for name in names]
-    return [1] * len(names)
+def _is_lung(name: str) -> bool:
+    return "lung" in name and not any(other in name for other in NOT_LUNG)
+
+
+def _side(name: str) -> int:
+    """1 or 2, or 0 where the name does not say it."""
+    right, left = "right" in name, "left" in name
+    return RIGHT if right and not left else LEFT if left and not right else 0
 
 
 def _style_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
