@@ -15,6 +15,7 @@ from ..pipeline.models import Models
 from ..relevance import explain
 from ..training.examples import Example
 from .drawing import SKY, png
+from .relevance_measures import lung_pixels
 
 SLICES = 3
 FULL_PERCENTILE = 99.5
@@ -42,9 +43,9 @@ def picture(example: Example, models: Models) -> Figure:
     kept of the scan does not tell lung as dark as air from what lies outside: a study's relevance differs a little.
     """
     ct, lesions = (x.to(models.device) for x in (example.ct, example.lesions))
-    explained = explain(
-        models.network("classifier"), ct, lesions, ct > 0, target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA
-    )
+    inside = lung_pixels(ct, lesions)
+    classifier = models.network("classifier")
+    explained = explain(classifier, ct, lesions, inside, target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA)
     relevance = _slices(explained.ct).clip(0) + _slices(explained.lesions).clip(0)
     positive = relevance[relevance > 0]
     full = float(np.percentile(positive, FULL_PERCENTILE)) if positive.size else 1.0
@@ -57,7 +58,7 @@ def picture(example: Example, models: Models) -> Figure:
         axes.imshow(relevance[k], cmap="hot", vmin=0, vmax=full, alpha=0.7 * shown)
         if (outlined[k] > 0.5).any():
             axes.contour(outlined[k], [0.5], colors=SKY, linewidths=0.8)
-        axes.set_title(f"{k + 1} of the {len(grey)} slices seen", fontsize=8)
+        axes.set_title(f"slice {k + 1} of {len(grey)}", fontsize=8)
     for axes in figure.axes:
         axes.axis("off")
     return figure
