@@ -48,6 +48,7 @@ KNOWN = {
     "slicer.util.pip_install",
     "slicer.util.pip_uninstall",
     "slicer.vtkMRMLLabelMapVolumeNode",
+    "slicer.vtkMRMLSegmentationNode",
     "slicer.vtkMRMLScalarVolumeNode",
     "slicer.vtkMRMLSliceLogic",
     "slicer.vtkMRMLVolumeArchetypeStorageNode",
