@@ -137,6 +137,11 @@ def test_a_segmentation_serves_as_lung_mask(opened: Any) -> None:
     mine.GetSegmentation().RemoveAllSegments()
     opened.widget.ui.analyzeButton.click()
     assert "Mine has no segment of lungs" in opened.widget.ui.statusLabel.text and not children()
+    moved = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    labels.SetAndObserveTransformNodeID(moved.GetID())
+    opened.widget.logic.getParameterNode().lungMask = labels
+    opened.widget.ui.analyzeButton.click()
+    assert "different transforms" in opened.widget.ui.statusLabel.text and not children()
 
 
 def test_cancel_ends_the_whole_tree_within_a_second_and_leaves_the_scene(opened: Any) -> None:

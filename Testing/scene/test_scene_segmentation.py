@@ -73,6 +73,16 @@ def test_without_such_names_what_is_shown_is_lung(scene: Any, study: Any) -> Non
         assert set(np.unique(found)) == {0, 1} and np.array_equal(found > 0, right)
 
 
+def test_airways_are_no_lung_and_nothing_stays_without_display_nodes(scene: Any, study: Any) -> None:
+    whole = {"Right lung": "lung", "Left lung": "Lung trachea bronchia", "Consolidation": "lung_vessels"}
+    node = renamed(scene, whole | {"Ground-glass opacity": "liver"})
+    node.RemoveNthDisplayNodeID(0)
+    before = scene.GetNumberOfNodes()
+    with lungs_of(node, study.ct) as labels:
+        assert np.array_equal(array(labels), array(study.lungs) == 1)
+    assert scene.GetNumberOfNodes() == before
+
+
 def test_a_segmentation_without_lungs_is_refused_in_one_sentence(scene: Any, study: Any) -> None:
     empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
     before = scene.GetNumberOfNodes()

@@ -290,7 +290,7 @@ def lesion_loss(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return LesionLoss()(Says(logits), (torch.zeros_like(labels, dtype=torch.float32), labels)).item()
 
 
-def upper_half(label: int) -> torch.Tensor:
+def lower_half(label: int) -> torch.Tensor:
     labels = torch.full((1, 1, 1, 4, 4), label)
     labels[..., :2, :] = 0
     return labels
@@ -305,16 +305,16 @@ def saying(number: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("true", [1, 2, 3, 4])
 def test_a_wrong_class_of_lesion_costs_less_than_none(true: int) -> None:
-    losses = [lesion_loss(saying(number), upper_half(true)) for number in range(5)]
+    losses = [lesion_loss(saying(number), lower_half(true)) for number in range(5)]
     assert min(losses) == losses[true] < 0.1 and max(losses) == losses[0]
     if true != 4:
         assert sorted(losses)[1] == losses[4]  # the combined pattern is near those that it combines
 
 
 def test_a_lesion_of_unknown_class_may_be_any_but_must_be_one() -> None:
-    labels = upper_half(UNKNOWN_LESION)
+    labels = lower_half(UNKNOWN_LESION)
     for number in range(1, 5):
-        assert lesion_loss(saying(number), labels) == pytest.approx(lesion_loss(saying(number), upper_half(number)))
+        assert lesion_loss(saying(number), labels) == pytest.approx(lesion_loss(saying(number), lower_half(number)))
     assert lesion_loss(saying(0), labels) > 1
 
 

@@ -201,7 +201,7 @@ class Ablation:
                 self.seed,
                 parts.side_information,
                 manner,
-                kept if manner.stop_early else (),
+                kept,
             )
             network = fit(recipe, run / "classifier", self._hardware)
         return lambda subjects: score_differences(network, [s.example for s in subjects])
@@ -257,16 +257,14 @@ def evaluate_ablation(
 
 
 def _told_lengths(steps: int, cvae_steps: int, manner: str) -> str:
-    sizes = (
-        f"{VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE",
-        f"{SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5.",
-    )
     epochs = MANNERS[manner].epochs
-    if epochs is None:
-        return f"Networks: {steps} steps of {sizes[0]} {cvae_steps} steps of {sizes[1]}"
+    networks, cvae, more = f"{steps} steps", f"{cvae_steps} steps", ""
+    if epochs is not None:
+        networks, cvae = f"up to {epochs} epochs, in steps", f"{epochs} epochs, in steps"
+        more = f" Recipe {manner}: stopped by the block that also calibrates; the slice CNN: {steps} steps."
     return (
-        f"Networks, recipe {manner}, stopped by the block that also calibrates: up to {epochs} epochs in steps of "
-        f"{sizes[0]} {epochs} epochs in steps of {sizes[1]} The slice CNN: {steps} steps."
+        f"Networks: {networks} of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE {cvae} of "
+        f"{SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5.{more}"
     )
 
 

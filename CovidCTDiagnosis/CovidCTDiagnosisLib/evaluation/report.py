@@ -286,14 +286,14 @@ def _known_of(bundle: Bundle) -> dict[int | str, str]:
     """What a bundle says of items of the checklist."""
     training = {name: network["training"] for name, network in bundle.networks.items()}
     facts: dict[int | str, str] = {
+        7: "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t),
         9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card",
+        17: "see the model card for the labels that the bundle learned from",
         22: f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card",
         23: f"covid-ct-diagnosis {__version__} wrote this page",
         24: "; ".join(f"{n}: {_begun(n, t)}" for n, t in training.items() if "seed" in t),
         25: "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t),
-        7: "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t),
         26: "; ".join(f"{n}: {_chosen(n, t)}" for n, t in training.items() if "seed" in t),
-        17: "see the model card for the labels that the bundle learned from",
         31: "layer-wise relevance propagation, written with every study",
         38: "see the model card; research use only",
         "13a": "the program sees the images alone",

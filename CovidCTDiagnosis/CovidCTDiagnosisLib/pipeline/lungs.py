@@ -410,21 +410,11 @@ def drop_specks(lungs: np.ndarray, spacing: Triple) -> None:
     # First both, as a speck may lie in the other lung.
     for side in sides:
         part = lungs[bounding_region(lungs == side)]
-        part[(part == side) & ~_keep_large(part == side, spacing, SPECK_ML)] = 0
+        mask = part == side
+        part[mask & ~_keep_large(mask, spacing, SPECK_ML)] = 0
     for side in sides:
-        part = lungs[bounding_region(lungs == side, (1, 1, 1))]
-        part[_enclosed(part == side) & (part == 0)] = side
-
-
-def _enclosed(mask: np.ndarray) -> np.ndarray:
-    """What of the rest does not reach the border."""
-    around, count = ndimage.label(~mask)
-    enclosed = np.ones(count + 1, bool)
-    enclosed[0] = False
-    for axis in range(3):
-        enclosed[around.take((0, -1), axis)] = False
-    inside: np.ndarray = enclosed[around]
-    return inside
+        part = lungs[bounding_region(lungs == side)]
+        part[ndimage.binary_fill_holes(part == side) & (part == 0)] = side
 
 
 def _nearest(voxels: slice, spacing: float, grid: WorkingGrid, axis: int) -> np.ndarray:

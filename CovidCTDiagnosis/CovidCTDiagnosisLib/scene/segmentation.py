@@ -102,9 +102,8 @@ def lungs_of(
         if not exported:
             raise InputError(f"{segmentation.GetName()} cannot be brought onto the CT's grid.", "Choose another one.")
         voxels = slicer.util.arrayFromVolume(labels)
-        voxels[:] = np.array([0, *(_side(_name(segmentation, segment)) or 1 for segment in chosen)], voxels.dtype)[
-            voxels
-        ]
+        sides = [_side(_name(segmentation, segment)) or 1 for segment in chosen]
+        voxels[:] = np.array([0, *sides], voxels.dtype)[voxels]
         yield labels
     finally:
         for node in made:
