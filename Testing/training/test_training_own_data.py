@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle
-from CovidCTDiagnosisLib.ct import Volume, write_image
+from CovidCTDiagnosisLib.ct import Volume, read_scan, write_image
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.training.own_data import (
     OwnCase,
@@ -67,6 +67,20 @@ def test_good_cases_are_listed_by_name(make: MakeCase, tmp_path: Path) -> None:
     assert is_own_data(tmp_path) and not is_own_data(tmp_path / "images")
     assert [case.name for case in check_own_data(tmp_path, "lungs")] == ["a", "b"]
     assert [case.name for case in check_own_data(tmp_path, "lesions")] == ["b"]
+
+
+def test_an_image_may_be_a_folder_of_dicom_files(dicom_ct_path: Path, tmp_path: Path) -> None:
+    for kind in ("images", "lungs"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "images" / "a").symlink_to(dicom_ct_path)
+    ct = read_scan(dicom_ct_path)
+    dark = ct.voxels < -500
+    write_image(ct.with_voxels(dark.astype(np.uint8)), tmp_path / "lungs" / "a.nrrd")
+    (case,) = prepare(check_own_data(tmp_path, "lungs"), tmp_path / "cache", "lungs")
+    assert case.labels is not None and case.labels.any() and case.hu[case.labels > 0].max() < -500
+    (tmp_path / "lungs" / "a.nrrd").unlink()
+    (tmp_path / "lungs" / "a").mkdir()
+    assert "a: lungs: the label map is a folder" in problems_of(tmp_path, "lungs")
 
 
 def test_every_bad_case_is_named_with_what_is_wrong(make: MakeCase, chest: Volume, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The folder::
 
-    DATA/images/NAME.nii.gz     the CT, HU (NIfTI, NRRD or MetaImage, here and below)
+    DATA/images/NAME.nii.gz     the CT, HU (NIfTI, NRRD or MetaImage, here and below), or a folder NAME of DICOM files
     DATA/lungs/NAME.nii.gz      lungs: 0 background, any whole number above 0 lung
     DATA/lesions/NAME.nii.gz    0 none, 1 ground-glass opacity, 2 consolidation, 3 crazy paving, 4 combined pattern,
                                 255 lesion of unknown class
@@ -49,7 +49,8 @@ class OwnCase:
 
     Attributes:
         name: file name without its ending.
-        image, lungs, lesions: files; a label map may be missing.
+        image: a file, or a folder of DICOM files.
+        lungs, lesions: files; a label map may be missing.
         patient: who it is of; the name where nobody says.
         split: ``train`` or ``test``.
     """
@@ -130,7 +131,8 @@ def prepare(cases: list[OwnCase], cache: Path, kind: Label) -> list[Case]:
 def _prepare(case: OwnCase, cache: Path, kind: Label) -> Case:
     label = case.label(kind)
     assert label is not None
-    key = "-".join(f"{p.name}-{p.stat().st_size}-{p.stat().st_mtime_ns}" for p in (case.image, label))
+    files = (case.image, *sorted(case.image.rglob("*")), label)
+    key = "-".join(f"{p.name}-{p.stat().st_size}-{p.stat().st_mtime_ns}" for p in files)
     stem = hashlib.sha256(f"{kind}-{key}".encode()).hexdigest()[:16]
     hu_file, label_file, spacing_file = (cache / f"{stem}-{part}.npy" for part in ("hu", "labels", "spacing"))
     # The spacing is written last: where it is there, all is.
@@ -185,8 +187,12 @@ def _list_cases(data: Path) -> tuple[list[OwnCase], list[str]]:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
+    """Images and label maps by their names without the ending; a folder counts as one of its name."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("[!.]*")):
+        if path.is_dir():
+            found.setdefault(path.name, []).append(path)
+            continue
         ending = next((s for s in sorted(IMAGE_SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
         if ending is not None:
             found.setdefault(path.name[: -len(ending)], []).append(path)
@@ -251,6 +257,9 @@ def _unknown(values: np.ndarray, kind: Label) -> np.ndarray:
 def _label(path: Path | None, ct: Volume, kind: Label, problems: list[str]) -> np.ndarray | None:
     """Where the label map is not 0, or None if there is none or it cannot be used."""
     if path is None:
+        return None
+    if path.is_dir():
+        problems.append(f"{kind}: the label map is a folder, not one file")
         return None
     try:
         label = read_image(path)
