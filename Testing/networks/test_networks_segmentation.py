@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from CovidCTDiagnosisLib.networks import LESION_CLASSES, DeepMedic, UNet2D, UNet3D
+from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.networks.layers import Convolution3d
 from CovidCTDiagnosisLib.pipeline.compute import count_parameters
 from torch import nn
@@ -57,6 +58,28 @@ def test_3d_networks_keep_any_size(size: tuple[int, int, int]) -> None:
 def test_2d_network_keeps_any_size(size: tuple[int, int]) -> None:
     with torch.inference_mode():
         assert UNet2D(widths=(2, 4, 6, 8, 10)).eval()(torch.rand(3, 1, *size)).shape == (3, 1, *size)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (17, 33), (128, 96)])
+def test_2d_network_with_a_pretrained_path_keeps_any_size(size: tuple[int, int]) -> None:
+    network = UNet2D((2, 4, 6, 8, 10), "efficientnet-lite0", outputs=2).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(3, 1, *size)).shape == (3, 2, *size)
+
+
+def test_efficientnet_halves_its_maps_and_has_the_published_size() -> None:
+    network = EfficientNetLite0().eval()
+    with torch.inference_mode():
+        maps = network(torch.rand(1, 1, 64, 96))
+    assert [m.shape[1] for m in maps] == list(EfficientNetLite0.widths)
+    assert [tuple(m.shape[2:]) for m in maps] == [(64 >> n, 96 >> n) for n in range(1, 6)]
+    # 4.652 million, without the head (320 x 1280 and its normalisation, 1280 x 1000 + 1000), for one channel of three.
+    assert count_parameters(network) == 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000 - 2 * 32 * 9
+
+
+def test_an_unknown_contracting_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="resnet"):
+        UNet2D(contracting="resnet")  # type: ignore[arg-type]
 
 
 def test_the_paper_names_as_many_levels_and_pathways_as_are_built() -> None:

@@ -17,6 +17,7 @@ from CovidCTDiagnosisLib.pipeline.lesions import (
     MOST_OUTSIDE,
     SMALL_OUTSIDE,
     Lesions,
+    divide_by_density,
     reach_out,
     segment_lesions,
     two_classes,
@@ -27,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SHAPE = (6, 30, 40)
-CONSOLIDATION, CRAZY_PAVING, COMBINED = 2, 3, 4
+GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED = 1, 2, 3, 4
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,36 @@ def test_the_source_says_which_network_draws_the_mask(
     for one in (unet, involvement):
         np.testing.assert_array_equal(one.classes, found.classes)
         assert (one.labels[chest.right] == CONSOLIDATION).all()
+
+
+@given(st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_2ds_divides_what_the_unet_gives_the_two_classes(denser: float, ground_glass: float, dense: float) -> None:
+    classes = np.array([ground_glass, dense, 0.01, 0.02])[:, None]
+    before = classes.copy()
+    divide_by_density(classes, np.array([[0.7]]))  # a 2DS that does not tell
+    np.testing.assert_array_equal(classes, before)
+    divide_by_density(classes, np.array([[0.7], [denser]]))
+    np.testing.assert_allclose(classes[1], (ground_glass + dense) * denser, atol=1e-12)
+    np.testing.assert_allclose(classes[:2].sum(), ground_glass + dense)
+    np.testing.assert_array_equal(classes[2:], before[2:])
+
+
+def test_the_class_follows_2ds_on_cts_and_slices_alike(chest: Chest, models: Models, tmp_path: Path) -> None:
+    """A 2DS that calls everything ground glass: what the U-Net names consolidation no longer is."""
+    weights = dict(models.bundle.weights("involvement"))
+    facts = models.bundle.networks["involvement"]
+    weights["classify.weight"] = torch.cat([weights["classify.weight"], 0 * weights["classify.weight"]])
+    weights["classify.bias"] = torch.cat([weights["classify.bias"], weights["classify.bias"] * 0 - 9])
+    record = NetworkRecord({**facts["architecture"], "outputs": 2}, facts["preprocessing"], weights, facts["training"])
+    telling = Models(
+        revise_bundle(models.bundle.folder, tmp_path / "telling", networks={"involvement": record}), models.device
+    )
+    for found, told in (
+        [segment(chest, m).labels for m in (models, telling)],
+        [slice_lesions([chest.ct], [chest.lungs > 0], m, lambda fraction: None)[1][0] for m in (models, telling)],
+    ):
+        assert (found == CONSOLIDATION).any() and set(np.unique(told)) == {0, GROUND_GLASS}
+        np.testing.assert_array_equal(found > 0, told > 0)
 
 
 def test_a_skin_at_the_base_of_a_lung_is_no_lesion_and_a_thicker_one_is(

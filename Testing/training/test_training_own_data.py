@@ -211,7 +211,8 @@ def test_training_on_own_data_makes_a_bundle(
     output = tmp_path / "out" / "mine"
     assert main(["train", network, "--data", str(tmp_path), "--output", str(output), "--steps", "1"]) == 0
     facts = open_bundle(output).networks[network]["training"]
-    assert facts["sources"] == "own data" and facts["steps"] == [0, 1]  # one stage
+    assert facts["sources"].startswith("own data") and ("ImageNet" in facts["sources"]) == (network == "involvement")
+    assert facts["steps"] == [0, 1]  # one stage
 
 
 def test_the_seed_matters_and_so_does_a_case_that_is_added(

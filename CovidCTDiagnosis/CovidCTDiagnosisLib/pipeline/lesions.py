@@ -37,7 +37,7 @@ MEMORY_USED = 0.75
 HALO, BLEND = (8, 16, 16), (4, 8, 8)
 """Working voxels along (k, j, i) that tiles see around their core, and across whose border they are blended."""
 MULTIPLE = (8, 8, 8)
-SLICE_MARGIN = SLICE_MULTIPLE = 16
+SLICE_MARGIN, SLICE_MULTIPLE = 16, 32
 """Pixels that 2DS sees around the lungs of a slice, and sizes that it needs no padding for."""
 THICK = np.ones((1, 3, 3), bool)
 """Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
@@ -60,7 +60,8 @@ class Lesions:
     Attributes:
         labels: uint8 (K, J, I) on the CT's grid: 0 none, else the number in ``networks.LESION_CLASSES``.
         lungs: uint8 (K, J, I), the lungs given, and lesions that reach out of them.
-        classes: float16 (4, K, J, I) on the working grid, the U-Net's probability of each lesion class.
+        classes: float16 (4, K, J, I) on the working grid, the probability of each lesion class: the U-Net's, in which
+            2DS tells consolidation from ground glass.
         mask: float32 (K, J, I) on the working grid, the probability whose threshold draws the mask; 0 in
             skins over domes and under apices (see ``domes``).
         grid: the working grid.
@@ -116,7 +117,8 @@ def segment_lesions(
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
-    pathological = _run_2ds(models, ct, support, voxels, lambda f: report(0.2 * f), warn)
+    tissue = _run_2ds(models, ct, support, voxels, lambda f: report(0.2 * f), warn)
+    pathological = tissue[0]
     outside = reach_out(inside > 0, (pathological > settings["threshold"]) & widen)
     # The class is the U-Net's whichever network draws the mask, so it always runs.
     classes = run_tiles(
@@ -131,6 +133,7 @@ def segment_lesions(
         warn=warn,
         dtype=np.float16,
     )
+    divide_by_density(classes, tissue)
     mask = _mask_probability(classes, pathological, source)
     lung = (inside > 0) | outside
     mask[dome_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
@@ -139,6 +142,21 @@ def segment_lesions(
     labels = _label(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)
     # What was added to the lungs stays where it is lesion.
     return Lesions(labels, np.where((lungs > 0) | (labels > 0), reached, 0), classes, mask, grid)
+
+
+def divide_by_density(classes: np.ndarray, tissue: np.ndarray) -> None:
+    """Divide what the U-Net gives ground-glass opacity and consolidation as 2DS tells them apart, in place.
+
+    Args:
+        classes: (4, ...), the U-Net's probabilities.
+        tissue: (2, ...), 2DS's: of pathological tissue and, of that, of consolidation; one of the first alone changes
+            nothing.
+    """
+    if len(tissue) < 2:
+        return
+    both = classes[0] + classes[1]
+    classes[1] = both * tissue[1]
+    classes[0] = both - classes[1]
 
 
 def _mask_probability(classes: np.ndarray, pathological: np.ndarray, source: LesionSource) -> np.ndarray:
@@ -258,10 +276,10 @@ def _run_2ds(
     report: Callable[[float], None],
     warn: Callable[[str], None],
 ) -> np.ndarray:
-    """Probability of pathological tissue, (K, J, I), in each slice's own box around the lungs."""
+    """What 2DS says, as probabilities (1 or 2, K, J, I), in each slice's own box around the lungs."""
     plan = partial(plan_slices, support, halo=SLICE_MARGIN, multiple=SLICE_MULTIPLE)
     network = _Slicewise(models.network("involvement"))
-    return run_tiles(network, ct, models.device, torch.sigmoid, report, plan, voxels, warn=warn)[0]
+    return run_tiles(network, ct, models.device, torch.sigmoid, report, plan, voxels, warn=warn)
 
 
 def _widened(

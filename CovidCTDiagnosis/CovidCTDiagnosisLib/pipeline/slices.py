@@ -13,7 +13,7 @@ from scipy import ndimage
 from ..ct.regrid import WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
-from .lesions import reach_out, two_classes
+from .lesions import divide_by_density, reach_out, two_classes
 from .models import Models
 from .slice_orientation import outside_air
 
@@ -148,7 +148,7 @@ class SliceProbabilities:
     Attributes:
         slice: HU, (1, J, I).
         grid: the working grid, one slice.
-        classes: (4, 1, J, I) on it, the U-Net's probability of each lesion class.
+        classes: (4, 1, J, I) on it, the probability of each lesion class, see ``pipeline.lesions.Lesions``.
         pathological: (1, J, I) on it, 2DS's.
     """
 
@@ -193,8 +193,9 @@ def slice_probabilities(
             grid = _slicewise_grid(alone, step)
             ct = scale(to_grid(alone.voxels, alone.spacing[::-1], grid), CLASSIFIER)
             classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
-            pathological = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0]
-            found.append(SliceProbabilities(alone, grid, classes, pathological.numpy()))
+            tissue = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0].numpy()
+            divide_by_density(classes, tissue[:, None])
+            found.append(SliceProbabilities(alone, grid, classes, tissue[:1]))
             done += 1
             report(done / slices)
         yield found

@@ -26,10 +26,14 @@ from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
-from .planting import plant_lesions
+from .photographs import photograph_weights
+from .planting import CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_ct, read_lesion_slices
 
 LesionNetwork = Literal["involvement", "lesions"]
+
+INVOLVEMENT: dict[str, Any] = {"widths": (16, 32, 48, 64, 128), "contracting": "efficientnet-lite0", "outputs": 2}
+"""Architecture of 2DS."""
 
 STEP: Triple = (3.0, 1.75, 1.75)
 """Working grid of both lesion networks, mm along (k, j, i)."""
@@ -180,7 +184,7 @@ class LesionLoss:
 
 
 def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
-    """Axial patches: scaled CT (B, 1, J, I) and lesion 0/1 (B, 1, J, I)."""
+    """Axial patches: scaled CT and labels, (B, 1, J, I) each."""
     planes = (PLANES, *SLICE_PATCH[1:])
     parts = []
     if cases.expert or cases.machine:
@@ -191,25 +195,56 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
         parts += [_draw_planted(rng, cases.chest, planes)]
     # The planes of a part join the batch as slices.
     ct, labels = (torch.from_numpy(np.concatenate(arrays)).unsqueeze(1) for arrays in zip(*parts, strict=True))
-    return ct, (labels > 0).float()
+    return ct, labels
 
 
 def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020)."""
-    ct, lesion = batch
+    """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020); half as much for the class.
+
+    The class is learned where it is known to be consolidation or ground glass, with septa or without, and all such
+    voxels of a batch count alike, as many slices hold none.
+    """
+    ct, labels = batch
     logits = network(ct).float()
-    probability = torch.sigmoid(logits)
-    axes = (1, 2, 3)
-    # Slices without lesion should cost about as much as others, hence the smoothing of a small lesion's size.
+    lesion = (labels > 0).float()
+    dice = soft_dice(torch.sigmoid(logits[:, :1]), lesion, (1, 2, 3))
+    loss = (1 - dice).mean() + F.binary_cross_entropy_with_logits(logits[:, :1], lesion)
+    known = (labels == GROUND_GLASS) | (labels == CONSOLIDATION) | (labels == CRAZY_PAVING)
+    if not known.any():
+        return loss
+    denser, dense = logits[:, 1:][known], (labels[known] == CONSOLIDATION).float()
+    share = torch.sigmoid(denser)
+    both = (soft_dice(share, dense, (0,)) + soft_dice(1 - share, 1 - dense, (0,))) / 2
+    return loss + (1 - both + F.binary_cross_entropy_with_logits(denser, dense)) / 2
+
+
+def soft_dice(probability: Tensor, truth: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Dice over the axes, in which some voxels' worth is smoothed: where there is no lesion it is no lottery."""
     small = 20.0
-    overlap = 2 * (probability * lesion).sum(axes) + small
-    dice = 1 - overlap / (probability.sum(axes) + lesion.sum(axes) + small)
-    return dice.mean() + F.binary_cross_entropy_with_logits(logits, lesion)
+    overlap = 2 * (probability * truth).sum(axes) + small
+    return overlap / (probability.sum(axes) + truth.sum(axes) + small)
 
 
-_MAKE: dict[LesionNetwork, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[], Callable[..., Tensor]]]] = {
-    "involvement": (lambda: channels_last(UNet2D()), draw_involvement, lambda: involvement_loss),
-    "lesions": (UNet3D, draw_lesions, LesionLoss),
+def _make_involvement() -> nn.Module:
+    network = UNet2D(**INVOLVEMENT)
+    network.down.get_submodule("encoder").load_state_dict(photograph_weights())
+    return channels_last(network)
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How a network learns: its first weights, batches and loss, and the largest learning rate at first."""
+
+    make: Callable[[], nn.Module]
+    draw: Callable[[np.random.Generator, LesionCases], tuple[Tensor, Tensor]]
+    loss: Callable[[], Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]]
+    learning_rate: float
+
+
+_MANNERS: dict[LesionNetwork, _Manner] = {
+    # What has learned to see already is changed more gently.
+    "involvement": _Manner(_make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
+    "lesions": _Manner(UNet3D, draw_lesions, LesionLoss, 2e-3),
 }
 
 
@@ -217,7 +252,7 @@ def lesion_recipe(
     network: LesionNetwork,
     cases: LesionCases,
     steps: int,
-    learning_rate: float = 2e-3,
+    learning_rate: float | None = None,
     seed: int = 0,
     check: LesionCases | None = None,
 ) -> Recipe:
@@ -227,19 +262,19 @@ def lesion_recipe(
         network: which.
         cases: what to learn from.
         steps: optimiser steps.
-        learning_rate: largest of the schedule.
+        learning_rate: largest of the schedule, or the usual one.
         seed: of everything random.
         check: what is kept for early stopping.
     """
-    make, draw, loss = _MAKE[network]
+    manner = _MANNERS[network]
     return Recipe(
-        seeded(seed, make),
-        lambda rng: draw(rng, cases),
-        loss(),
+        seeded(seed, manner.make),
+        lambda rng: manner.draw(rng, cases),
+        manner.loss(),
         steps=steps,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or manner.learning_rate,
         seed=seed,
-        check=(lambda rng: draw(rng, check)) if check else None,
+        check=(lambda rng: manner.draw(rng, check)) if check else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,13 +78,14 @@ class _Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the shipped network is trained, and what the bundle records."""
+    """How the shipped network is trained, and what the bundle records; ``begun`` is added to whatever sources."""
 
     steps: Steps
     architecture: dict[str, Any]
     preprocessing: dict[str, Any]
     train: Callable[[_Job, Steps], nn.Module]
     sources: str
+    begun: str = ""
 
 
 def _lungs(job: _Job, steps: Steps) -> nn.Module:
@@ -152,11 +154,12 @@ PLANS = {
         "planted lesions",
     ),
     "involvement": Plan(
-        Steps(1000, 1500),
-        {},
+        Steps(600, 1000),
+        lesions.INVOLVEMENT,
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
         _LESION_SLICES,
+        "; first weights of the contracting path from photographs (ImageNet)",
     ),
     "lesions": Plan(
         Steps(700, 300),
@@ -225,6 +228,8 @@ def train(
     tune_allocator()
     plan = PLANS[network]
     chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
+    if fine_tune:
+        _require_same_architecture(output, network, _architecture(network, plan, MANNERS[manner]))
     key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware)
     start = open_bundle(output).weights(network) if fine_tune else None
     folder = (run or _runs(output)) / f"{network}-{key}"
@@ -237,7 +242,7 @@ def train(
         plan.preprocessing,
         trained.state_dict(),
         {
-            "sources": OWN_SOURCES if is_own_data(data) or is_scan_table(data) else plan.sources,
+            "sources": (OWN_SOURCES if is_own_data(data) or is_scan_table(data) else plan.sources) + plan.begun,
             **_length(network, chosen, manner),
             "seed": seed,
             "fine_tuned": fine_tune,
@@ -342,6 +347,14 @@ def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
         raise UsageError(
             f"The bundle {output} has no {' and no '.join(missing)} yet.",
             f"Train it first: covid-ct train {missing[0]}.",
+        )
+
+
+def _require_same_architecture(output: Path, network: str, architecture: dict[str, Any]) -> None:
+    """Raise UsageError if the bundle's weights are of another network than is trained today."""
+    if open_bundle(output).networks[network]["architecture"] != json.loads(json.dumps(architecture)):
+        raise UsageError(
+            f"The bundle's {network} is built otherwise than the one that is trained today.", "Leave out --fine-tune."
         )
 
 
