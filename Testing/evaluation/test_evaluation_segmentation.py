@@ -459,6 +459,30 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     assert len(after["curves"]) == 2
 
 
+def test_one_network_alone_is_scored_without_lungs_and_kept_apart(
+    evaluated: tuple[list[str], Path],
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, output = evaluated
+    trained: list[tuple[str, ...]] = []
+
+    def train(self: Folds, fold: int) -> Bundle:
+        trained.append(self.networks)
+        return open_bundle(tiny_bundle)
+
+    monkeypatch.setattr(Folds, "trained", train)
+    assert main([*arguments, "--folds", "with", "--lesion-source", "involvement"]) == 0
+    assert trained == [("involvement",)] * 5 and "by involvement alone" in capsys.readouterr().out
+    after = document(output)
+    assert after["lesion_source"] == "involvement"
+    assert all(LUNGS not in s["overlaps"] and LESION in s["overlaps"] for s in after["folds"])
+    assert "Lungs cover" not in Page(output / "segmentation.html").text
+    assert main(arguments) == 2
+    assert "another lesion source" in capsys.readouterr().err
+
+
 def test_results_hold_no_path_of_this_machine(evaluated: tuple[list[str], Path], tmp_path: Path) -> None:
     arguments, output = evaluated
     assert main(arguments) == 0

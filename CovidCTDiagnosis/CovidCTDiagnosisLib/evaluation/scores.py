@@ -19,7 +19,7 @@ from ..bundle import Bundle
 from ..ct import Volume
 from ..ct.regrid import bounding_region
 from ..pipeline.compute import describe_device
-from ..pipeline.lesions import segment_lesions
+from ..pipeline.lesions import LesionSource, segment_lesions
 from ..pipeline.lungs import LEFT, RIGHT, segment_lungs
 from ..pipeline.models import Models
 from ..pipeline.slices import SliceProbabilities, slice_lungs, slice_probabilities, stack_slices
@@ -47,7 +47,8 @@ class SliceScore:
         fold: number of its fold, from 0.
         machine_masks: whether the networks learned from machine-made masks.
         overlaps: ``LESION``, ``GROUND_GLASS``, ``CONSOLIDATION`` against the expert's masks, and ``LUNGS``
-            against the expert's lesions, of which only the sensitivity has a meaning.
+            against the expert's lesions, of which only the sensitivity has a meaning (not where one network alone
+            draws the mask, all over the slice).
     """
 
     name: str
@@ -104,6 +105,7 @@ class Results:
         folds: every expert slice by its fold's networks, with and without machine masks.
         curves: of either kind of training, as far as measured.
         ceiling: what lesion Dice each working grid allows.
+        lesion_source: which network draws the lesion masks of the folds.
     """
 
     bundle: dict[str, Any]
@@ -111,6 +113,7 @@ class Results:
     folds: list[SliceScore] = field(default_factory=list)
     curves: list[ThresholdCurve] = field(default_factory=list)
     ceiling: list[GridCeiling] = field(default_factory=list)
+    lesion_source: LesionSource = "both"
 
     def document(self) -> dict[str, Any]:
         """As JSON values, see ``segmentation.schema.json``."""
@@ -125,6 +128,7 @@ class Results:
             "folds": [_score_document(s) for s in self.folds],
             "curves": [asdict(c) for c in self.curves],
             "ceiling": [c._asdict() for c in self.ceiling],
+            "lesion_source": self.lesion_source,
         }
 
 
@@ -203,33 +207,51 @@ THRESHOLDS = tuple(n / 20 for n in range(3, 15))
 
 @dataclass(frozen=True)
 class HeldOut:
-    """An expert slice and what networks that have not learned from it say of it."""
+    """An expert slice and what networks that have not learned from it say of it.
+
+    Attributes:
+        case: the slice.
+        fold: its number.
+        lungs: bool (J, I).
+        probabilities: of lesion and its classes.
+        source: which network draws the mask.
+    """
 
     case: Case
     fold: int
     lungs: np.ndarray
     probabilities: SliceProbabilities
+    source: LesionSource = "both"
+
+    def lesions(self, threshold: float, merge: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Lungs with the lesions that reach out of them, bool (J, I), and lesion classes, uint8 (J, I)."""
+        return self.probabilities.lesions(self.lungs, threshold, merge, self.source)
 
     def dice(self, threshold: float) -> float:
         """Dice of the lesion mask at this threshold."""
         assert self.case.labels is not None
-        _, lesions = self.probabilities.lesions(self.lungs, threshold)
+        _, lesions = self.lesions(threshold)
         return Overlap.of(lesions > 0, self.case.labels[0] > 0).dice
 
 
-def run_slices(cases: Sequence[Case], models: Models, fold: int) -> list[HeldOut]:
+def run_slices(cases: Sequence[Case], models: Models, fold: int, source: LesionSource = "both") -> list[HeldOut]:
     """Expert slices through the networks, each on its own, by the path that serves users' slices.
 
     Args:
         cases: expert slices of this fold.
         models: networks ``lungs``, ``lesions`` and ``involvement`` that have not learned from them.
         fold: its number.
+        source: which network draws the mask. One alone draws all over the slice: ``models`` need no lung network that
+            has not learned from it.
     """
     volumes = [stack_slices([case.hu[0]], NOMINAL_SLICE_MM) for case in cases]
-    lungs = slice_lungs(volumes, models, lambda fraction: None)
+    if source == "both":
+        lungs = slice_lungs(volumes, models, lambda fraction: None)
+    else:
+        lungs = [np.ones(volume.shape, bool) for volume in volumes]
     found = slice_probabilities(volumes, models)
     return [
-        HeldOut(case, fold, mask[0], probabilities)
+        HeldOut(case, fold, mask[0], probabilities, source)
         for case, mask, (probabilities,) in zip(cases, lungs, found, strict=True)
     ]
 
@@ -253,8 +275,10 @@ def score_slice(held_out: HeldOut, threshold: float, machine_masks: bool) -> tup
     Returns:
         its score and the lesion classes found, uint8 (J, I).
     """
-    lungs, lesions = held_out.probabilities.lesions(held_out.lungs, threshold, merge=True)
+    lungs, lesions = held_out.lesions(threshold, merge=True)
     overlaps = _overlaps(held_out.case, lungs[None], lesions[None])
+    if held_out.source != "both":
+        del overlaps[LUNGS]
     return SliceScore(held_out.case.name, held_out.fold, machine_masks, overlaps), lesions
 
 
@@ -268,7 +292,11 @@ def _overlaps(case: Case, lungs: np.ndarray, lesions: np.ndarray) -> dict[str, O
 
 
 def score_folds(
-    cases: list[Case], models_of: Callable[[int], Models], machine_masks: bool, masks: Path
+    cases: list[Case],
+    models_of: Callable[[int], Models],
+    machine_masks: bool,
+    masks: Path,
+    source: LesionSource = "both",
 ) -> tuple[list[SliceScore], ThresholdCurve]:
     """Score every expert slice by networks that have not learned from it.
 
@@ -279,8 +307,9 @@ def score_folds(
         models_of: the networks of a fold that have not learned from its slices.
         machine_masks: whether these learned from machine-made masks.
         masks: folder that gets the lesion classes found, one PNG a slice (see ``mask_path``).
+        source: which network draws the mask.
     """
-    slices = [s for fold in range(FOLDS) for s in run_slices(held_out(cases, fold), models_of(fold), fold)]
+    slices = [s for fold in range(FOLDS) for s in run_slices(held_out(cases, fold), models_of(fold), fold, source)]
     scores, thresholds = [], []
     for fold in range(FOLDS):
         curve = mean_dice_at([s for s in slices if s.fold != fold])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -15,6 +16,7 @@ from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..documents import encode_document, read_document
 from ..errors import InputError, UsageError
 from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.lesions import LesionSource
 from ..pipeline.models import Models
 from ..training.folds import FOLDS, Folds
 from ..training.loop import Hardware
@@ -48,6 +50,7 @@ def evaluate_segmentation(
     bundle: Path | None,
     device: str,
     precision: str | None = None,
+    source: LesionSource = "both",
 ) -> None:
     """Measure, print the table, and write results and page where ``output`` is given.
 
@@ -59,9 +62,12 @@ def evaluate_segmentation(
         bundle: whose networks; the folds take their lung network from it.
         device: where to compute.
         precision: Lightning's name of the precision that the folds' networks are trained in.
+        source: which network draws the lesion mask. One alone is trained alone, a fraction of the time, and draws all
+            over the slice.
 
     Raises:
-        UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used.
+        UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used, as it is no folder for
+            results or holds those of another source.
         InputError: the data folder lacks a part, or has fewer expert slices than there are folds.
     """
     if folds and (data is None or output is None):
@@ -71,18 +77,20 @@ def evaluate_segmentation(
         raise InputError(
             f"The data folder has {len(cases)} expert slices, too few for {FOLDS} folds.", "Add more to lesion_slices."
         )
-    scores, curves = _earlier_folds(output)
+    scores, curves = _earlier_folds(output, source)
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     if folds:
         pairs = FOLDS * len(folds)
-        print(f"Trains {pairs} pairs of networks where they are not there yet: hours. Stopped, it goes on later.")
+        what = "sets of three networks" if source == "both" else "networks"
+        print(f"Trains {pairs} {what} where they are not there yet: hours. Stopped, it goes on later.")
     results = _measure(models, cases)
-    results.folds, results.curves = scores, curves
+    results.folds, results.curves, results.lesion_source = scores, curves, source
     _save(results, output, cases)
     for kind in folds if data and output else ():
         assert data is not None and output is not None
-        found, curve = score_folds(cases, _fold_networks(data, output, models, kind, precision), kind, output / MASKS)
+        networks = _fold_networks(data, output, models, kind, precision, source)
+        found, curve = score_folds(cases, networks, kind, output / MASKS, source)
         results.folds = [*(s for s in results.folds if s.machine_masks is not kind), *found]
         results.curves = [*(c for c in results.curves if c.machine_masks is not kind), curve]
         # Written after either kind, so that a run which is stopped leaves what it knows.
@@ -94,7 +102,7 @@ def evaluate_segmentation(
         print(f"Page: {output / PAGE}")
 
 
-def _earlier_folds(output: Path | None) -> tuple[list[SliceScore], list[ThresholdCurve]]:
+def _earlier_folds(output: Path | None, source: LesionSource) -> tuple[list[SliceScore], list[ThresholdCurve]]:
     """What the output folder, which is made if it is not there, knows of folds."""
     if output is None:
         return [], []
@@ -109,6 +117,10 @@ def _earlier_folds(output: Path | None) -> tuple[list[SliceScore], list[Threshol
         raise UsageError(
             f"{output / RESULTS} is not from covid-ct evaluate ({error}).", "Choose another folder for the results."
         ) from error
+    if document["folds"] and document.get("lesion_source", "both") != source:
+        raise UsageError(
+            f"{output / RESULTS} holds scores of another lesion source.", "Choose another folder for the results."
+        )
     return read_scores(document["folds"]), [ThresholdCurve(**curve) for curve in document["curves"]]
 
 
@@ -123,9 +135,11 @@ def _measure(models: Models, cases: list[Case]) -> Results:
 
 
 def _fold_networks(
-    data: Path, output: Path, models: Models, machine_masks: bool, precision: str | None
+    data: Path, output: Path, models: Models, machine_masks: bool, precision: str | None, source: LesionSource
 ) -> Callable[[int], Models]:
-    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=Hardware(precision=precision))
+    only: dict[str, Any] = {} if source == "both" else {"networks": (source,)}
+    hardware = Hardware(precision=precision)
+    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=hardware, **only)
     return lambda fold: Models(folds.trained(fold), models.device)
 
 
@@ -174,6 +188,8 @@ def print_results(results: Results) -> None:
     if results.ceiling:
         console.print(_grid_table("Lesions of the slices", "Dice at most", "GMAC a dm²", results.ceiling))
     print("Machine masks leak a little: the network that drew them knew all expert slices.")
+    if results.lesion_source != "both":
+        print(f"Lesion masks of the expert slices: by {results.lesion_source} alone, all over the slice.")
     if not results.folds:
         print("Lesions are measured by cross-validation: add --folds --data DATA --output FOLDER (hours, resumes).")
 

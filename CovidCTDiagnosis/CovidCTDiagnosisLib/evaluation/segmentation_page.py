@@ -131,12 +131,12 @@ def _worst(scores: Sequence[SliceScore], cases: Sequence[Case], masks: Path) -> 
 
 def _slice_caption(score: SliceScore) -> str:
     dices = ", ".join(f"{name} {o.dice:.2f}" for name, o in score.overlaps.items() if name != LUNGS and o.expert)
-    return f"{score.name}, fold {score.fold + 1}. Dice: {dices}. Lungs cover {_lung_share(score)} of the lesions."
+    return f"{score.name}, fold {score.fold + 1}. Dice: {dices}.{_lung_share(score)}"
 
 
 def _lung_share(score: SliceScore) -> str:
-    lungs = score.overlaps[LUNGS]
-    return f"{lungs.sensitivity:.0%}" if lungs.expert else "none"
+    lungs = score.overlaps.get(LUNGS)
+    return f" Lungs cover {lungs.sensitivity:.0%} of the lesions." if lungs and lungs.expert else ""
 
 
 def _boundary(errors: BoundaryErrors) -> list[str]:

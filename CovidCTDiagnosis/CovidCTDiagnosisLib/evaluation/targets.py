@@ -125,7 +125,7 @@ def table(results: Results) -> list[Row]:
 
 def overlaps_of(scores: Sequence[SliceScore], name: str) -> list[Overlap]:
     """One overlap of every slice on which the expert marked something for it."""
-    return [s.overlaps[name] for s in scores if s.overlaps[name].expert]
+    return [s.overlaps[name] for s in scores if name in s.overlaps and s.overlaps[name].expert]
 
 
 def _verdict(value: float, target: float, good: Callable[[float, float], bool] = operator.ge) -> str:

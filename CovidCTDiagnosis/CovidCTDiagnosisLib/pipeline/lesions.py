@@ -134,7 +134,7 @@ def segment_lesions(
         dtype=np.float16,
     )
     divide_by_density(classes, tissue)
-    mask = _mask_probability(classes, pathological, source)
+    mask = mask_probability(classes, pathological, source)
     lung = (inside > 0) | outside
     mask[dome_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
     reached = _widened(lungs, inside, outside, grid, spacing)
@@ -159,7 +159,8 @@ def divide_by_density(classes: np.ndarray, tissue: np.ndarray) -> None:
     classes[0] = both - classes[1]
 
 
-def _mask_probability(classes: np.ndarray, pathological: np.ndarray, source: LesionSource) -> np.ndarray:
+def mask_probability(classes: np.ndarray, pathological: np.ndarray, source: LesionSource) -> np.ndarray:
+    """The probability that draws the mask: of the U-Net's classes (4, K, J, I), 2DS's tissue (K, J, I), or both."""
     if source == "involvement":
         return pathological
     lesion = np.minimum(classes.sum(0, dtype=np.float32), 1)  # half precision may sum to a little more

@@ -13,7 +13,7 @@ from scipy import ndimage
 from ..ct.regrid import WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
-from .lesions import divide_by_density, reach_out, two_classes
+from .lesions import LesionSource, divide_by_density, mask_probability, reach_out, two_classes
 from .models import Models
 from .slice_orientation import outside_air
 
@@ -157,18 +157,21 @@ class SliceProbabilities:
     classes: np.ndarray
     pathological: np.ndarray
 
-    def lesions(self, lungs: np.ndarray, threshold: float, merge: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def lesions(
+        self, lungs: np.ndarray, threshold: float, merge: bool = False, source: LesionSource = "both"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Lungs, bool (J, I), with the lesions that reach out of them, and lesion classes, uint8 (J, I).
 
         Args:
             lungs: bool (J, I).
-            threshold: of the mean of both networks' probabilities.
+            threshold: of the probability.
             merge: give the two classes of ``two_classes``.
+            source: the probability is the mean of both networks', or one network's.
         """
         inside = to_grid(lungs[None].astype(np.float32), self.slice.spacing[::-1], self.grid) > 0.5
         outside = reach_out(inside, self.pathological > threshold)
         reached = lungs | (self._back(outside.astype(np.float32)) > 0.5)
-        lesion = (self._back((self.classes.sum(0) + self.pathological) / 2) > threshold) & reached
+        lesion = (self._back(mask_probability(self.classes, self.pathological, source)) > threshold) & reached
         fine = np.stack([self._back(values) for values in self.classes])
         labels = np.where(lesion, fine.argmax(0) + 1, 0).astype(np.uint8)
         if merge:

@@ -23,6 +23,8 @@ from .train import PLANS, VOLUMETRIC
 
 FOLDS = 5
 
+SegmentingNetwork = Literal["lungs"] | LesionNetwork
+
 LESION_NETWORKS: tuple[LesionNetwork, ...] = ("involvement", "lesions")
 
 Cases = TypeVar("Cases", LungCases, LesionCases)
@@ -46,6 +48,7 @@ class Folds:
         steps: of each network, or the shipped bundle's.
         seed: of everything random.
         hardware: what to train on; runs in another precision are kept apart.
+        networks: those that are trained; the bundle's own others have learned from the slices.
     """
 
     data: Path
@@ -55,6 +58,7 @@ class Folds:
     steps: Steps | None = None
     seed: int = 0
     hardware: Hardware | None = None
+    networks: tuple[SegmentingNetwork, ...] = ("lungs", *LESION_NETWORKS)
 
     @cached_property
     def lungs(self) -> LungCases:
@@ -75,14 +79,14 @@ class Folds:
         return self.folder / ("with-machine-masks" if self.machine_masks else "without-machine-masks")
 
     def trained(self, fold: int) -> Bundle:
-        """The bundle of a fold, whose segmentation networks never saw the fold's slices."""
-        records = {"lungs": self._record("lungs", fold)}
-        records |= {network: self._record(network, fold) for network in LESION_NETWORKS}
-        target = self._kind / f"fold-{fold}"
+        """The bundle of a fold, whose ``networks`` never saw the fold's slices."""
+        records: dict[str, NetworkRecord] = {network: self._record(network, fold) for network in self.networks}
+        alone = "" if len(self.networks) > 1 else f"-{self.networks[0]}"
+        target = self._kind / f"fold-{fold}{alone}"
         target.parent.mkdir(parents=True, exist_ok=True)
         return revise_bundle(self.bundle.folder, target, networks=records)
 
-    def _record(self, network: Literal["lungs"] | LesionNetwork, fold: int) -> NetworkRecord:
+    def _record(self, network: SegmentingNetwork, fold: int) -> NetworkRecord:
         plan = PLANS[network]
         steps = self.steps or plan.steps
         kept = {case.name for case in held_out(self.lesions.expert, fold)}
