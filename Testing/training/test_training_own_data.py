@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,23 @@ def test_training_on_own_data_makes_a_bundle(
     facts = open_bundle(output).networks[network]["training"]
     assert facts["sources"].startswith("own data") and ("ImageNet" in facts["sources"]) == (network == "involvement")
     assert facts["steps"] == [0, 1]  # one stage
+
+
+def test_fine_tuning_keeps_the_architecture_of_the_bundle(
+    make: MakeCase, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny bundle's 2DS is plain and says nothing of density: not the network that is trained anew today."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    make("a")
+    output = tmp_path / "out" / "mine"
+    shutil.copytree(tiny_bundle, output)
+    options = ["--data", tmp_path, "--output", output, "--steps", 2, "--fine-tune"]
+    assert main(["train", "involvement", *map(str, options)]) == 0
+    before, after = open_bundle(tiny_bundle), open_bundle(output)
+    record = after.networks["involvement"]
+    assert record["architecture"] == before.networks["involvement"]["architecture"]
+    assert record["training"]["sources"] == "own data" and record["training"]["fine_tuned"]
+    assert after.weights("involvement").keys() == before.weights("involvement").keys()
 
 
 def test_the_seed_matters_and_so_does_a_case_that_is_added(

@@ -1,5 +1,7 @@
 """The one lesion mask: 2DS and the 3-D U-Net agree on where, the U-Net says which class (paper 3, 4.1).
 
+Where 2DS has learned to tell consolidation from ground-glass opacity, it divides what the U-Net gives these two.
+
 Consolidated lung is still lung: where lung segmentation has missed it, pathological tissue that 2DS finds right beside
 the lungs is counted as lung too.
 """
@@ -97,7 +99,7 @@ def segment_lesions(
         models: gives the networks ``lesions`` (classes) and ``involvement`` (2DS) and their grid.
         report: gets the fraction of the work done.
         source: the mask is where the mean of both networks' probabilities passes the threshold, or one
-            network's; the class is always the U-Net's.
+            network's; the class is the same whichever it is.
         merge: give the two classes of ``two_classes``.
         widen: count lesions that reach out of the lungs as lung; not wanted for lungs that the user drew.
         warn: told when memory runs out and what is done about it.
@@ -120,7 +122,7 @@ def segment_lesions(
     tissue = _run_2ds(models, ct, support, voxels, lambda f: report(0.2 * f), warn)
     pathological = tissue[0]
     outside = reach_out(inside > 0, (pathological > settings["threshold"]) & widen)
-    # The class is the U-Net's whichever network draws the mask, so it always runs.
+    # The class needs the U-Net whichever network draws the mask, so it always runs.
     classes = run_tiles(
         models.network("lesions"),
         ct,

@@ -202,13 +202,15 @@ def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor
     """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020); half as much for the class.
 
     The class is learned where it is known to be consolidation or ground glass, with septa or without, and all such
-    voxels of a batch count alike, as many slices hold none.
+    voxels of a batch count alike, as many slices hold none. A network of one output does not learn it.
     """
     ct, labels = batch
     logits = network(ct).float()
     lesion = (labels > 0).float()
     dice = soft_dice(torch.sigmoid(logits[:, :1]), lesion, (1, 2, 3))
     loss = (1 - dice).mean() + F.binary_cross_entropy_with_logits(logits[:, :1], lesion)
+    if logits.shape[1] == 1:
+        return loss
     known = (labels == GROUND_GLASS) | (labels == CONSOLIDATION) | (labels == CRAZY_PAVING)
     if not known.any():
         return loss
@@ -225,9 +227,10 @@ def soft_dice(probability: Tensor, truth: Tensor, axes: tuple[int, ...]) -> Tens
     return overlap / (probability.sum(axes) + truth.sum(axes) + small)
 
 
-def _make_involvement() -> nn.Module:
-    network = UNet2D(**INVOLVEMENT)
-    network.down.get_submodule("encoder").load_state_dict(photograph_weights())
+def _make_involvement(architecture: dict[str, Any] | None) -> nn.Module:
+    network = UNet2D(**(INVOLVEMENT if architecture is None else architecture))
+    if architecture is None:
+        network.down.get_submodule("encoder").load_state_dict(photograph_weights())
     return channels_last(network)
 
 
@@ -235,7 +238,7 @@ def _make_involvement() -> nn.Module:
 class _Manner:
     """How a network learns: its first weights, batches and loss, and the largest learning rate at first."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[dict[str, Any] | None], nn.Module]
     draw: Callable[[np.random.Generator, LesionCases], tuple[Tensor, Tensor]]
     loss: Callable[[], Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]]
     learning_rate: float
@@ -244,7 +247,7 @@ class _Manner:
 _MANNERS: dict[LesionNetwork, _Manner] = {
     # What has learned to see already is changed more gently.
     "involvement": _Manner(_make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
-    "lesions": _Manner(UNet3D, draw_lesions, LesionLoss, 2e-3),
+    "lesions": _Manner(lambda architecture: UNet3D(**(architecture or {})), draw_lesions, LesionLoss, 2e-3),
 }
 
 
@@ -255,6 +258,7 @@ def lesion_recipe(
     learning_rate: float | None = None,
     seed: int = 0,
     check: LesionCases | None = None,
+    architecture: dict[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of 2DS (``involvement``) or of the 3-D U-Net (``lesions``), ready for ``loop.fit``.
 
@@ -265,10 +269,11 @@ def lesion_recipe(
         learning_rate: largest of the schedule, or the usual one.
         seed: of everything random.
         check: what is kept for early stopping.
+        architecture: of a network whose weights are there already; None is today's, with its first weights.
     """
     manner = _MANNERS[network]
     return Recipe(
-        seeded(seed, manner.make),
+        seeded(seed, lambda: manner.make(architecture)),
         lambda rng: manner.draw(rng, cases),
         manner.loss(),
         steps=steps,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,7 @@ class _Job:
         run: folder for checkpoints, its own.
         seed: of everything random.
         start: weights to fine-tune, or None.
+        architecture: of these weights, if it is a lesion network, or None.
         hardware: what to train on.
         manner: how CVAE and classifier learn.
     """
@@ -66,6 +66,7 @@ class _Job:
     run: Path
     seed: int
     start: dict[str, Tensor] | None
+    architecture: dict[str, Any] | None
     hardware: Hardware
     manner: Manner
 
@@ -105,10 +106,11 @@ def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], n
             volumes, kept = _own_cases(job, network)
             check = LesionCases(volumes=kept) if kept else None
             own = LesionCases(volumes=volumes)
-            return job.fit(lesions.lesion_recipe(network, own, steps.learning, seed=job.seed, check=check))
+            return job.fit(lesions.lesion_recipe(network, own, steps.learning, None, job.seed, check, job.architecture))
         cases = lesions.lesion_cases(job.data, fetch_sample("chest-dicom"))
         if job.start is not None:
-            return job.fit(lesions.lesion_recipe(network, cases, steps.learning, seed=job.seed))
+            recipe = lesions.lesion_recipe(network, cases, steps.learning, seed=job.seed, architecture=job.architecture)
+            return job.fit(recipe)
         return lesions.train_lesions(network, cases, job.run / "pretrained", job.run, steps, job.seed, job.hardware)
 
     return learn
@@ -228,21 +230,22 @@ def train(
     tune_allocator()
     plan = PLANS[network]
     chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
-    if fine_tune:
-        _require_same_architecture(output, network, _architecture(network, plan, MANNERS[manner]))
     key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware)
     start = open_bundle(output).weights(network) if fine_tune else None
+    lesion_network = NEEDED.get(network) == "lesions"
+    architecture = open_bundle(output).networks[network]["architecture"] if fine_tune and lesion_network else None
     folder = (run or _runs(output)) / f"{network}-{key}"
-    job = _Job(data, output, folder, seed, start, hardware, MANNERS[manner])
+    job = _Job(data, output, folder, seed, start, architecture, hardware, MANNERS[manner])
     trained = plan.train(job, chosen)
     if is_helper():
         return  # the process that started this one writes the bundle
     record = NetworkRecord(
-        _architecture(network, plan, job.manner),
+        architecture or _architecture(network, plan, job.manner),
         plan.preprocessing,
         trained.state_dict(),
         {
-            "sources": (OWN_SOURCES if is_own_data(data) or is_scan_table(data) else plan.sources) + plan.begun,
+            "sources": (OWN_SOURCES if is_own_data(data) or is_scan_table(data) else plan.sources)
+            + ("" if fine_tune else plan.begun),
             **_length(network, chosen, manner),
             "seed": seed,
             "fine_tuned": fine_tune,
@@ -347,14 +350,6 @@ def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
         raise UsageError(
             f"The bundle {output} has no {' and no '.join(missing)} yet.",
             f"Train it first: covid-ct train {missing[0]}.",
-        )
-
-
-def _require_same_architecture(output: Path, network: str, architecture: dict[str, Any]) -> None:
-    """Raise UsageError if the bundle's weights are of another network than is trained today."""
-    if open_bundle(output).networks[network]["architecture"] != json.loads(json.dumps(architecture)):
-        raise UsageError(
-            f"The bundle's {network} is built otherwise than the one that is trained today.", "Leave out --fine-tune."
         )
 
 
