@@ -144,7 +144,12 @@ def _add_analyze(commands: Any) -> None:
     command.add_argument("scan", type=Path, help="DICOM folder, or NIfTI, NRRD or MetaImage file")
     command.add_argument("--output", type=Path, required=True, help="study folder to write")
     command.add_argument("--series", help="which DICOM series of the folder: number or SeriesInstanceUID")
-    _add_lesion_source(command)
+    command.add_argument(
+        "--lesion-source",
+        choices=("both", "lesions", "involvement"),
+        default="both",
+        help="who draws the lesion mask: both networks (default), the 3-D U-Net or 2DS alone",
+    )
     command.add_argument("--lungs", type=Path, help="ready lung mask to use (any label above 0; 1 right, 2 left)")
     command.add_argument(
         "--lung-engine",
@@ -655,15 +660,6 @@ def _add_evaluate(commands: Any) -> None:
     _add_evaluate_report(parts)
 
 
-def _add_lesion_source(command: argparse.ArgumentParser, more: str = "") -> None:
-    command.add_argument(
-        "--lesion-source",
-        choices=("both", "lesions", "involvement"),
-        default="both",
-        help=f"who draws the lesion mask: both networks (default), the 3-D U-Net or 2DS alone{more}",
-    )
-
-
 def _add_evaluate_segmentation(parts: Any) -> None:
     command = _command(parts, "segmentation", _evaluate_segmentation, "Lungs and lesions against experts; a table.")
     command.add_argument("--data", type=Path, help="data folder (without it only the sample CT is measured)")
@@ -676,7 +672,13 @@ def _add_evaluate_segmentation(parts: Any) -> None:
         help="score lesions by cross-validation, by networks that learn with machine-made masks, without, or both "
         "(default): trains what is not in OUTPUT/folds yet, which takes hours",
     )
-    _add_lesion_source(command, "; of one alone only this one is trained for the folds")
+    command.add_argument(
+        "--lesion-source",
+        choices=("both", "involvement"),
+        default="both",
+        help="who draws the lesion mask of the folds: both networks (default), or 2DS alone, the only one that is "
+        "trained then",
+    )
     _add_precision(command)
     _add_bundle(command)
     _add_device(command)

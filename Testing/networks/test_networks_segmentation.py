@@ -77,6 +77,10 @@ def test_efficientnet_halves_its_maps_and_has_the_published_size() -> None:
     assert count_parameters(network) == 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000 - 2 * 32 * 9
 
 
+def test_sizes_that_need_no_padding_are_those_that_the_lowest_level_divides() -> None:
+    assert UNet2D().multiple == 16 and UNet2D(contracting="efficientnet-lite0").multiple == 32
+
+
 def test_an_unknown_contracting_path_is_refused() -> None:
     with pytest.raises(ValueError, match="resnet"):
         UNet2D(contracting="resnet")  # type: ignore[arg-type]

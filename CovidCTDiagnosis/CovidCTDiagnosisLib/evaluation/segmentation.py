@@ -62,8 +62,8 @@ def evaluate_segmentation(
         bundle: whose networks; the folds take their lung network from it.
         device: where to compute.
         precision: Lightning's name of the precision that the folds' networks are trained in.
-        source: which network draws the lesion mask. One alone is trained alone, a fraction of the time, and draws all
-            over the slice.
+        source: ``both`` networks draw the lesion mask, or ``involvement`` alone, all over the slice; it alone is
+            trained then.
 
     Raises:
         UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used, as it is no folder for

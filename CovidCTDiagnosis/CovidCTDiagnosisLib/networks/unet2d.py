@@ -89,11 +89,15 @@ class UNet2D(nn.Module):
         )
         self.classify = nn.Conv2d(widths[0], outputs, 1)
 
+    @property
+    def multiple(self) -> int:
+        """Sizes J and I that are multiples of it need no padding."""
+        return 2 ** len(self.up)
+
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         size = x.shape[2:]
-        multiple = 2 ** len(self.up)
-        padding = [(-n) % multiple for n in size]
+        padding = [(-n) % self.multiple for n in size]
         x = F.pad(x, (0, padding[1], 0, padding[0]), mode="replicate")
         maps = self.down(x)
         x = maps.pop()

@@ -39,8 +39,8 @@ MEMORY_USED = 0.75
 HALO, BLEND = (8, 16, 16), (4, 8, 8)
 """Working voxels along (k, j, i) that tiles see around their core, and across whose border they are blended."""
 MULTIPLE = (8, 8, 8)
-SLICE_MARGIN, SLICE_MULTIPLE = 16, 32
-"""Pixels that 2DS sees around the lungs of a slice, and sizes that it needs no padding for."""
+SLICE_MARGIN = 16
+"""Pixels that 2DS sees around the lungs of a slice."""
 THICK = np.ones((1, 3, 3), bool)
 """Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
 MOST_OUTSIDE, LOBES_OUTSIDE, LOBES_TOUCH = 0.75, 2.0, (0.2, 0.6)
@@ -280,9 +280,9 @@ def _run_2ds(
     warn: Callable[[str], None],
 ) -> np.ndarray:
     """What 2DS says, as probabilities (1 or 2, K, J, I), in each slice's own box around the lungs."""
-    plan = partial(plan_slices, support, halo=SLICE_MARGIN, multiple=SLICE_MULTIPLE)
-    network = _Slicewise(models.network("involvement"))
-    return run_tiles(network, ct, models.device, torch.sigmoid, report, plan, voxels, warn=warn)
+    network = models.network("involvement")
+    plan = partial(plan_slices, support, halo=SLICE_MARGIN, multiple=network.multiple)
+    return run_tiles(_Slicewise(network), ct, models.device, torch.sigmoid, report, plan, voxels, warn=warn)
 
 
 def _widened(
