@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -18,7 +17,7 @@ from ..errors import InputError, UsageError
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import LesionSource
 from ..pipeline.models import Models
-from ..training.folds import FOLDS, Folds
+from ..training.folds import FOLDS, SEGMENTING_NETWORKS, Folds
 from ..training.loop import Hardware
 from ..training.sources import Case, read_lesion_slices
 from .ceiling import GridCeiling, slice_ceiling
@@ -137,9 +136,9 @@ def _measure(models: Models, cases: list[Case]) -> Results:
 def _fold_networks(
     data: Path, output: Path, models: Models, machine_masks: bool, precision: str | None, source: LesionSource
 ) -> Callable[[int], Models]:
-    only: dict[str, Any] = {} if source == "both" else {"networks": (source,)}
     hardware = Hardware(precision=precision)
-    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=hardware, **only)
+    networks = SEGMENTING_NETWORKS if source == "both" else (source,)
+    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=hardware, networks=networks)
     return lambda fold: Models(folds.trained(fold), models.device)
 
 

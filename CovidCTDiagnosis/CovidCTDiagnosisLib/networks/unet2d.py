@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class UNet2D(nn.Module):
         outputs: int = 1,
     ) -> None:
         super().__init__()
-        if contracting not in ("plain", "efficientnet-lite0"):
+        if contracting not in get_args(ContractingPath):
             raise ValueError(f"unknown contracting path {contracting}")
         self.down: _Plain | _Pretrained = _Plain(widths) if contracting == "plain" else _Pretrained(widths[0])
         skipped, lowest = self.down.widths[:-1], self.down.widths[-1]

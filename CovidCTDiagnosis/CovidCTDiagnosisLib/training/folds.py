@@ -25,7 +25,7 @@ FOLDS = 5
 
 SegmentingNetwork = Literal["lungs"] | LesionNetwork
 
-LESION_NETWORKS: tuple[LesionNetwork, ...] = ("involvement", "lesions")
+SEGMENTING_NETWORKS: tuple[SegmentingNetwork, ...] = ("lungs", "involvement", "lesions")
 
 Cases = TypeVar("Cases", LungCases, LesionCases)
 
@@ -58,7 +58,7 @@ class Folds:
     steps: Steps | None = None
     seed: int = 0
     hardware: Hardware | None = None
-    networks: tuple[SegmentingNetwork, ...] = ("lungs", *LESION_NETWORKS)
+    networks: tuple[SegmentingNetwork, ...] = SEGMENTING_NETWORKS
 
     @cached_property
     def lungs(self) -> LungCases:

