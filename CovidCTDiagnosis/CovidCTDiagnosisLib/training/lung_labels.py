@@ -6,6 +6,8 @@ the known lesion masks to the labels of diseased slices.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 from skimage import measure, morphology
@@ -13,6 +15,10 @@ from skimage.segmentation import expand_labels
 
 AIR_HU = -430
 """Between aerated lung and tissue; agrees best with the expert labels of ``ct-64``."""
+
+AIRWAY_RIM_MM = 4.0
+LEAST_WALLED = 0.5
+"""Share of the rim of trachea and main bronchi that is tissue. Dark lung, into which they lead, has air around it."""
 
 CLOSING_MM = 4.0
 LARGEST_HOLE_MM2 = 400.0
@@ -148,6 +154,7 @@ def _airway(air: np.ndarray, hu: np.ndarray, spacing: tuple[float, float, float]
                 fits = near and 0.8 < area < 6 and region.solidity > 0.85
             else:
                 fits = area < 6 and previous[region.coords[:, 0], region.coords[:, 1]].any()
+                fits = fits and _walled(region, hu[k], spacing[1])
             if fits:
                 here[region.coords[:, 0], region.coords[:, 1]] = True
         if here.any():
@@ -156,3 +163,15 @@ def _airway(air: np.ndarray, hu: np.ndarray, spacing: tuple[float, float, float]
         elif previous is not None:
             break
     return airway
+
+
+def _walled(region: Any, hu: np.ndarray, pixel_mm: float) -> bool:
+    """Whether the rim of a region of the slice (J, I) is mostly no air."""
+    width = max(round(AIRWAY_RIM_MM / pixel_mm), 1) + 1
+    top, left, bottom, right = region.bbox
+    box = np.s_[max(top - width, 0) : bottom + width, max(left - width, 0) : right + width]
+    core = np.zeros(hu.shape, bool)
+    core[region.coords[:, 0], region.coords[:, 1]] = True
+    distance = ndimage.distance_transform_edt(~core[box])
+    rim = (distance > 1) & (distance <= width)
+    return bool(np.mean(hu[box][rim] > AIR_HU) > LEAST_WALLED)

