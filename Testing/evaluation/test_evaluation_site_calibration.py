@@ -120,6 +120,7 @@ def test_the_card_says_what_was_fitted_once(tiny_bundle: Path, tmp_path: Path) -
     again = ["calibrate", str(table), "--bundle", str(tmp_path / "site"), "--output", str(tmp_path / "next")]
     assert main(again) == 0
     assert open_bundle(tmp_path / "next").model_card.count("scans of a site") == 1
+    assert open_bundle(tmp_path / "next").version == f"{open_bundle(tiny_bundle).version}+calibrated"
 
 
 def test_predictions_of_another_bundle_are_refused(

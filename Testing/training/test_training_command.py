@@ -15,6 +15,7 @@ from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import train as train_module
+from CovidCTDiagnosisLib.training.lung_labels import label_lungs
 from PIL import Image
 
 
@@ -25,7 +26,7 @@ def save(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture
 def data(chest_phantom: Callable[..., Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A few slices of the phantom with a square lesion, and the phantom in the DICOM CT's place."""
+    """A few slices of the phantom with a square lesion, and the phantom in the places of the whole CTs."""
     chest = chest_phantom(spacing=(3.0, 3.0, 5.0))
     folder = tmp_path / "data"
     for number in range(1, 5):
@@ -39,6 +40,10 @@ def data(chest_phantom: Callable[..., Volume], tmp_path: Path, monkeypatch: pyte
         save(folder / "covid_volumes" / "radiopaedia_1" / f"{number:03}.jpg", grey)
         save(folder / "covid_volumes" / "radiopaedia_1" / f"{number:03}_machine_mask.png", 255 * lesion)
     write_image(chest, tmp_path / "chest.nii.gz")
+    (folder / "lungs").mkdir()
+    lungs = label_lungs(chest.voxels, chest.spacing[::-1]).astype(np.uint8)
+    for name, volume in (("ct-64", chest), ("TestInput", chest), ("wholeLung-64", chest.with_voxels(lungs))):
+        write_image(volume, folder / "lungs" / f"{name}.nrrd")
     monkeypatch.setattr(train_module, "fetch_sample", lambda name: tmp_path / "chest.nii.gz")
     monkeypatch.setattr("signal.signal", lambda *_: None)
     yield folder
@@ -57,6 +62,17 @@ def test_training_makes_a_bundle_that_opens_and_runs(data: Path, tmp_path: Path)
         assert network(torch.rand(1, 1, 40, 40)).isfinite().all()
     text = json.dumps(bundle.networks["involvement"])
     assert str(tmp_path) not in text  # nothing of this machine is written into the bundle
+
+
+def test_a_network_trained_again_is_named_in_version_and_model_card(data: Path, tmp_path: Path) -> None:
+    folder, versions = tmp_path / "mine", []
+    for seed in (1, 2, 3):
+        arguments = ["train", "involvement", "--data", data, "--output", folder, "--steps", "1", "--seed", seed]
+        assert main([str(a) for a in arguments]) == 0
+        versions.append(open_bundle(folder).version)
+    assert versions == ["0.1.0", "0.1.0+retrained", "0.1.0+retrained"]
+    card = open_bundle(folder).model_card
+    assert card.count("- `involvement`, on: expert lesion slices") == 1 and "## Trained again" in card
 
 
 @pytest.mark.parametrize(("network", "first"), [("cvae", "lungs"), ("classifier", "lungs")])

@@ -9,13 +9,17 @@ from CovidCTDiagnosisLib.bundle.bundle import (
     revise_bundle,
     write_bundle,
 )
+from CovidCTDiagnosisLib.bundle.changes import changed_version, section, with_section
 
 __all__ = [
     "Bundle",
     "NetworkRecord",
+    "changed_version",
     "default_bundle_folder",
     "open_bundle",
     "replace_network",
     "revise_bundle",
+    "section",
+    "with_section",
     "write_bundle",
 ]

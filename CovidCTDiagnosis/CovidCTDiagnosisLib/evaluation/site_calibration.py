@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from ..bundle import Bundle, revise_bundle
+from ..bundle import Bundle, changed_version, revise_bundle, with_section
 from ..errors import InputError, UsageError
 from ..training.calibration import fit_platt, operating_point
 from .metrics import Interval
@@ -23,7 +23,8 @@ ENOUGH = 50
 REPLICATES = 500
 ROUNDED = 1e-4
 """Half of a table's last digit, and some more: so near the threshold a label says nothing."""
-SECTION = "\n## Calibrated on a site's own scans\n"
+HEADING = "Calibrated on a site's own scans"
+CHANGE = "calibrated"
 """Of the model card; the last one."""
 
 
@@ -127,8 +128,13 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     facts = {"scans": scans, "covid": covid, "aimed_sensitivity": sensitivity}
     found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold, "calibrated_on": facts}
     replaced = output.is_dir() and any(output.iterdir())
-    card = bundle.model_card.split(SECTION)[0] + SECTION + _section(fitted, scans, covid, sensitivity)
-    revise_bundle(bundle.folder, output, settings={**bundle.settings, "diagnosis": found}, model_card=card)
+    revise_bundle(
+        bundle.folder,
+        output,
+        version=changed_version(bundle.version, CHANGE),
+        settings={**bundle.settings, "diagnosis": found},
+        model_card=with_section(bundle.model_card, HEADING, _section(fitted, scans, covid, sensitivity)),
+    )
     _print(fitted, scans, covid)
     print(f"Bundle: {output}{' (replaces an older one)' if replaced else ''}")
 
@@ -161,10 +167,10 @@ def _check_that_it_tells(predictions: Predictions) -> None:
 
 def _section(fitted: SiteCalibration, scans: int, covid: int, aimed: float) -> str:
     return (
-        f"\nProbability and threshold ({fitted.threshold:.3f}) were fitted to {scans} scans of a site "
+        f"Probability and threshold ({fitted.threshold:.3f}) were fitted to {scans} scans of a site "
         f"({covid} COVID-19), for a sensitivity of {aimed:g}; what stands above of both is of the bundle before. "
         f"On scans left out: sensitivity {interval_text(fitted.sensitivity)}, "
-        f"specificity {interval_text(fitted.specificity)}.\n"
+        f"specificity {interval_text(fitted.specificity)}."
     )
 
 

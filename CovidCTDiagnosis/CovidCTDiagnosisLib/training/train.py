@@ -12,7 +12,15 @@ import numpy as np
 from scipy.special import expit
 from torch import Tensor, nn
 
-from ..bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
+from ..bundle import (
+    NetworkRecord,
+    changed_version,
+    open_bundle,
+    revise_bundle,
+    section,
+    with_section,
+    write_bundle,
+)
 from ..ct import fetch_sample
 from ..errors import UsageError
 from ..networks import VolumeClassifier
@@ -36,6 +44,8 @@ VOLUMETRIC = ("lungs", "lesions")
 """Networks with 3-D convolutions."""
 
 NAME, FIRST_VERSION = "covid-ct", "0.1.0"
+HEADING, CHANGE = "Trained again", "retrained"
+"""Of the model card's section on networks that are no longer those of the bundle's version, and in its version."""
 OWN_SOURCES = "own data"
 SETTINGS = {"diagnosis": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
 TERMS = """Terms of these weights
@@ -358,7 +368,7 @@ def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
 
 def _put(output: Path, network: str, record: NetworkRecord) -> None:
     if output.exists():
-        revise_bundle(output, output, networks={network: record})
+        revise_bundle(output, output, networks={network: record}, **_told(output, network, record))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bundle(
@@ -387,4 +397,20 @@ def _put_classifier(
     _tell_threshold(found["diagnosis"], classifier, kept)
     if appearance:
         found["appearance"] = appearance._asdict()
-    revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found)
+    told = _told(output, "classifier", record)
+    revise_bundle(output, output, networks={"classifier": record, "novelty": distance}, settings=found, **told)
+
+
+def _told(output: Path, network: str, record: NetworkRecord) -> dict[str, Any]:
+    """Version and model card of a bundle whose network is replaced; nothing changes where it is new."""
+    bundle = open_bundle(output)
+    if network not in bundle.networks:
+        return {}
+    line = f"- `{network}`, on: {record.training['sources']}."
+    lines = [*(n for n in section(bundle.model_card, HEADING).splitlines() if n.startswith("- ")), line]
+    others = [n for n in lines if not n.startswith(f"- `{network}`")]
+    text = "What stands above of these networks, and every number, is of the weights before.\n\n"
+    return {
+        "version": changed_version(bundle.version, CHANGE),
+        "model_card": with_section(bundle.model_card, HEADING, text + "\n".join([*others, line])),
+    }
