@@ -397,15 +397,15 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
     from .pipeline.slice_series import diagnose_images
     from .study.series_table import SeriesRow
 
-    name = _readable(folder.name)
+    name, maker = _readable(folder.name), models.bundle.identity
     try:
         _, images, left_out = read_slice_folder(folder)
         found = diagnose_images(images, models, read_as, report)
     except (InputError, ResourceError) as error:
-        return SeriesRow(name, "", "", error.message)
+        return SeriesRow(name, "", "", error.message, maker)
     except OSError as error:
-        return SeriesRow(name, "", "", f"It cannot be read: {error.strerror or error}.")
-    return SeriesRow(name, f"{found.probability:.4f}", found.label, " ".join([*left_out, *found.warnings]))
+        return SeriesRow(name, "", "", f"It cannot be read: {error.strerror or error}.", maker)
+    return SeriesRow(name, f"{found.probability:.4f}", found.label, " ".join([*left_out, *found.warnings]), maker)
 
 
 # picture
@@ -838,9 +838,13 @@ def _evaluate_report(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.threshold:g} is no probability.", "Give a threshold from 0 to 1.")
     bundle = open_bundle(options.bundle)
     threshold = bundle.settings["diagnosis"]["threshold"] if options.threshold is None else options.threshold
+    predictions = read_predictions(options.predictions)
+    # Predictions of a bundle that is not here may be judged, at a threshold that is given.
+    elsewhere = options.threshold is not None and not options.bundle
+    told = not elsewhere and predictions.made_by(bundle)
     # Facts of a bundle belong into the checklist only if it is said to have made the predictions.
-    maker = bundle if options.bundle else None
-    write_report(read_predictions(options.predictions), threshold, options.output, maker, options.pictures)
+    maker = bundle if options.bundle or told else None
+    write_report(predictions, threshold, options.output, maker, options.pictures)
 
 
 def _add_calibrate(commands: Any) -> None:

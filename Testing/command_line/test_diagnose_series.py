@@ -24,7 +24,8 @@ from CovidCTDiagnosisLib.training.examples import prepare_examples
 from CovidCTDiagnosisLib.training.sources import Series
 from PIL import Image
 
-HEADER = "series,probability,label,warnings"
+OLDER_HEADER = "series,probability,label,warnings"
+HEADER = f"{OLDER_HEADER},bundle"
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,7 @@ def test_every_series_has_a_row_in_natural_order(
     for row in rows:
         probability = float(row["probability"])
         assert 0 <= probability <= 1 and row["warnings"] == ""
+        assert row["bundle"] == open_bundle(tiny_bundle).identity
         threshold = open_bundle(tiny_bundle).settings["diagnosis"]["threshold"]
         assert row["label"] == ("COVID-19" if probability >= threshold else "not COVID-19")
     out = capsys.readouterr().out
@@ -188,8 +190,8 @@ def test_an_older_table_is_replaced_another_file_is_not(
     mine, older = tmp_path / "mine.csv", tmp_path / "older.csv"
     mine.write_text("name,age\n")
     with_truth = tmp_path / "truth.csv"
-    with_truth.write_text(HEADER + ",covid\nold,0.5,COVID-19,,1\n")
-    older.write_text(HEADER + "\nold,0.5,COVID-19,\n")
+    with_truth.write_text(HEADER + ",covid\nold,0.5,COVID-19,,,1\n")
+    older.write_text(OLDER_HEADER + "\nold,0.5,COVID-19,\n")
     one = tmp_path / "series"
     shutil.copytree(scans / "p10", one / "p10")
     assert main(arguments(one, mine, tiny_bundle)) == 2

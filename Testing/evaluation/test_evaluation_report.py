@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.bundle import default_bundle_folder, open_bundle
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.checklist import ITEMS
 from CovidCTDiagnosisLib.evaluation.confusion import Confusion
@@ -269,6 +269,23 @@ def test_the_checklist_names_a_bundle_only_if_it_made_the_predictions(tmp_path: 
     assert "see its model card" not in page.read_text("utf-8")
     assert main([*arguments, "--bundle", str(tiny_bundle)]) == 0
     assert "tiny 0.0.1" in page.read_text("utf-8")
+
+
+def test_a_table_that_names_its_bundle_is_judged_as_its_own(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "p.html"
+    shipped = open_bundle(default_bundle_folder())
+    table = write(tmp_path / "t.csv", rows(bundle=lambda n, covid: shipped.identity))
+    arguments = ["evaluate", "report", str(table), "--output", str(page)]
+    assert main(arguments) == 0
+    assert f"{shipped.name} {shipped.version}" in page.read_text("utf-8")
+    assert main([*arguments, "--bundle", str(tiny_bundle)]) == 3
+    assert f"not of {open_bundle(tiny_bundle).identity}" in capsys.readouterr().err
+    table = write(tmp_path / "t.csv", rows(bundle=lambda n, covid: "elsewhere 1.0.0 0123456789ab"))
+    assert main(arguments) == 3
+    assert main([*arguments, "--threshold", "0.5"]) == 0
+    assert "see its model card" not in page.read_text("utf-8")
 
 
 def test_figures_draw_the_numbers(tmp_path: Path) -> None:

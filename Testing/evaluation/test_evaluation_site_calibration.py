@@ -137,6 +137,20 @@ def test_predictions_of_another_bundle_are_refused(
     assert "of another bundle" in capsys.readouterr().err
 
 
+def test_a_table_that_names_its_bundle_is_held_to_it(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, scans = "series,probability,covid,bundle", site(60)[0].scans
+    own, other = open_bundle(tiny_bundle).identity, "covid-ct 9.9.9 0123456789ab"
+    for maker, code in ((own, 0), (other, 3)):
+        rows = [f"{s.name},{s.probability},{s.covid},{maker}" for s in scans]
+        assert _calibrate(rows, tiny_bundle, tmp_path, header) == code
+    said = capsys.readouterr().err
+    assert other in said and own in said
+    # What is calibrated makes other predictions, so that it has another identity.
+    assert open_bundle(tmp_path / "site").identity.split()[2] != own.split()[2]
+
+
 def test_predictions_that_tell_nothing_are_refused_and_weak_ones_are_called_so(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

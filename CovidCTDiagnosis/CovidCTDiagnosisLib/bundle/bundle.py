@@ -68,6 +68,12 @@ class Bundle:
         return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
 
     @property
+    def identity(self) -> str:
+        """Name, version and hash: tables of predictions say with it what made them."""
+        whole = json.dumps([self.fingerprint(sorted(self.networks)), self.settings], sort_keys=True)
+        return f"{self.name} {self.version} {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+    @property
     def model_card(self) -> str:
         """Markdown."""
         return (self.folder / MODEL_CARD).read_text(encoding="utf-8")

@@ -25,7 +25,18 @@ from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnos
 from .roc import delong
 from .targets import interval_text
 
-COLUMNS = ("scan", "probability", "covid", "split", "centre", "co_rads", "involvement_percent", "label", "warnings")
+COLUMNS = (
+    "scan",
+    "probability",
+    "covid",
+    "split",
+    "centre",
+    "co_rads",
+    "involvement_percent",
+    "label",
+    "warnings",
+    "bundle",
+)
 
 
 def print_diagnosis(
@@ -82,10 +93,11 @@ def print_diagnosis(
     for name, interval in rows.items():
         print(f"  {name:36} {interval_text(interval)}")
     if output is not None:
-        table = _rows(TEST, scans, test, found)
+        maker = models.bundle.identity
+        table = _rows(TEST, scans, test, found, maker)
         for name, others in ((TRAIN, split.learn), (VALIDATION, split.calibrate)) if all_splits else ():
             examples = _prepare(others, models)
-            table += _rows(name, others, examples, _diagnose(examples, models))
+            table += _rows(name, others, examples, _diagnose(examples, models), maker)
         _write(output, table)
         print(f"Predictions: {output}")
     if pictures is not None:
@@ -106,13 +118,13 @@ def _diagnose(examples: Sequence[Example], models: Models) -> list[Diagnosis]:
 
 
 def _rows(
-    split: str, scans: Sequence[Any], examples: Sequence[Example], diagnoses: Sequence[Diagnosis]
+    split: str, scans: Sequence[Any], examples: Sequence[Example], diagnoses: Sequence[Diagnosis], maker: str
 ) -> list[tuple[Any, ...]]:
     """``COLUMNS`` of each scan; what the table of scans says of it goes along."""
     found = []
     for scan, example, said in zip(scans, examples, diagnoses, strict=True):
         told = (split, getattr(scan, "centre", ""), getattr(scan, "co_rads", None))
-        seen = (f"{example.involvement_percent:.1f}", said.label, " ".join(said.warnings))
+        seen = (f"{example.involvement_percent:.1f}", said.label, " ".join(said.warnings), maker)
         found.append((scan.name, f"{said.probability:.4f}", scan.covid, *told, *seen))
     return found
 

@@ -6,7 +6,8 @@ probability                         of COVID-19, 0 to 1; rows without one count 
 covid                               truth: 1 COVID-19, 0 not
 co_rads, centre, split, patient     optional: 1 to 6; any text
 involvement_percent                 optional: lesions' share of the lungs
-label, warnings                     optional, as written: what the scan was called, and why not to rely on it
+label, warnings, bundle             optional, as written: what the scan was called, why not to rely on it, and
+                                    what made the row (``Bundle.identity``)
 ==================================  =====================================================================
 
 The splits train (or training, dev, development) and validation (or val, valid, calibration, tuning) are what a bundle
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bundle import Bundle
 from ..errors import InputError
 from ..tables import Row, Splits, read_rows, require_columns
 
@@ -49,6 +51,7 @@ class Prediction:
         patient: empty where not stated; never written anywhere.
         called: COVID-19 or not, by the table; None where not stated.
         warned: the program said that the probability is not to be relied on.
+        bundle: what made the prediction, empty where not stated.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Prediction:
     patient: str = ""
     called: bool | None = None
     warned: bool = False
+    bundle: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,21 @@ class Predictions:
         if any(s.split in VALIDATION for s in self.scans):
             return self._only(lambda split: split in VALIDATION)
         return self._only(lambda split: split not in TRAINING)
+
+    def made_by(self, bundle: Bundle) -> bool:
+        """Whether the table says that this bundle made the predictions.
+
+        Raises:
+            InputError: it says that another did.
+        """
+        told = {s.bundle for s in self.scans if s.bundle}
+        others = told - {bundle.identity}
+        if others:
+            raise InputError(
+                f"The predictions are of the bundle {min(others)}, not of {bundle.identity}.",
+                "Give the bundle that made them with --bundle.",
+            )
+        return bool(told)
 
     def _only(self, wanted: Callable[[str], bool]) -> Predictions:
         scans = [s for s in self.scans if wanted(s.split)]
@@ -164,4 +183,5 @@ def _prediction(name: str, row: Row) -> Prediction:
         row.text("patient"),
         CALLS.get(row.text("label").lower()),
         bool(row.text("warnings")),
+        row.text("bundle"),
     )

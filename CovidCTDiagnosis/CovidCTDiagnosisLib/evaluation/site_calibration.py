@@ -116,7 +116,8 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     """
     if output.resolve() == bundle.folder.resolve():
         raise UsageError("The bundle itself is not changed.", "Give another folder with --output.")
-    _check_called(predictions, bundle)
+    if not predictions.made_by(bundle):
+        _check_called(predictions, bundle)
     given, predictions = len(predictions.scans), predictions.to_fit
     if len(predictions.scans) < given:
         print(f"{given - len(predictions.scans)} scans of other splits are left aside.")

@@ -11,6 +11,8 @@ from CovidCTDiagnosisLib.errors import UsageError
 from CovidCTDiagnosisLib.folders import replaced_file
 
 _REMEDY = "Choose another name for the table."
+_OLDER = ("series", "probability", "label", "warnings")
+"""Columns of tables written before rows told their bundle."""
 
 
 class SeriesRow(NamedTuple):
@@ -21,12 +23,14 @@ class SeriesRow(NamedTuple):
         probability: calibrated, of COVID-19, four digits.
         label: ``COVID-19`` or ``not COVID-19``.
         warnings: sentences, one after the other.
+        bundle: ``Bundle.identity`` of what made the row.
     """
 
     series: str
     probability: str
     label: str
     warnings: str
+    bundle: str
 
 
 def check_table_output(path: Path) -> None:
@@ -39,12 +43,13 @@ def check_table_output(path: Path) -> None:
         raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", _REMEDY)
-    if path.exists() and path.stat().st_size and path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") != _header():
+    header = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if path.exists() else b""
+    if header not in (b"", _header(SeriesRow._fields), _header(_OLDER)):
         raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
 
 
-def _header() -> bytes:
-    return ",".join(SeriesRow._fields).encode("ascii")
+def _header(fields: Sequence[str]) -> bytes:
+    return ",".join(fields).encode("ascii")
 
 
 def write_table(path: Path, rows: Sequence[SeriesRow]) -> None:
