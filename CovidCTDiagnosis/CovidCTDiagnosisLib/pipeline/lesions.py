@@ -46,7 +46,7 @@ THICK = np.ones((1, 3, 3), bool)
 MOST_OUTSIDE, LOBES_OUTSIDE, LOBES_TOUCH = 0.75, 2.0, (0.2, 0.6)
 """Pathological tissue outside the lungs, as a share of the lungs. Consolidated lobes may fill more: they lie on a side
 of the aerated lung, on this share of its surface. A body taken for lesion lies all around it, or a rim away from it."""
-BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.002
+BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.03
 """A piece outside the lungs with less of its surface on them is taken for a blurred apex or rib cartilage if it is
 smaller than this share of the lungs."""
 NEAR = (4, 16, 16)

@@ -245,11 +245,24 @@ def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
     small = np.bincount(basins.ravel()) < GAS_SHARE * mask.sum()
     pure = np.concatenate([ndimage.mean(hu, cores, numbers[: count + 1]), np.full(more, np.inf)]) < GAS_HU
     mixed = ndimage.mean(hu < AIRWAY_HU, basins, numbers) > MIXED_GAS
-    bowel = small & mixed & (contact_shares(basins) < NECK_SHARE) & _is_low(basins)
-    bowel[0] = False
     pure &= small
     pure[0] = False
-    return pure[basins] | _with_what_hangs_on_it(bowel[basins], mask)
+    gas = pure[basins]
+    # Stool around gas: what borders on gas is judged by its contact with the rest.
+    beside = np.isin(numbers, basins[ndimage.binary_dilation(gas)])
+    bowel = small & (
+        (mixed & (contact_shares(basins) < NECK_SHARE)) | (beside & (_contact_with(basins, ~pure) < NECK_SHARE))
+    )
+    bowel &= _is_low(basins)
+    bowel[0] = False
+    return gas | _with_what_hangs_on_it(bowel[basins], mask)
+
+
+def _contact_with(pieces: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Share of each piece's surface that lies on these others (bool, by number)."""
+    kept = np.where(others[pieces], pieces, 0)
+    contact = contact_shares(kept)
+    return np.pad(contact, (0, len(others) - len(contact)))
 
 
 def _is_low(pieces: np.ndarray) -> np.ndarray:
