@@ -147,8 +147,8 @@ def _add_analyze(commands: Any) -> None:
     command.add_argument(
         "--lesion-source",
         choices=("both", "lesions", "involvement"),
-        default="both",
-        help="who draws the lesion mask: both networks (default), the 3-D U-Net or 2DS alone",
+        help="who draws the lesion mask: 2DS (involvement; usual), the 3-D U-Net (lesions) or both together (usual for "
+        "an older 2DS, which does not tell consolidation from ground glass)",
     )
     command.add_argument("--lungs", type=Path, help="ready lung mask to use (any label above 0; 1 right, 2 left)")
     command.add_argument(
@@ -674,10 +674,10 @@ def _add_evaluate_segmentation(parts: Any) -> None:
     )
     command.add_argument(
         "--lesion-source",
-        choices=("both", "involvement"),
-        default="both",
-        help="who draws the lesion mask of the folds: both networks (default), or 2DS alone, the only one that is "
-        "trained then",
+        choices=("involvement", "both"),
+        default="involvement",
+        help="who draws the lesion mask of the folds: 2DS (default), or both lesion networks, and then the U-Net is "
+        "trained for each fold too",
     )
     _add_precision(command)
     _add_bundle(command)

@@ -459,7 +459,7 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     assert len(after["curves"]) == 2
 
 
-def test_one_network_alone_is_scored_without_lungs_and_kept_apart(
+def test_who_draws_says_which_networks_are_trained_and_is_kept_apart(
     evaluated: tuple[list[str], Path],
     tiny_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -473,14 +473,17 @@ def test_one_network_alone_is_scored_without_lungs_and_kept_apart(
         return open_bundle(tiny_bundle)
 
     monkeypatch.setattr(Folds, "trained", train)
-    assert main([*arguments, "--folds", "with", "--lesion-source", "involvement"]) == 0
-    assert trained == [("involvement",)] * 5 and "by involvement alone" in capsys.readouterr().out
+    assert main([*arguments, "--folds", "with"]) == 0
+    assert trained == [("lungs", "involvement")] * 5 and "drawn by 2DS" in capsys.readouterr().out
     after = document(output)
     assert after["lesion_source"] == "involvement"
-    assert all(LUNGS not in s["overlaps"] and LESION in s["overlaps"] for s in after["folds"])
-    assert "Lungs cover" not in Page(output / "segmentation.html").text
-    assert main(arguments) == 2
+    assert all({LUNGS, LESION} <= s["overlaps"].keys() for s in after["folds"])
+    assert main([*arguments, "--lesion-source", "both"]) == 2
     assert "another lesion source" in capsys.readouterr().err
+    trained.clear()
+    (output / "segmentation.json").unlink()
+    assert main([*arguments, "--folds", "with", "--lesion-source", "both"]) == 0
+    assert trained == [("lungs", "involvement", "lesions")] * 5 and "both lesion networks" in capsys.readouterr().out
 
 
 def test_results_hold_no_path_of_this_machine(evaluated: tuple[list[str], Path], tmp_path: Path) -> None:

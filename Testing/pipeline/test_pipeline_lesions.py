@@ -21,6 +21,7 @@ from CovidCTDiagnosisLib.pipeline.lesions import (
     reach_out,
     segment_lesions,
     two_classes,
+    usual_source,
 )
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.pipeline.slices import SliceProbabilities, slice_lesions, slice_probabilities
@@ -237,22 +238,40 @@ def test_2ds_divides_what_the_unet_gives_the_two_classes(denser: float, ground_g
     np.testing.assert_array_equal(classes[2:], before[2:])
 
 
-def test_the_class_follows_2ds_on_cts_and_slices_alike(chest: Chest, models: Models, tmp_path: Path) -> None:
-    """A 2DS that calls everything ground glass: what the U-Net names consolidation no longer is."""
+@pytest.fixture(scope="module")
+def telling(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """A 2DS that tells the classes, and calls everything ground glass."""
     weights = dict(models.bundle.weights("involvement"))
     facts = models.bundle.networks["involvement"]
     weights["classify.weight"] = torch.cat([weights["classify.weight"], 0 * weights["classify.weight"]])
     weights["classify.bias"] = torch.cat([weights["classify.bias"], weights["classify.bias"] * 0 - 9])
     record = NetworkRecord({**facts["architecture"], "outputs": 2}, facts["preprocessing"], weights, facts["training"])
-    telling = Models(
-        revise_bundle(models.bundle.folder, tmp_path / "telling", networks={"involvement": record}), models.device
-    )
+    folder = tmp_path_factory.mktemp("telling") / "telling"
+    return Models(revise_bundle(models.bundle.folder, folder, networks={"involvement": record}), models.device)
+
+
+def test_the_class_follows_2ds_on_cts_and_slices_alike(chest: Chest, models: Models, telling: Models) -> None:
+    """What the U-Net names consolidation no longer is."""
     for found, told in (
         [segment(chest, m).labels for m in (models, telling)],
         [slice_lesions([chest.ct], [chest.lungs > 0], m, lambda fraction: None)[1][0] for m in (models, telling)],
     ):
         assert (found == CONSOLIDATION).any() and set(np.unique(told)) == {0, GROUND_GLASS}
-        np.testing.assert_array_equal(found > 0, told > 0)
+
+
+def test_a_2ds_that_tells_the_classes_draws_the_mask_alone(chest: Chest, models: Models, telling: Models) -> None:
+    """On CTs and on slices; one of a single output draws together with the U-Net."""
+    for usual, source in ((models, "both"), (telling, "involvement")):
+        assert usual_source(usual) == source
+        found = segment(chest, usual)
+        np.testing.assert_array_equal(found.labels, segment(chest, usual, source=source).labels)
+        ((of_slice, *_),) = slice_probabilities([chest.ct], usual)
+        inside = chest.lungs[0] > 0
+        for had, wanted in zip(
+            of_slice.lesions(inside, 0.4), of_slice.lesions(inside, 0.4, source=source), strict=True
+        ):
+            np.testing.assert_array_equal(had, wanted)
+    assert (segment(chest, telling).mask != segment(chest, telling, source="both").mask).any()
 
 
 def test_a_skin_at_the_base_of_a_lung_is_no_lesion_and_a_thicker_one_is(
@@ -310,7 +329,7 @@ def by_hand(kinds: dict[int, np.ndarray], pathological: np.ndarray) -> SliceProb
         classes[number - 1, 0][where] = 0.9
     ct = Volume(np.zeros((1, *pathological.shape), np.int16), (1.0, 1.0, 1.0))
     grid = WorkingGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ct.shape)
-    return SliceProbabilities(ct, grid, classes, pathological[None].astype(np.float32))
+    return SliceProbabilities(ct, grid, classes, pathological[None].astype(np.float32), "both")
 
 
 def test_rules_of_a_lone_slice() -> None:

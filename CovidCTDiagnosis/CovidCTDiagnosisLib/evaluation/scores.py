@@ -47,8 +47,7 @@ class SliceScore:
         fold: number of its fold, from 0.
         machine_masks: whether the networks learned from machine-made masks.
         overlaps: ``LESION``, ``GROUND_GLASS``, ``CONSOLIDATION`` against the expert's masks, and ``LUNGS``
-            against the expert's lesions, of which only the sensitivity has a meaning (not where one network alone
-            draws the mask, all over the slice).
+            against the expert's lesions, of which only the sensitivity has a meaning.
     """
 
     name: str
@@ -105,7 +104,7 @@ class Results:
         folds: every expert slice by its fold's networks, with and without machine masks.
         curves: of either kind of training, as far as measured.
         ceiling: what lesion Dice each working grid allows.
-        lesion_source: which network draws the lesion masks of the folds.
+        lesion_source: who draws the lesion masks of the folds.
     """
 
     bundle: dict[str, Any]
@@ -113,7 +112,7 @@ class Results:
     folds: list[SliceScore] = field(default_factory=list)
     curves: list[ThresholdCurve] = field(default_factory=list)
     ceiling: list[GridCeiling] = field(default_factory=list)
-    lesion_source: LesionSource = "both"
+    lesion_source: LesionSource = "involvement"
 
     def document(self) -> dict[str, Any]:
         """As JSON values, see ``segmentation.schema.json``."""
@@ -214,14 +213,14 @@ class HeldOut:
         fold: its number.
         lungs: bool (J, I).
         probabilities: of lesion and its classes.
-        source: which network draws the mask.
+        source: who draws the mask.
     """
 
     case: Case
     fold: int
     lungs: np.ndarray
     probabilities: SliceProbabilities
-    source: LesionSource = "both"
+    source: LesionSource = "involvement"
 
     def lesions(self, threshold: float, merge: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Lungs with the lesions that reach out of them, bool (J, I), and lesion classes, uint8 (J, I)."""
@@ -234,21 +233,17 @@ class HeldOut:
         return Overlap.of(lesions > 0, self.case.labels[0] > 0).dice
 
 
-def run_slices(cases: Sequence[Case], models: Models, fold: int, source: LesionSource = "both") -> list[HeldOut]:
+def run_slices(cases: Sequence[Case], models: Models, fold: int, source: LesionSource = "involvement") -> list[HeldOut]:
     """Expert slices through the networks, each on its own, by the path that serves users' slices.
 
     Args:
         cases: expert slices of this fold.
-        models: networks ``lungs``, ``lesions`` and ``involvement`` that have not learned from them.
+        models: networks ``lungs``, ``lesions`` and ``involvement``; those that draw have not learned from them.
         fold: its number.
-        source: which network draws the mask. One alone draws all over the slice: ``models`` need no lung network that
-            has not learned from it.
+        source: who draws the mask.
     """
     volumes = [stack_slices([case.hu[0]], NOMINAL_SLICE_MM) for case in cases]
-    if source == "both":
-        lungs = slice_lungs(volumes, models, lambda fraction: None)
-    else:
-        lungs = [np.ones(volume.shape, bool) for volume in volumes]
+    lungs = slice_lungs(volumes, models, lambda fraction: None)
     found = slice_probabilities(volumes, models)
     return [
         HeldOut(case, fold, mask[0], probabilities, source)
@@ -277,8 +272,6 @@ def score_slice(held_out: HeldOut, threshold: float, machine_masks: bool) -> tup
     """
     lungs, lesions = held_out.lesions(threshold, merge=True)
     overlaps = _overlaps(held_out.case, lungs[None], lesions[None])
-    if held_out.source != "both":
-        del overlaps[LUNGS]
     return SliceScore(held_out.case.name, held_out.fold, machine_masks, overlaps), lesions
 
 
@@ -296,7 +289,7 @@ def score_folds(
     models_of: Callable[[int], Models],
     machine_masks: bool,
     masks: Path,
-    source: LesionSource = "both",
+    source: LesionSource = "involvement",
 ) -> tuple[list[SliceScore], ThresholdCurve]:
     """Score every expert slice by networks that have not learned from it.
 
@@ -307,7 +300,7 @@ def score_folds(
         models_of: the networks of a fold that have not learned from its slices.
         machine_masks: whether these learned from machine-made masks.
         masks: folder that gets the lesion classes found, one PNG a slice (see ``mask_path``).
-        source: which network draws the mask.
+        source: who draws the mask.
     """
     slices = [s for fold in range(FOLDS) for s in run_slices(held_out(cases, fold), models_of(fold), fold, source)]
     scores, thresholds = [], []

@@ -17,7 +17,7 @@ from ..errors import InputError, UsageError
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import LesionSource
 from ..pipeline.models import Models
-from ..training.folds import FOLDS, SEGMENTING_NETWORKS, Folds
+from ..training.folds import FOLDS, MASKING_NETWORKS, SEGMENTING_NETWORKS, Folds
 from ..training.loop import Hardware
 from ..training.sources import Case, read_lesion_slices
 from .ceiling import GridCeiling, slice_ceiling
@@ -49,7 +49,7 @@ def evaluate_segmentation(
     bundle: Path | None,
     device: str,
     precision: str | None = None,
-    source: LesionSource = "both",
+    source: LesionSource = "involvement",
 ) -> None:
     """Measure, print the table, and write results and page where ``output`` is given.
 
@@ -61,8 +61,8 @@ def evaluate_segmentation(
         bundle: whose networks; the folds take their lung network from it.
         device: where to compute.
         precision: Lightning's name of the precision that the folds' networks are trained in.
-        source: ``both`` networks draw the lesion mask, or ``involvement`` alone, all over the slice; it alone is
-            trained then.
+        source: ``involvement`` draws the lesion mask, or ``both`` lesion networks; the U-Net is trained for the
+            folds in the second case only.
 
     Raises:
         UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used, as it is no folder for
@@ -81,8 +81,8 @@ def evaluate_segmentation(
     models = Models(open_bundle(bundle), choose_device(device))
     if folds:
         pairs = FOLDS * len(folds)
-        what = "sets of three networks" if source == "both" else "networks"
-        print(f"Trains {pairs} {what} where they are not there yet: hours. Stopped, it goes on later.")
+        networks = "three networks" if source == "both" else "lung network and 2DS"
+        print(f"Trains {pairs} sets of {networks} where they are not there yet: hours. Stopped, it goes on later.")
     results = _measure(models, cases)
     results.folds, results.curves, results.lesion_source = scores, curves, source
     _save(results, output, cases)
@@ -137,7 +137,7 @@ def _fold_networks(
     data: Path, output: Path, models: Models, machine_masks: bool, precision: str | None, source: LesionSource
 ) -> Callable[[int], Models]:
     hardware = Hardware(precision=precision)
-    networks = SEGMENTING_NETWORKS if source == "both" else (source,)
+    networks = SEGMENTING_NETWORKS if source == "both" else MASKING_NETWORKS
     folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=hardware, networks=networks)
     return lambda fold: Models(folds.trained(fold), models.device)
 
@@ -187,8 +187,9 @@ def print_results(results: Results) -> None:
     if results.ceiling:
         console.print(_grid_table("Lesions of the slices", "Dice at most", "GMAC a dm²", results.ceiling))
     print("Machine masks leak a little: the network that drew them knew all expert slices.")
-    if results.lesion_source != "both":
-        print(f"Lesion masks of the expert slices: by {results.lesion_source} alone, all over the slice.")
+    if results.folds:
+        who = "both lesion networks" if results.lesion_source == "both" else "2DS"
+        print(f"Lesion masks of the expert slices: drawn by {who}.")
     if not results.folds:
         print("Lesions are measured by cross-validation: add --folds --data DATA --output FOLDER (hours, resumes).")
 

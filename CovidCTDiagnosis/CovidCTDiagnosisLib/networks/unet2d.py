@@ -69,6 +69,9 @@ class UNet2D(nn.Module):
 
     Shapes: input (B, 1, J, I), HU clipped to [-1000, 400] and scaled to [0, 1]; output (B, outputs, J, I): the logit of
     pathological tissue and, of such tissue, that of consolidation. J and I need not be multiples of anything.
+
+    Attributes:
+        outputs: as given.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class UNet2D(nn.Module):
             _level(skip + deep, width) for skip, deep, width in zip(skipped, below, expanding, strict=True)
         )
         self.classify = nn.Conv2d(widths[0], outputs, 1)
+        self.outputs = outputs
 
     @property
     def multiple(self) -> int:

@@ -18,7 +18,7 @@ from .compute import choose_device, describe_device, memory_errors, peak_memory_
 from .diagnosis import Diagnosis, classifier_input, diagnose
 from .explanation import TARGET, Target, describe_relevance, explain_diagnosis
 from .given_lungs import take_lungs
-from .lesions import LesionSource, segment_lesions
+from .lesions import LesionSource, segment_lesions, usual_source
 from .lungmask_engine import require_lungmask, segment_with_lungmask
 from .lungs import segment_lungs
 from .measurements import measure
@@ -53,7 +53,7 @@ def analyze(
     *,
     name: str,
     device: str = "auto",
-    lesion_source: LesionSource = "both",
+    lesion_source: LesionSource | None = None,
     lungs: Volume | None = None,
     lung_engine: LungEngine = "network",
     lungmask_weights: Path | None = None,
@@ -67,7 +67,8 @@ def analyze(
         bundle: the weights.
         name: what the study calls the CT: a file or folder name without the folders above it.
         device: ``auto``, ``cpu`` or ``cuda``.
-        lesion_source: which network draws the lesion mask: ``both``, ``lesions`` or ``involvement``.
+        lesion_source: which network draws the lesion mask: ``both``, ``lesions`` or ``involvement``; None is the
+            bundle's usual one.
         lungs: a ready mask to use instead of segmenting the lungs (see ``take_lungs``).
         lung_engine: who segments them otherwise: the bundle's ``network`` or the package ``lungmask``.
         lungmask_weights: a local file for the latter (see ``segment_with_lungmask``).
@@ -121,7 +122,7 @@ def _analyze(
     ct: Volume,
     models: Models,
     name: str,
-    lesion_source: LesionSource,
+    lesion_source: LesionSource | None,
     lung_source: _LungSource,
     explain: Target,
     monitor: Monitor,
@@ -178,7 +179,7 @@ def _analyze(
         "relevance": describe_relevance(relevance, ct, images),
         "measurements": measure(axial.voxels, lungs, lesions, ct.voxel_ml),
         "settings": {
-            "lesion_source": lesion_source,
+            "lesion_source": lesion_source or usual_source(models),
             "lungs": lung_origin,
             **{f"{n}_preprocessing": models.preprocessing(n) for n in models.bundle.networks},
         },

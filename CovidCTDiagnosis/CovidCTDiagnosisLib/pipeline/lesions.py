@@ -1,6 +1,7 @@
-"""The one lesion mask: 2DS and the 3-D U-Net agree on where, the U-Net says which class (paper 3, 4.1).
+"""The one lesion mask: 2DS says where, the 3-D U-Net says which class (paper 3, 4.1).
 
-Where 2DS has learned to tell consolidation from ground-glass opacity, it divides what the U-Net gives these two.
+Where 2DS has learned to tell consolidation from ground-glass opacity, it divides what the U-Net gives these two; an
+older one that has not draws the mask together with the U-Net.
 
 Consolidated lung is still lung: where lung segmentation has missed it, pathological tissue that 2DS finds right beside
 the lungs is counted as lung too.
@@ -30,6 +31,7 @@ from .models import Models
 from .tiles import plan_slices, plan_tiles, run_tiles
 
 LesionSource = Literal["both", "lesions", "involvement"]
+"""Who draws the lesion mask: where the mean of both networks' probabilities passes the threshold, or one network's."""
 
 MARGIN_MM = 9.0
 TILE_VOXELS = 1_800_000
@@ -86,7 +88,7 @@ def segment_lesions(
     lungs: np.ndarray,
     models: Models,
     report: Callable[[float], None],
-    source: LesionSource = "both",
+    source: LesionSource | None = None,
     merge: bool = False,
     widen: bool = True,
     warn: Callable[[str], None] = lambda text: None,
@@ -98,8 +100,7 @@ def segment_lesions(
         lungs: uint8 (K, J, I): 1 right, 2 left; not empty.
         models: gives the networks ``lesions`` (classes) and ``involvement`` (2DS) and their grid.
         report: gets the fraction of the work done.
-        source: the mask is where the mean of both networks' probabilities passes the threshold, or one
-            network's; the class is the same whichever it is.
+        source: who draws the mask, or None for ``usual_source``; the class is the same whoever it is.
         merge: give the two classes of ``two_classes``.
         widen: count lesions that reach out of the lungs as lung; not wanted for lungs that the user drew.
         warn: told when memory runs out and what is done about it.
@@ -136,7 +137,7 @@ def segment_lesions(
         dtype=np.float16,
     )
     divide_by_density(classes, tissue)
-    mask = mask_probability(classes, pathological, source)
+    mask = mask_probability(classes, pathological, source or usual_source(models))
     lung = (inside > 0) | outside
     mask[dome_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
     reached = _widened(lungs, inside, outside, grid, spacing)
@@ -144,6 +145,11 @@ def segment_lesions(
     labels = _label(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)
     # What was added to the lungs stays where it is lesion.
     return Lesions(labels, np.where((lungs > 0) | (labels > 0), reached, 0), classes, mask, grid)
+
+
+def usual_source(models: Models) -> LesionSource:
+    """Who draws the mask with this bundle: 2DS, or both networks where 2DS is an older one of one output."""
+    return "involvement" if models.network("involvement").outputs > 1 else "both"
 
 
 def divide_by_density(classes: np.ndarray, tissue: np.ndarray) -> None:

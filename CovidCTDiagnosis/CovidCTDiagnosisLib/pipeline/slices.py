@@ -13,7 +13,7 @@ from scipy import ndimage
 from ..ct.regrid import WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
-from .lesions import LesionSource, divide_by_density, mask_probability, reach_out, two_classes
+from .lesions import LesionSource, divide_by_density, mask_probability, reach_out, two_classes, usual_source
 from .models import Models
 from .slice_orientation import outside_air
 
@@ -150,15 +150,17 @@ class SliceProbabilities:
         grid: the working grid, one slice.
         classes: (4, 1, J, I) on it, the probability of each lesion class, see ``pipeline.lesions.Lesions``.
         pathological: (1, J, I) on it, 2DS's.
+        source: who draws the mask.
     """
 
     slice: Volume
     grid: WorkingGrid
     classes: np.ndarray
     pathological: np.ndarray
+    source: LesionSource
 
     def lesions(
-        self, lungs: np.ndarray, threshold: float, merge: bool = False, source: LesionSource = "both"
+        self, lungs: np.ndarray, threshold: float, merge: bool = False, source: LesionSource | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Lungs, bool (J, I), with the lesions that reach out of them, and lesion classes, uint8 (J, I).
 
@@ -166,12 +168,14 @@ class SliceProbabilities:
             lungs: bool (J, I).
             threshold: of the probability.
             merge: give the two classes of ``two_classes``.
-            source: the probability is the mean of both networks', or one network's.
+            source: another one to draw the mask.
         """
         inside = to_grid(lungs[None].astype(np.float32), self.slice.spacing[::-1], self.grid) > 0.5
         outside = reach_out(inside, self.pathological > threshold)
         reached = lungs | (self._back(outside.astype(np.float32)) > 0.5)
-        lesion = (self._back(mask_probability(self.classes, self.pathological, source)) > threshold) & reached
+        lesion = (
+            self._back(mask_probability(self.classes, self.pathological, source or self.source)) > threshold
+        ) & reached
         fine = np.stack([self._back(values) for values in self.classes])
         labels = np.where(lesion, fine.argmax(0) + 1, 0).astype(np.uint8)
         if merge:
@@ -187,7 +191,7 @@ def slice_probabilities(
 ) -> Iterator[list[SliceProbabilities]]:
     """Run the lesion networks on every slice of upright volumes, HU, (K, J, I) each; reports the fraction done."""
     slices, done = sum(len(volume.voxels) for volume in volumes), 0
-    unet, involvement = models.network("lesions"), models.network("involvement")
+    unet, involvement, source = models.network("lesions"), models.network("involvement"), usual_source(models)
     step = tuple(models.preprocessing("lesions")["step_mm"][1:])
     for volume in volumes:
         found = []
@@ -198,7 +202,7 @@ def slice_probabilities(
             classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
             tissue = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0].numpy()
             divide_by_density(classes, tissue[:, None])
-            found.append(SliceProbabilities(alone, grid, classes, tissue[:1]))
+            found.append(SliceProbabilities(alone, grid, classes, tissue[:1], source))
             done += 1
             report(done / slices)
         yield found

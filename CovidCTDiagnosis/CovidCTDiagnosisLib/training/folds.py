@@ -26,6 +26,8 @@ FOLDS = 5
 SegmentingNetwork = Literal["lungs"] | LesionNetwork
 
 SEGMENTING_NETWORKS: tuple[SegmentingNetwork, ...] = ("lungs", "involvement", "lesions")
+MASKING_NETWORKS: tuple[SegmentingNetwork, ...] = ("lungs", "involvement")
+"""Those that draw lungs and lesions, and tell consolidation from ground-glass opacity."""
 
 Cases = TypeVar("Cases", LungCases, LesionCases)
 
@@ -48,7 +50,7 @@ class Folds:
         steps: of each network, or the shipped bundle's.
         seed: of everything random.
         hardware: what to train on; runs in another precision are kept apart.
-        networks: those that are trained; the bundle's own others have learned from the slices.
+        networks: those that are trained; the bundle's own other has learned from the slices.
     """
 
     data: Path
@@ -81,8 +83,8 @@ class Folds:
     def trained(self, fold: int) -> Bundle:
         """The bundle of a fold, whose ``networks`` never saw the fold's slices."""
         records: dict[str, NetworkRecord] = {network: self._record(network, fold) for network in self.networks}
-        alone = "" if len(self.networks) > 1 else f"-{self.networks[0]}"
-        target = self._kind / f"fold-{fold}{alone}"
+        some = "" if self.networks == SEGMENTING_NETWORKS else f"-{'-'.join(self.networks)}"
+        target = self._kind / f"fold-{fold}{some}"
         target.parent.mkdir(parents=True, exist_ok=True)
         return revise_bundle(self.bundle.folder, target, networks=records)
 
