@@ -218,6 +218,26 @@ def test_bowel_of_gas_and_stool_is_dropped(lungs: tuple[np.ndarray, np.ndarray],
     assert (cleaned[right] == RIGHT).all() and (cleaned[left] == LEFT).mean() > 0.99
 
 
+@pytest.mark.parametrize("density", [-990.0, -850.0], ids=["gas", "lung"])
+def test_stool_that_hangs_on_lung_and_gas_goes_with_the_gas(
+    lungs: tuple[np.ndarray, np.ndarray], density: float
+) -> None:
+    """A pouch of stool without gas in it; beside aerated lung of the same shape it stays."""
+    right, left = lungs
+    stool = ellipsoid((5, 18, 57), (4, 5, 5)) & ~left
+    pouch = ellipsoid((5, 8, 57), (4, 5, 5)) & ~left
+    pouch[5, 12:14, 57] = True
+    neck = np.zeros(SHAPE, bool)
+    neck[5:8, 17:19, 51:54] = True
+    neck &= ~left
+    mask = right | left | stool | pouch | neck
+    hu = chest_at_3_mm((stool | neck, -450.0), (pouch, density), right=right, left=left)
+    cleaned = clean_lungs(logits(mask), hu, STEP_3, MIDLINE)
+    assert stool.sum() > 200 and pouch.sum() > 200
+    assert (cleaned[stool | pouch] > 0).mean() == pytest.approx(0.0 if density < -900 else 1.0, abs=0.02)
+    assert (cleaned[right] == RIGHT).all() and (cleaned[left] == LEFT).mean() > 0.99
+
+
 def test_diseased_lung_apart_from_the_rest_stays(lungs: tuple[np.ndarray, np.ndarray]) -> None:
     """As dense as bowel with stool, but without gas."""
     right, left = lungs

@@ -35,7 +35,7 @@ GAS_SHARE = 0.05
 GAS_HU = -920
 """Gas beside the lungs: below this share of the mask and this mean density; aerated lung is denser."""
 MIXED_GAS, NECK_SHARE = 0.1, 0.1
-"""Bowel: more than this share of it is pure gas, less than this share of its surface lies on other pieces, and it lies
+"""Bowel: more than this share of it is pure gas, or it lies beside such a piece, less than this share of its surface lies on other pieces, and it lies
 in the lower half of the lungs: a small or destroyed lung that stands apart reaches higher."""
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
@@ -248,12 +248,10 @@ def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
     pure &= small
     pure[0] = False
     gas = pure[basins]
-    # Stool around gas: what borders on gas is judged by its contact with the rest.
-    beside = np.isin(numbers, basins[ndimage.binary_dilation(gas)])
-    bowel = small & (
-        (mixed & (contact_shares(basins) < NECK_SHARE)) | (beside & (_contact_with(basins, ~pure) < NECK_SHARE))
-    )
-    bowel &= _is_low(basins)
+    loops = mixed & (contact_shares(basins) < NECK_SHARE)
+    # Stool beside gas may lie broadly on that, but not on the rest.
+    stool = np.isin(numbers, basins[ndimage.binary_dilation(gas)]) & (_contact_with(basins, ~pure) < NECK_SHARE)
+    bowel = small & (loops | stool) & _is_low(basins)
     bowel[0] = False
     return gas | _with_what_hangs_on_it(bowel[basins], mask)
 
