@@ -11,15 +11,16 @@ import torch
 from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
+from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.pipeline import domes
 from CovidCTDiagnosisLib.pipeline.lesions import (
     LOBES_OUTSIDE,
     MOST_OUTSIDE,
     SMALL_OUTSIDE,
     Lesions,
-    divide_by_density,
     reach_out,
     segment_lesions,
+    share_out,
     two_classes,
     usual_source,
 )
@@ -222,20 +223,27 @@ def test_the_source_says_which_network_draws_the_mask(
     np.testing.assert_allclose(found.mask, (unet.mask + involvement.mask) / 2, atol=1e-6)
     assert np.abs(unet.mask - involvement.mask).max() > 0.5
     for one in (unet, involvement):
-        np.testing.assert_array_equal(one.classes, found.classes)
+        asked = one.classes.any(0)
+        np.testing.assert_allclose(one.classes.sum(0, dtype=np.float32)[asked], one.mask[asked], atol=2e-3)
         assert (one.labels[chest.right] == CONSOLIDATION).all()
 
 
-@given(st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5))
-def test_2ds_divides_what_the_unet_gives_the_two_classes(denser: float, ground_glass: float, dense: float) -> None:
-    classes = np.array([ground_glass, dense, 0.01, 0.02])[:, None]
-    before = classes.copy()
-    divide_by_density(classes, np.array([[0.7]]))  # a 2DS that does not tell
-    np.testing.assert_array_equal(classes, before)
-    divide_by_density(classes, np.array([[0.7], [denser]]))
-    np.testing.assert_allclose(classes[1], (ground_glass + dense) * denser, atol=1e-12)
-    np.testing.assert_allclose(classes[:2].sum(), ground_glass + dense)
-    np.testing.assert_array_equal(classes[2:], before[2:])
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_the_probability_of_lesion_is_shared_out_among_its_classes(
+    lesion: float, denser: float, ground_glass: float, dense: float
+) -> None:
+    said = np.array([ground_glass, dense, 0.01, 0.02], np.float32)[:, None]
+    classes, of_lesion = said.copy(), np.array([lesion], np.float32)
+    share_out(of_lesion, classes, np.array([[0.7]]))  # a 2DS that does not tell
+    np.testing.assert_allclose(classes, lesion * said / said.sum(), atol=1e-6)
+    told = said.copy()
+    share_out(of_lesion, told, np.array([[0.7], [denser]]))
+    np.testing.assert_allclose(told.sum(), lesion, atol=1e-6)
+    np.testing.assert_allclose(told[2:], classes[2:], atol=1e-6)
+    np.testing.assert_allclose(told[1], denser * classes[:2].sum(), atol=1e-6)
+    unasked = np.zeros_like(said)
+    share_out(of_lesion, unasked, np.array([[0.7], [denser]]))
+    np.testing.assert_allclose(unasked[:, 0], [lesion * (1 - denser), lesion * denser, 0, 0], atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +280,31 @@ def test_a_2ds_that_tells_the_classes_draws_the_mask_alone(chest: Chest, models:
         ):
             np.testing.assert_array_equal(had, wanted)
     assert (segment(chest, telling).mask != segment(chest, telling, source="both").mask).any()
+
+
+def test_the_unet_runs_only_where_2ds_has_found_lesions(
+    chest: Chest, telling: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = UNet3D.forward
+
+    def counted(self: UNet3D, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.numel())
+        return forward(self, x)
+
+    monkeypatch.setattr(UNet3D, "forward", counted)
+    segment(chest, telling, source="both")
+    everywhere = sum(seen)
+    seen.clear()
+    found = segment(chest, telling)
+    assert 0 < sum(seen) < everywhere
+    lesion = found.mask > 0.5
+    np.testing.assert_allclose(found.classes.sum(0, dtype=np.float32)[lesion], found.mask[lesion], atol=2e-3)
+    seen.clear()
+    healthy = chest.ct.with_voxels(np.where(chest.lungs > 0, np.int16(-850), np.int16(-1000)))
+    assert not segment_lesions(healthy, chest.lungs, telling, lambda fraction: None).labels.any()
+    assert not slice_lesions([healthy], [chest.lungs > 0], telling, lambda fraction: None)[1][0].any()
+    assert not seen
 
 
 def test_a_skin_at_the_base_of_a_lung_is_no_lesion_and_a_thicker_one_is(
@@ -316,9 +349,9 @@ def test_a_slice_s_probabilities_lie_on_its_working_grid(chest: Chest, models: M
     assert len(slices) == 2
     for number, one in enumerate(slices):
         np.testing.assert_array_equal(one.slice.voxels[0], pair.voxels[number])
-        assert one.classes.shape == (4, *one.grid.count) and one.pathological.shape == one.grid.count
+        assert one.unet.shape == (4, *one.grid.count) and one.tissue.shape == (1, *one.grid.count)
         assert one.grid.count[0] == 1
-        for values in (one.classes.sum(0), one.pathological):
+        for values in (one.unet.sum(0), one.tissue[0]):
             assert values.min() >= 0 and values.max() <= 1 + 1e-5 and np.ptp(values) > 0.9
 
 
@@ -329,7 +362,7 @@ def by_hand(kinds: dict[int, np.ndarray], pathological: np.ndarray) -> SliceProb
         classes[number - 1, 0][where] = 0.9
     ct = Volume(np.zeros((1, *pathological.shape), np.int16), (1.0, 1.0, 1.0))
     grid = WorkingGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ct.shape)
-    return SliceProbabilities(ct, grid, classes, pathological[None].astype(np.float32), "both")
+    return SliceProbabilities(ct, grid, classes, pathological[None, None].astype(np.float32), "both")
 
 
 def test_rules_of_a_lone_slice() -> None:

@@ -1,7 +1,7 @@
 """The one lesion mask: 2DS says where, the 3-D U-Net says which class (paper 3, 4.1).
 
-Where 2DS has learned to tell consolidation from ground-glass opacity, it divides what the U-Net gives these two; an
-older one that has not draws the mask together with the U-Net.
+The U-Net runs only where 2DS has found lesions. Where 2DS has learned to tell consolidation from ground-glass opacity,
+it divides what the U-Net gives these two; an older one that has not draws the mask together with the U-Net.
 
 Consolidated lung is still lung: where lung segmentation has missed it, pathological tissue that 2DS finds right beside
 the lungs is counted as lung too.
@@ -28,7 +28,7 @@ from .compute import free_memory
 from .domes import dome_skins
 from .lungs import contact_shares, sample_hu
 from .models import Models
-from .tiles import plan_slices, plan_tiles, run_tiles
+from .tiles import Tile, plan_slices, plan_tiles, run_tiles
 
 LesionSource = Literal["both", "lesions", "involvement"]
 """Who draws the lesion mask: where the mean of both networks' probabilities passes the threshold, or one network's."""
@@ -38,6 +38,8 @@ TILE_VOXELS = 1_800_000
 BYTES_PER_VOXEL = 1200
 """The 3-D U-Net's feature maps at their peak, a working voxel."""
 MEMORY_USED = 0.75
+SMALLER_TILES = 5
+"""Sizes that are tried for what is to be classed, each half of the one before."""
 HALO, BLEND = (8, 16, 16), (4, 8, 8)
 """Working voxels along (k, j, i) that tiles see around their core, and across whose border they are blended."""
 MULTIPLE = (8, 8, 8)
@@ -64,8 +66,8 @@ class Lesions:
     Attributes:
         labels: uint8 (K, J, I) on the CT's grid: 0 none, else the number in ``networks.LESION_CLASSES``.
         lungs: uint8 (K, J, I), the lungs given, and lesions that reach out of them.
-        classes: float16 (4, K, J, I) on the working grid, the probability of each lesion class: the U-Net's, in which
-            2DS tells consolidation from ground glass.
+        classes: float16 (4, K, J, I) on the working grid, the probability of each lesion class: together that of
+            lesion, see ``share_out``.
         mask: float32 (K, J, I) on the working grid, the probability whose threshold draws the mask; 0 in
             skins over domes and under apices (see ``domes``).
         grid: the working grid.
@@ -115,29 +117,22 @@ def segment_lesions(
     settings = models.preprocessing("lesions")
     region = bounding_region(lungs > 0)
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
+    source = source or usual_source(models)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
-    voxels = _tile_voxels(models.device, grid, warn)
+    voxels = _tile_voxels(models.device, grid, source, warn)
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
-    tissue = _run_2ds(models, ct, support, voxels, lambda f: report(0.2 * f), warn)
-    pathological = tissue[0]
-    outside = reach_out(inside > 0, (pathological > settings["threshold"]) & widen)
-    # The class needs the U-Net whichever network draws the mask, so it always runs.
-    classes = run_tiles(
-        models.network("lesions"),
-        ct,
-        models.device,
-        lambda x: torch.softmax(x, 1)[:, 1:],
-        lambda f: report(0.2 + 0.7 * f),
-        partial(plan_tiles, support | outside, halo=HALO, multiple=MULTIPLE),
-        voxels,
-        blend=BLEND,
-        warn=warn,
-        dtype=np.float16,
-    )
-    divide_by_density(classes, tissue)
-    mask = mask_probability(classes, pathological, source or usual_source(models))
+    tissue = _run_2ds(models, ct, support, voxels, lambda f: report(0.3 * f), warn)
+    found = tissue[0] > settings["threshold"]
+    outside = reach_out(inside > 0, found & widen)
+    wanted = support | outside
+    if source == "involvement":
+        # What is interpolated between working voxels needs the neighbours of these too.
+        wanted &= ndimage.binary_dilation(found, np.ones((3, 3, 3), bool))
+    classes = _run_unet(models, ct, wanted, voxels, lambda f: report(0.3 + 0.6 * f), warn)
+    mask = mask_probability(classes, tissue[0], source)
+    share_out(mask, classes, tissue)
     lung = (inside > 0) | outside
     mask[dome_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
     reached = _widened(lungs, inside, outside, grid, spacing)
@@ -152,17 +147,24 @@ def usual_source(models: Models) -> LesionSource:
     return "involvement" if models.network("involvement").outputs > 1 else "both"
 
 
-def divide_by_density(classes: np.ndarray, tissue: np.ndarray) -> None:
-    """Divide what the U-Net gives ground-glass opacity and consolidation as 2DS tells them apart, in place.
+def share_out(lesion: np.ndarray, classes: np.ndarray, tissue: np.ndarray) -> None:
+    """Share the probability of lesion out among its classes, as the U-Net says, in place.
+
+    Where 2DS tells consolidation from ground-glass opacity, it divides what these two get. Where the U-Net has not run,
+    or says nothing, all is theirs.
 
     Args:
-        classes: (4, ...), the U-Net's probabilities.
-        tissue: (2, ...), 2DS's: of pathological tissue and, of that, of consolidation; one of the first alone changes
-            nothing.
+        lesion: (...), the probability of lesion.
+        classes: (4, ...), the U-Net's probabilities; become those of the classes.
+        tissue: (1 or 2, ...), 2DS's: of pathological tissue and, of that, of consolidation.
     """
+    total = classes.sum(0, dtype=np.float32)
+    factor = np.divide(lesion, total, out=np.zeros_like(total), where=total > 0)
+    for values in classes:
+        values *= factor
     if len(tissue) < 2:
         return
-    both = classes[0] + classes[1]
+    both = lesion - classes[2] - classes[3]
     classes[1] = both * tissue[1]
     classes[0] = both - classes[1]
 
@@ -232,13 +234,13 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
 
 
-def _tile_voxels(device: torch.device, grid: WorkingGrid, warn: Callable[[str], None]) -> int:
+def _tile_voxels(device: torch.device, grid: WorkingGrid, source: LesionSource, warn: Callable[[str], None]) -> int:
     """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``.
 
-    The U-Net normalises each tile by what it holds, so that smaller tiles find somewhat other lesions.
+    The U-Net normalises each tile by what it holds, so that where it draws, smaller tiles find somewhat other lesions.
     """
     fitting = max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1)
-    if fitting < min(TILE_VOXELS, math.prod(grid.count)):
+    if source != "involvement" and fitting < min(TILE_VOXELS, math.prod(grid.count)):
         warn(
             "Little memory is free, so lesions are looked for in smaller parts: their volumes may differ from those "
             "found otherwise. Close other programs and analyze again."
@@ -289,6 +291,37 @@ def _run_2ds(
     network = models.network("involvement")
     plan = partial(plan_slices, support, halo=SLICE_MARGIN, multiple=network.multiple)
     return run_tiles(_Slicewise(network), ct, models.device, torch.sigmoid, report, plan, voxels, warn=warn)
+
+
+def _run_unet(
+    models: Models,
+    ct: np.ndarray,
+    wanted: np.ndarray,
+    voxels: int,
+    report: Callable[[float], None],
+    warn: Callable[[str], None],
+) -> np.ndarray:
+    """The U-Net's probabilities of the lesion classes, float16 (4, K, J, I), 0 away from where they are wanted."""
+    if not wanted.any():
+        return np.zeros((len(LESION_CLASSES) - 1, *ct.shape), np.float16)
+    return run_tiles(
+        models.network("lesions"),
+        ct,
+        models.device,
+        lambda x: torch.softmax(x, 1)[:, 1:],
+        report,
+        partial(_plan_sparse, wanted),
+        voxels,
+        blend=BLEND,
+        warn=warn,
+        dtype=np.float16,
+    )
+
+
+def _plan_sparse(wanted: np.ndarray, most: int) -> list[Tile]:
+    """The tiles that see least in all: small ones where little is wanted here and there."""
+    plans = [plan_tiles(wanted, most >> halvings, HALO, MULTIPLE) for halvings in range(SMALLER_TILES)]
+    return min(plans, key=lambda tiles: sum(math.prod(tile.size) for tile in tiles))
 
 
 def _widened(

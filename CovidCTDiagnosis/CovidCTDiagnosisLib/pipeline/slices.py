@@ -13,7 +13,8 @@ from scipy import ndimage
 from ..ct.regrid import WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
-from .lesions import LesionSource, divide_by_density, mask_probability, reach_out, two_classes, usual_source
+from ..networks import LESION_CLASSES
+from .lesions import LesionSource, mask_probability, reach_out, share_out, two_classes, usual_source
 from .models import Models
 from .slice_orientation import outside_air
 
@@ -148,15 +149,15 @@ class SliceProbabilities:
     Attributes:
         slice: HU, (1, J, I).
         grid: the working grid, one slice.
-        classes: (4, 1, J, I) on it, the probability of each lesion class, see ``pipeline.lesions.Lesions``.
-        pathological: (1, J, I) on it, 2DS's.
+        unet: (4, 1, J, I) on it, the U-Net's probability of each lesion class; 0 where it was not asked.
+        tissue: (1 or 2, 1, J, I) on it, 2DS's: of pathological tissue and, of that, of consolidation.
         source: who draws the mask.
     """
 
     slice: Volume
     grid: WorkingGrid
-    classes: np.ndarray
-    pathological: np.ndarray
+    unet: np.ndarray
+    tissue: np.ndarray
     source: LesionSource
 
     def lesions(
@@ -171,12 +172,12 @@ class SliceProbabilities:
             source: another one to draw the mask.
         """
         inside = to_grid(lungs[None].astype(np.float32), self.slice.spacing[::-1], self.grid) > 0.5
-        outside = reach_out(inside, self.pathological > threshold)
+        outside = reach_out(inside, self.tissue[0] > threshold)
         reached = lungs | (self._back(outside.astype(np.float32)) > 0.5)
-        lesion = (
-            self._back(mask_probability(self.classes, self.pathological, source or self.source)) > threshold
-        ) & reached
-        fine = np.stack([self._back(values) for values in self.classes])
+        probability, classes = mask_probability(self.unet, self.tissue[0], source or self.source), self.unet.copy()
+        share_out(probability, classes, self.tissue)
+        lesion = (self._back(probability) > threshold) & reached
+        fine = np.stack([self._back(values) for values in classes])
         labels = np.where(lesion, fine.argmax(0) + 1, 0).astype(np.uint8)
         if merge:
             labels = two_classes(labels, fine[1] > fine[0])
@@ -192,17 +193,20 @@ def slice_probabilities(
     """Run the lesion networks on every slice of upright volumes, HU, (K, J, I) each; reports the fraction done."""
     slices, done = sum(len(volume.voxels) for volume in volumes), 0
     unet, involvement, source = models.network("lesions"), models.network("involvement"), usual_source(models)
-    step = tuple(models.preprocessing("lesions")["step_mm"][1:])
+    settings = models.preprocessing("lesions")
+    step = tuple(settings["step_mm"][1:])
     for volume in volumes:
         found = []
         for hu in volume.voxels:
             alone = Volume(hu[None], volume.spacing)
             grid = _slicewise_grid(alone, step)
             ct = scale(to_grid(alone.voxels, alone.spacing[::-1], grid), CLASSIFIER)
-            classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
             tissue = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0].numpy()
-            divide_by_density(classes, tissue[:, None])
-            found.append(SliceProbabilities(alone, grid, classes, tissue[:1], source))
+            if source != "involvement" or (tissue[0] > settings["threshold"]).any():
+                classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
+            else:
+                classes = np.zeros((len(LESION_CLASSES) - 1, *ct.shape), np.float32)
+            found.append(SliceProbabilities(alone, grid, classes, tissue[:, None], source))
             done += 1
             report(done / slices)
         yield found
