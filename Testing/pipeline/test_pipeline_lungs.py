@@ -139,6 +139,17 @@ def test_a_detached_piece_of_lung_belongs_to_the_nearer_side(lungs: tuple[np.nda
     assert (cleaned[pieces[0]] == RIGHT).all() and (cleaned[pieces[1]] == LEFT).all()
 
 
+@pytest.mark.parametrize(("density", "stays"), [(-342.0, False), (-700.0, True)], ids=["food", "lung"])
+def test_a_small_island_of_little_air_is_food_in_a_stomach(
+    lungs: tuple[np.ndarray, np.ndarray], density: float, stays: bool
+) -> None:
+    right, left = lungs
+    island = np.zeros(SHAPE, bool)
+    island[20:26, 37:40, 14:20] = True  # 13.5 ml
+    hu = np.where(island, density, AERATED).astype(np.float32)
+    assert (clean_lungs(logits(right | left | island), hu, STEP, MIDLINE)[island] > 0).all() == stays
+
+
 def cpu(bundle: Bundle) -> Models:
     return Models(bundle, torch.device("cpu"))
 

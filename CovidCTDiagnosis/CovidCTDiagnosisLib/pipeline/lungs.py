@@ -24,9 +24,11 @@ AIR_HU = -1024
 BODY_HU = -300
 MARGIN_MM = 20.0
 SMALLEST_LUNGS_ML = 300.0
-ISLAND_ML = 10.0
+ISLAND_ML, DENSE_ISLAND_ML = 10.0, 15.0
 SPECK_ML = 1.0
-"""Islands on the working grid, and those that the boundary leaves on the CT's own, are dropped below these."""
+"""Islands on the working grid, those of them that hold little air, as food in a stomach, and those that the boundary
+leaves on the CT's own, are dropped below these."""
+DENSE_HU = -500
 AIRWAY_BAND_MM, AIRWAY_HU, LARGEST_AIRWAY_ML = 35.0, -930, 120.0
 """Trachea and main bronchi lie this near the middle, are this dark at least, and hold no more than this."""
 WALL_HU, WALLED_SHARE = -750, 0.4
@@ -178,20 +180,22 @@ def clean_lungs(logits: np.ndarray, hu: np.ndarray, step: Triple, midline: float
         uint8 (K, J, I): 1 right, 2 left.
     """
     mask = _keep_large(logits > 0, step, ISLAND_ML)
-    mask &= ~_islands_of_gas(mask, hu, step)
+    mask &= ~_islands_of_others(mask, hu, step)
     mask = ndimage.binary_fill_holes(mask & ~_airway(mask, hu, step, midline))
     mask &= ~_hanging_gas(mask, hu, step)
     return tell_sides(mask, step, midline)
 
 
-def _islands_of_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
-    """Small pieces apart from the lungs that are room air or hold nothing but gas."""
+def _islands_of_others(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
+    """Small pieces apart from the lungs that are room air, hold nothing but gas, or are smaller and hold little air."""
     pieces, count = ndimage.label(mask)
     numbers = np.arange(count + 1)
-    small = np.bincount(pieces.ravel()) * np.prod(step) / 1000 < SMALLEST_LUNGS_ML / 4
-    gas = ndimage.mean(hu, pieces, numbers) < GAS_HU
+    sizes_ml = np.bincount(pieces.ravel()) * np.prod(step) / 1000
+    small = sizes_ml < SMALLEST_LUNGS_ML / 4
+    density = ndimage.mean(hu, pieces, numbers)
     outside = ndimage.mean(_room_air(hu, mask & ~small[pieces]), pieces, numbers) > 0.5
-    drop = small & (gas | outside)
+    food = (density > DENSE_HU) & (sizes_ml < DENSE_ISLAND_ML)
+    drop = small & ((density < GAS_HU) | outside | food)
     drop[0] = False
     return drop[pieces]
 
