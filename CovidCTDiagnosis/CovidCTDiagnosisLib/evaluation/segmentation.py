@@ -81,8 +81,8 @@ def evaluate_segmentation(
     models = Models(open_bundle(bundle), choose_device(device))
     if folds:
         pairs = FOLDS * len(folds)
-        networks = "three networks" if source == "both" else "lung network and 2DS"
-        print(f"Trains {pairs} sets of {networks} where they are not there yet: hours. Stopped, it goes on later.")
+        what = "three networks" if source == "both" else "lung network and 2DS"
+        print(f"Trains {pairs} sets of {what} where they are not there yet: hours. Stopped, it goes on later.")
     results = _measure(models, cases)
     results.folds, results.curves, results.lesion_source = scores, curves, source
     _save(results, output, cases)
