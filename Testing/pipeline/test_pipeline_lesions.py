@@ -273,12 +273,10 @@ def test_a_2ds_that_tells_the_classes_draws_the_mask_alone(chest: Chest, models:
         assert usual_source(usual) == source
         found = segment(chest, usual)
         np.testing.assert_array_equal(found.labels, segment(chest, usual, source=source).labels)
-        ((of_slice, *_),) = slice_probabilities([chest.ct], usual)
+        [[had, *_]], [[wanted, *_]] = (slice_probabilities([chest.ct], usual, source=name) for name in (None, source))
         inside = chest.lungs[0] > 0
-        for had, wanted in zip(
-            of_slice.lesions(inside, 0.4), of_slice.lesions(inside, 0.4, source=source), strict=True
-        ):
-            np.testing.assert_array_equal(had, wanted)
+        for one, other in zip(had.lesions(inside, 0.4), wanted.lesions(inside, 0.4), strict=True):
+            np.testing.assert_array_equal(one, other)
     assert (segment(chest, telling).mask != segment(chest, telling, source="both").mask).any()
 
 

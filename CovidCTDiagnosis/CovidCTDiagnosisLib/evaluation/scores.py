@@ -213,18 +213,16 @@ class HeldOut:
         fold: its number.
         lungs: bool (J, I).
         probabilities: of lesion and its classes.
-        source: who draws the mask.
     """
 
     case: Case
     fold: int
     lungs: np.ndarray
     probabilities: SliceProbabilities
-    source: LesionSource = "involvement"
 
     def lesions(self, threshold: float, merge: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Lungs with the lesions that reach out of them, bool (J, I), and lesion classes, uint8 (J, I)."""
-        return self.probabilities.lesions(self.lungs, threshold, merge, self.source)
+        return self.probabilities.lesions(self.lungs, threshold, merge)
 
     def dice(self, threshold: float) -> float:
         """Dice of the lesion mask at this threshold."""
@@ -244,9 +242,9 @@ def run_slices(cases: Sequence[Case], models: Models, fold: int, source: LesionS
     """
     volumes = [stack_slices([case.hu[0]], NOMINAL_SLICE_MM) for case in cases]
     lungs = slice_lungs(volumes, models, lambda fraction: None)
-    found = slice_probabilities(volumes, models)
+    found = slice_probabilities(volumes, models, source=source)
     return [
-        HeldOut(case, fold, mask[0], probabilities, source)
+        HeldOut(case, fold, mask[0], probabilities)
         for case, mask, (probabilities,) in zip(cases, lungs, found, strict=True)
     ]
 

@@ -160,21 +160,18 @@ class SliceProbabilities:
     tissue: np.ndarray
     source: LesionSource
 
-    def lesions(
-        self, lungs: np.ndarray, threshold: float, merge: bool = False, source: LesionSource | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def lesions(self, lungs: np.ndarray, threshold: float, merge: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Lungs, bool (J, I), with the lesions that reach out of them, and lesion classes, uint8 (J, I).
 
         Args:
             lungs: bool (J, I).
             threshold: of the probability.
             merge: give the two classes of ``two_classes``.
-            source: another one to draw the mask.
         """
         inside = to_grid(lungs[None].astype(np.float32), self.slice.spacing[::-1], self.grid) > 0.5
         outside = reach_out(inside, self.tissue[0] > threshold)
         reached = lungs | (self._back(outside.astype(np.float32)) > 0.5)
-        probability, classes = mask_probability(self.unet, self.tissue[0], source or self.source), self.unet.copy()
+        probability, classes = mask_probability(self.unet, self.tissue[0], self.source), self.unet.copy()
         share_out(probability, classes, self.tissue)
         lesion = (self._back(probability) > threshold) & reached
         fine = np.stack([self._back(values) for values in classes])
@@ -188,11 +185,22 @@ class SliceProbabilities:
 
 
 def slice_probabilities(
-    volumes: Sequence[Volume], models: Models, report: Callable[[float], None] = lambda fraction: None
+    volumes: Sequence[Volume],
+    models: Models,
+    report: Callable[[float], None] = lambda fraction: None,
+    source: LesionSource | None = None,
 ) -> Iterator[list[SliceProbabilities]]:
-    """Run the lesion networks on every slice of upright volumes, HU, (K, J, I) each; reports the fraction done."""
+    """Run the lesion networks on every slice of upright volumes.
+
+    Args:
+        volumes: HU, (K, J, I) each.
+        models: gives the networks ``lesions`` and ``involvement`` and their grid.
+        report: gets the fraction of the slices done.
+        source: who draws the mask, or None for ``usual_source``.
+    """
     slices, done = sum(len(volume.voxels) for volume in volumes), 0
-    unet, involvement, source = models.network("lesions"), models.network("involvement"), usual_source(models)
+    unet, involvement = models.network("lesions"), models.network("involvement")
+    source = source or usual_source(models)
     settings = models.preprocessing("lesions")
     step = tuple(settings["step_mm"][1:])
     for volume in volumes:
