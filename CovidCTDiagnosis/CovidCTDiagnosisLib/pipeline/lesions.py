@@ -164,7 +164,7 @@ def share_out(lesion: np.ndarray, classes: np.ndarray, tissue: np.ndarray) -> No
         values *= factor
     if len(tissue) < 2:
         return
-    both = lesion - classes[2] - classes[3]
+    both = np.maximum(lesion - classes[2] - classes[3], 0)  # half precision may sum to a little more
     classes[1] = both * tissue[1]
     classes[0] = both - classes[1]
 
