@@ -74,7 +74,7 @@ class Scored:
     def __init__(self, cases: list[Case], models: Models, masks: Path) -> None:
         self.asked: list[int] = []
         self.masks = masks
-        both = [score_folds(cases, self.models_of(models), kind, masks) for kind in (True, False)]
+        both = [score_folds(cases, self.models_of(models), kind, masks, "both") for kind in (True, False)]
         self.scores = [score for scores, _ in both for score in scores]
         self.curves = [curve for _, curve in both]
 
