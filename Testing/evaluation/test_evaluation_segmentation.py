@@ -444,7 +444,7 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     assert main(arguments) == 0
     known = document(output)
     earlier = Results(known["bundle"], made_up([]).ct, scored.scores, scored.curves).document()
-    known["folds"], known["curves"] = earlier["folds"], earlier["curves"]
+    known["folds"], known["curves"], known["lesion_source"] = earlier["folds"], earlier["curves"], "both"
     (output / "segmentation.json").write_text(json.dumps(known), "utf-8")
 
     def trained(self: Folds, fold: int) -> Bundle:
@@ -453,7 +453,7 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
         return open_bundle(tiny_bundle)
 
     monkeypatch.setattr(Folds, "trained", trained)
-    assert main([*arguments, "--folds", "both"]) != 0
+    assert main([*arguments, "--folds", "both", "--lesion-source", "both"]) != 0
     after = document(output)
     assert sorted(map(str, after["folds"])) == sorted(map(str, earlier["folds"]))  # the same networks: the same scores
     assert len(after["curves"]) == 2

@@ -179,7 +179,7 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
         with Image.open(path) as picture:
             assert picture.format == "PNG" and np.asarray(picture).std() > 5
     page = tmp_path / "report.html"
-    call = ["evaluate", "report", table_out, "--output", page, "--pictures", tmp_path / "pictures"]
+    call = ["evaluate", "report", table_out, "--output", page, "--bundle", bundle, "--pictures", tmp_path / "pictures"]
     assert main([str(a) for a in call]) == 0 and page.read_text().count("data:image/png") == 2
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle]
     assert main([str(a) for a in (*call, "--all-splits")]) == 2
