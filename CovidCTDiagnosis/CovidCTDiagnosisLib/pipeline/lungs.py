@@ -36,10 +36,10 @@ NECK_MM = 4.5
 GAS_SHARE = 0.05
 GAS_HU = -920
 """Gas beside the lungs: below this share of the mask and this mean density; aerated lung is denser."""
-MIXED_GAS, NECK_SHARE = 0.1, 0.1
-"""Bowel: more than this share of it is pure gas, or it lies beside such a piece; less than this share of its surface
-lies on other pieces; and it lies in the lower half of the lungs: a small or destroyed lung that stands apart reaches
-higher."""
+MIXED_GAS, NECK_SHARE, STOOL_SHARE = 0.1, 0.1, 0.2
+"""Bowel: more than this share of it is pure gas, and less than this share of its surface lies on other pieces; or it
+lies beside pure gas, and less than the last share lies on the rest. All of it lies in the lower half of the lungs: a small
+or destroyed lung that stands apart reaches higher."""
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SMALL_LUNG = 0.02
@@ -255,7 +255,7 @@ def _hanging_gas(mask: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:
     gas = pure[basins]
     loops = mixed & (contact_shares(basins) < NECK_SHARE)
     # Stool beside gas may lie broadly on that, but not on the rest.
-    stool = np.isin(numbers, basins[ndimage.binary_dilation(gas)]) & (_contact_with(basins, ~pure) < NECK_SHARE)
+    stool = np.isin(numbers, basins[ndimage.binary_dilation(gas)]) & (_contact_with(basins, ~pure) < STOOL_SHARE)
     bowel = small & (loops | stool) & _is_low(basins)
     bowel[0] = False
     return gas | _with_what_hangs_on_it(bowel[basins], mask)
