@@ -38,8 +38,8 @@ GAS_HU = -920
 """Gas beside the lungs: below this share of the mask and this mean density; aerated lung is denser."""
 MIXED_GAS, NECK_SHARE, STOOL_SHARE = 0.1, 0.1, 0.2
 """Bowel: more than this share of it is pure gas, and less than this share of its surface lies on other pieces; or it
-lies beside pure gas, and less than the last share lies on the rest. All of it lies in the lower half of the lungs: a small
-or destroyed lung that stands apart reaches higher."""
+lies beside pure gas, and less than the last share lies on the rest. All of it lies in the lower half of the lungs: a
+small or destroyed lung that stands apart reaches higher."""
 ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SMALL_LUNG = 0.02
