@@ -150,8 +150,8 @@ def usual_source(models: Models) -> LesionSource:
 def share_out(lesion: np.ndarray, classes: np.ndarray, tissue: np.ndarray) -> None:
     """Share the probability of lesion out among its classes, as the U-Net says, in place.
 
-    Where 2DS tells consolidation from ground-glass opacity, it divides what these two get. Where the U-Net has not run,
-    or says nothing, all is theirs.
+    Where 2DS tells consolidation from ground-glass opacity, it divides what these two get, which is all where the U-Net
+    has not run. With an older 2DS all four are 0 there.
 
     Args:
         lesion: (...), the probability of lesion.

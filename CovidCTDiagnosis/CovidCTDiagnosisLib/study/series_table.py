@@ -11,8 +11,6 @@ from CovidCTDiagnosisLib.errors import UsageError
 from CovidCTDiagnosisLib.folders import replaced_file
 
 _REMEDY = "Choose another name for the table."
-_OLDER = ("series", "probability", "label", "warnings")
-"""Columns of tables written before rows told their bundle."""
 
 
 class SeriesRow(NamedTuple):
@@ -44,7 +42,8 @@ def check_table_output(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", _REMEDY)
     header = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if path.exists() else b""
-    if header not in (b"", _header(SeriesRow._fields), _header(_OLDER)):
+    # Older tables end before the bundle.
+    if header not in (b"", _header(SeriesRow._fields), _header(SeriesRow._fields[:-1])):
         raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
 
 

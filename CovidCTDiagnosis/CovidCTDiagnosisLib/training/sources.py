@@ -29,7 +29,7 @@ from ..pipeline.slice_series import series_input
 UNKNOWN_LESION = 255
 """Label of a lesion voxel whose class nobody named."""
 
-MOST_LABELLED = 50_000
+MOST_VOXELS = 50_000
 TISSUE_HU = -300
 
 CHUNK_BYTES = 2**20
@@ -69,15 +69,18 @@ class Case:
     def labelled(self) -> np.ndarray:
         """Voxels (N, 3), along (k, j, i), whose label is not 0; of very many only some."""
         assert self.labels is not None
-        voxels = np.argwhere(self.labels)
-        # A copy, as a view would keep all of them in memory.
-        return voxels[:: max(len(voxels) // MOST_LABELLED, 1)].copy()
+        return _some_voxels(self.labels > 0)
 
     @cached_property
     def tissue(self) -> np.ndarray:
         """Voxels (N, 3), along (k, j, i), that hold no air; of very many only some."""
-        voxels = np.argwhere(self.hu > TISSUE_HU)
-        return voxels[:: max(len(voxels) // MOST_LABELLED, 1)].copy()
+        return _some_voxels(self.hu > TISSUE_HU)
+
+
+def _some_voxels(mask: np.ndarray) -> np.ndarray:
+    voxels = np.argwhere(mask)
+    # A copy, as a view would keep all of them in memory.
+    return voxels[:: max(len(voxels) // MOST_VOXELS, 1)].copy()
 
 
 def require_data(folder: Path, *parts: str) -> Path:
