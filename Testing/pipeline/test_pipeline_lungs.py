@@ -157,7 +157,7 @@ def cpu(bundle: Bundle) -> Models:
 def test_the_phantoms_lungs_are_found_on_their_own_sides(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:
     ct = chest_phantom(spacing=(4.0, 4.0, 5.0))
     reported: list[float] = []
-    found = segment_lungs(ct, cpu(bundle), reported.append)
+    found = segment_lungs(ct, cpu(bundle), reported.append).labels
     middle = ct.shape[2] // 2
     truth = (ct.voxels > -930) & (ct.voxels < -770)
     for side, half in ((RIGHT, slice(0, middle)), (LEFT, slice(middle, None))):
@@ -166,13 +166,26 @@ def test_the_phantoms_lungs_are_found_on_their_own_sides(chest_phantom: Callable
     assert reported == sorted(reported) and 0.9 <= reported[-1] <= 1
 
 
+def test_the_probability_of_lung_lies_where_the_lungs_do(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:
+    ct = chest_phantom(spacing=(4.0, 4.0, 5.0))
+    found = segment_lungs(ct, cpu(bundle), lambda f: None)
+    sure = found.probabilities(ct)["lung"]
+    depth = ndimage.distance_transform_edt(found.labels > 0)
+    for inside in (True, False):
+        k, j, i = np.unravel_index((depth if inside else ndimage.distance_transform_edt(depth == 0)).argmax(), ct.shape)
+        at = np.rint(np.linalg.solve(sure.affine, ct.affine @ [i, j, k, 1])[:3]).astype(int)[::-1]
+        at = np.clip(at, 0, np.array(sure.shape) - 1)
+        value = sure.voxels[tuple(at)]
+        assert value > 0.9 if inside else value < 0.1
+
+
 def test_a_chest_with_one_aerated_lung_has_no_other(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:
     """After pneumonectomy, or behind an effusion that fills one side."""
     ct = chest_phantom(spacing=(4.0, 4.0, 5.0))
     voxels = ct.voxels.copy()
     left = voxels[:, :, ct.shape[2] // 2 :]
     left[(left > -960) & (left < -600)] = 30
-    found = segment_lungs(ct.with_voxels(voxels), cpu(bundle), lambda f: None)
+    found = segment_lungs(ct.with_voxels(voxels), cpu(bundle), lambda f: None).labels
     assert (found == RIGHT).sum() > 20 * (found == LEFT).sum()
 
 

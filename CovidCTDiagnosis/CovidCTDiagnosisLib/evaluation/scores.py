@@ -173,7 +173,7 @@ def score_ct(ct: Volume, truth: np.ndarray, models: Models) -> CtScore:
         models: networks ``lungs``, ``lesions`` and ``involvement``.
     """
     begun = time.perf_counter()
-    lungs = segment_lungs(ct, models, lambda fraction: None)
+    lungs = segment_lungs(ct, models, lambda fraction: None).labels
     between = time.perf_counter()
     lungs = segment_lesions(ct, lungs, models, lambda fraction: None).lungs
     seconds = {"lungs": between - begun, "lesions": time.perf_counter() - between}

@@ -29,7 +29,7 @@ def agreement(ct: Volume, models: Models) -> dict[str, float]:
     Returns:
         ``lungs`` and ``lesions``.
     """
-    own = segment_lesions(ct, segment_lungs(ct, models, _ignore), models, _ignore)
+    own = segment_lesions(ct, segment_lungs(ct, models, _ignore).labels, models, _ignore)
     with tempfile.TemporaryDirectory() as name:
         export_slices(ct, Path(name))
         images = [read_slice_image(path) for path in find_slice_images(Path(name))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 STEM = 32
@@ -42,10 +43,22 @@ STAGES = (
 )
 
 
+class _DepthwiseConvolution(nn.Conv2d):
+    """In single precision on a processor: in half precision its gradients take up to a hundred times as long there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, J, I) to (B, outputs, J / stride, I / stride)."""
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """With its normalisation, whose small epsilon and slow statistics are those of the published weights."""
+    kind = nn.Conv2d if groups == 1 else _DepthwiseConvolution
     return [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,8 +38,9 @@ class Analysis:
         images: ``lungs``, ``lesions`` (uint8), ``relevance_ct``, ``relevance_lesions`` (float32), each on the
             CT's own grid.
         document: the content of analysis.json (without the time that writing takes).
-        probabilities: ``lesion``, whose threshold draws the mask, and the U-Net's of each lesion class by name, on
-            the lesion networks' working grid around the lungs (axial, half or single precision); not written.
+        probabilities: not written; each on its network's working grid around the lungs (axial, half or single
+            precision). ``lung``, unless the lungs were given or another engine found them; ``lesion``, whose threshold
+            draws the mask; and each lesion class by name, together that of lesion.
     """
 
     images: dict[str, Volume]
@@ -108,14 +109,25 @@ class _LungSource:
         elif self.mask is None:
             require_lungmask()
 
-    def lungs(self, ct: Volume, axial: Volume, models: Models, monitor: Monitor) -> tuple[np.ndarray, dict[str, Any]]:
+    def lungs(self, ct: Volume, axial: Volume, models: Models, monitor: Monitor) -> _FoundLungs:
         """Sided lungs on the axial grid, and what the study says of their origin."""
         if self.mask is not None:
-            return take_lungs(self.mask, ct, monitor.warn), {"source": "mask", "sha256": digest(self.mask)}
+            origin = {"source": "mask", "sha256": digest(self.mask)}
+            return _FoundLungs(take_lungs(self.mask, ct, monitor.warn), origin)
         if self.engine == "lungmask":
             lungs, weights = segment_with_lungmask(axial, self.weights, models.device, monitor.report)
-            return lungs, {"source": "lungmask", **weights}
-        return segment_lungs(axial, models, monitor.report, monitor.warn), {"source": "network"}
+            return _FoundLungs(lungs, {"source": "lungmask", **weights})
+        found = segment_lungs(axial, models, monitor.report, monitor.warn)
+        return _FoundLungs(found.labels, {"source": "network"}, found.probabilities(axial))
+
+
+@dataclass(frozen=True)
+class _FoundLungs:
+    """Sided lungs on the axial grid, what the study says of their origin, and probabilities where a network tells."""
+
+    labels: np.ndarray
+    origin: dict[str, Any]
+    probabilities: dict[str, Volume] = field(default_factory=dict)
 
 
 def _analyze(
@@ -131,11 +143,11 @@ def _analyze(
         monitor.warn(warning)
     axial = to_axial(ct)
     with monitor.stage("lungs", "Segmenting the lungs"):
-        lungs, lung_origin = lung_source.lungs(ct, axial, models, monitor)
+        found_lungs = lung_source.lungs(ct, axial, models, monitor)
     with monitor.stage("lesions", "Segmenting lesions"):
         own_mask = lung_source.mask is not None
         found = segment_lesions(
-            axial, lungs, models, monitor.report, lesion_source, widen=not own_mask, warn=monitor.warn
+            axial, found_lungs.labels, models, monitor.report, lesion_source, widen=not own_mask, warn=monitor.warn
         )
         lungs, lesions = found.lungs, found.labels
     with monitor.stage("diagnosis", "Computing the COVID-19 probability"):
@@ -180,12 +192,12 @@ def _analyze(
         "measurements": measure(axial.voxels, lungs, lesions, ct.voxel_ml),
         "settings": {
             "lesion_source": lesion_source or usual_source(models),
-            "lungs": lung_origin,
+            "lungs": found_lungs.origin,
             **{f"{n}_preprocessing": models.preprocessing(n) for n in models.bundle.networks},
         },
         "warnings": list(monitor.warnings),
     }
-    return Analysis(images, document, found.probabilities(axial))
+    return Analysis(images, document, found_lungs.probabilities | found.probabilities(axial))
 
 
 def _describe_input(ct: Volume, name: str) -> dict[str, Any]:

@@ -7,9 +7,11 @@ lung and tissue; deeper inside, and where the lung is consolidated, the network 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import expit
 from skimage.segmentation import expand_labels, watershed
 
 from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid, to_grid
@@ -58,12 +60,31 @@ FILLED_SLICES = 16
 """Slices of the CT handled at a time, so that no copy of the whole is made."""
 
 
+@dataclass(frozen=True)
+class Lungs:
+    """Lungs of a CT and how sure the network is of them.
+
+    Attributes:
+        labels: uint8 (K, J, I) on the CT's grid: 1 right lung, 2 left lung.
+        probability: float16 (K, J, I) on the fine working grid, of lung: the network's, before anything is cleaned.
+        grid: that working grid.
+    """
+
+    labels: np.ndarray
+    probability: np.ndarray
+    grid: WorkingGrid
+
+    def probabilities(self, axial: Volume) -> dict[str, Volume]:
+        """``lung``, where it lies in the patient of the axial CT."""
+        return {"lung": self.grid.in_patient(self.probability, axial)}
+
+
 def segment_lungs(
     axial: Volume,
     models: Models,
     report: Callable[[float], None],
     warn: Callable[[str], None] = lambda text: None,
-) -> np.ndarray:
+) -> Lungs:
     """Segment the lungs of an axial CT.
 
     Args:
@@ -73,7 +94,7 @@ def segment_lungs(
         warn: told when memory runs out and what is done about it.
 
     Returns:
-        uint8 (K, J, I): 1 right lung, 2 left lung.
+        Labels and the probability of lung.
 
     Raises:
         InputError: no lungs are found.
@@ -114,7 +135,7 @@ def segment_lungs(
     report(0.92)
     refined = refine_lungs(boundary_depth(values, lungs, hu, fine.step), lungs, fine, axial)
     drop_specks(refined, spacing)
-    return refined
+    return Lungs(refined, expit(values).astype(np.float16), fine)
 
 
 def sample_hu(axial: Volume, grid: WorkingGrid) -> np.ndarray:

@@ -22,7 +22,7 @@ def scan_input(ct: Volume, models: Models, *, slice_mm: float, longest_side: int
     """
     check_chest_ct(ct)
     axial = to_axial(ct)
-    lungs = segment_lungs(axial, models, _ignore)
+    lungs = segment_lungs(axial, models, _ignore).labels
     found = segment_lesions(axial, lungs, models, _ignore)
     return classifier_input(axial, found.lungs, found.labels, slice_mm=slice_mm, longest_side=longest_side)
 

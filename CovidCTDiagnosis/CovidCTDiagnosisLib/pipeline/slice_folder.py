@@ -183,7 +183,7 @@ def _segment_stack(
     volume = Volume(np.stack(upright[::order]), (options.pixel_mm, options.pixel_mm, options.slice_mm))
     try:
         with monitor.stage("lungs", "Segmenting the lungs"):
-            lungs = segment_lungs(volume, models, monitor.report, monitor.warn)
+            lungs = segment_lungs(volume, models, monitor.report, monitor.warn).labels
     except InputError:
         monitor.warn("No lungs were found in the stack of slices: each slice is segmented on its own.")
         return None
