@@ -8,8 +8,9 @@ lesions) and then learn from everything, most of all from the expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from .chests import pick_chest, read_chests
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, lesions_of_lungs
 from .photographs import photograph_weights
-from .planting import CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, plant_lesions
+from .planting import COMBINED, CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, KINDS, lesion_shape, plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_lesion_slices
 
 LesionNetwork = Literal["involvement", "lesions"]
@@ -43,7 +44,12 @@ STEP: Triple = (3.0, 1.75, 1.75)
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
 SLICES, PLANES = 8, 2
-PLANTED_SHARE = 0.2
+PLANTED_ANYWHERE = (False, False, True)
+"""Of a batch's planted parts: whether each lies anywhere in the body, or around the lungs."""
+PLANTED_SHARE = 0.5
+"""Of the U-Net's batches; the rest are slices, or parts of labelled CTs."""
+RARE_KINDS = (0.2, 0.2, 0.3, 0.3)
+"""How often the U-Net's planted lesions are of each class: the first two it also meets on the expert's slices."""
 EXPERT_SHARE = 0.8
 
 # Distances between classes for the generalized Wasserstein Dice loss (Fidon 2017): every lesion class is far
@@ -68,21 +74,26 @@ class LesionCases:
         machine: slices with machine-made masks.
         chests: CTs with lung labels, to plant lesions in.
         volumes: labelled CTs.
+        shapes: of real lesions, to plant; see ``planting.lesion_shape``.
     """
 
     expert: list[Case] = field(default_factory=list)
     machine: list[Case] = field(default_factory=list)
     chests: list[Case] = field(default_factory=list)
     volumes: list[Case] = field(default_factory=list)
+    shapes: list[np.ndarray] = field(default_factory=list)
 
 
 def lesion_cases(data: Path, dicom: Path, machine_masks: bool = True) -> LesionCases:
     """All cases of the shared data folder, those with machine-made masks if wanted."""
-    return LesionCases(
-        read_lesion_slices(data),
-        [_within_lungs(case) for case in read_covid_slices(data)] if machine_masks else [],
-        read_chests(data, dicom),
-    )
+    machine = [_within_lungs(case) for case in read_covid_slices(data)] if machine_masks else []
+    return LesionCases(read_lesion_slices(data), machine, read_chests(data, dicom), shapes=_shapes(machine))
+
+
+def _shapes(machine: list[Case]) -> list[np.ndarray]:
+    """Of each volume that slices come from."""
+    volumes = groupby(machine, key=lambda case: case.name)
+    return [lesion_shape([c.labels[0] > 0 for c in cases if c.labels is not None]) for _, cases in volumes]
 
 
 def _within_lungs(case: Case) -> Case:
@@ -128,7 +139,12 @@ def _draw_labelled(
 
 
 def _draw_planted(
-    rng: np.random.Generator, chests: list[Case], count: tuple[int, int, int], anywhere: bool = False
+    rng: np.random.Generator,
+    chests: list[Case],
+    count: tuple[int, int, int],
+    anywhere: bool = False,
+    shapes: Sequence[np.ndarray] = (),
+    kinds: Sequence[float] = KINDS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A part of a chest with lesions planted in its lungs, mostly; it lies around the lungs if not anywhere."""
     chest = pick_chest(rng, chests)
@@ -141,7 +157,7 @@ def _draw_planted(
         hu, lungs = random_turn(rng, hu, lungs)
     labels = np.zeros(hu.shape, np.uint8)
     if rng.random() < 0.75:
-        hu, labels = plant_lesions(rng, hu, lungs > 0.5, grid.step)
+        hu, labels = plant_lesions(rng, hu, lungs > 0.5, grid.step, shapes=shapes, kinds=kinds)
     if rng.random() < 0.5:
         hu = random_window(rng, hu)
     return _finish(rng, hu, labels)
@@ -161,16 +177,18 @@ def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, 
     """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
     labelled = cases.expert or cases.machine or cases.volumes
     if cases.chests and (rng.random() < PLANTED_SHARE or not labelled):
-        return _batch([_draw_planted(rng, cases.chests, VOLUME_PATCH)])
+        return _batch([_draw_planted(rng, cases.chests, VOLUME_PATCH, shapes=cases.shapes, kinds=RARE_KINDS)])
     if cases.volumes:
         return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
     return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
 
 
 class LesionLoss:
-    """Generalized Wasserstein Dice plus cross-entropy; a lesion of unknown class may be any of the four.
+    """Generalized Wasserstein Dice, cross-entropy of lesion and, half as much and where it is known, of the class.
 
-    Unknown voxels are given the lesion class that the network itself finds most probable there.
+    A lesion of unknown class may be any for the cross-entropy. The Dice loss is told one of the two that experts name,
+    whichever the network finds more probable: told whichever of the four, it would feed the combined pattern, which is
+    near to all. All classes that a batch holds count alike, as the rare ones would not be learned otherwise.
     """
 
     def __init__(self) -> None:
@@ -180,9 +198,22 @@ class LesionLoss:
         """Loss of logits (B, 5, K, J, I) against labels (B, 1, K, J, I)."""
         ct, labels = batch
         logits = network(ct).float()
-        likely = logits.detach()[:, 1:].argmax(1, keepdim=True) + 1
-        labels = torch.where(labels == UNKNOWN_LESION, likely, labels)
-        return self.wasserstein(logits, labels) + F.cross_entropy(logits, labels[:, 0])
+        likely = logits.detach()[:, [GROUND_GLASS, CONSOLIDATION]].argmax(1, keepdim=True) + 1
+        told = torch.where(labels == UNKNOWN_LESION, likely, labels)
+        lesion = torch.stack([logits[:, 0], torch.logsumexp(logits[:, 1:], 1)], 1)
+        loss = self.wasserstein(logits, told) + F.cross_entropy(lesion, (labels[:, 0] > 0).long())
+        return loss + _class_loss(logits[:, 1:], labels[:, 0]) / 2
+
+
+def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the lesion classes, mean over those that are there, (B, 4, K, J, I) against (B, K, J, I)."""
+    voxels = logits.movedim(1, -1)
+    losses = [
+        F.cross_entropy(voxels[here], labels[here] - 1)
+        for number in range(GROUND_GLASS, COMBINED + 1)
+        if (here := labels == number).any()
+    ]
+    return torch.stack(losses).mean() if losses else logits.new_zeros(())
 
 
 def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, Tensor]:
@@ -195,7 +226,7 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
         parts += [_draw_part(rng, cases.volumes, planes) for _ in range(SLICES // PLANES)]
     if cases.chests:
         # Bowel looks like lung with lesions: the pictures of slices end at the lungs, so only whole chests show it.
-        parts += [_draw_planted(rng, cases.chests, planes, anywhere) for anywhere in (False, True)]
+        parts += [_draw_planted(rng, cases.chests, planes, anywhere) for anywhere in PLANTED_ANYWHERE]
     # The planes of a part join the batch as slices.
     ct, labels = (torch.from_numpy(np.concatenate(arrays)).unsqueeze(1) for arrays in zip(*parts, strict=True))
     return ct, labels

@@ -1,4 +1,4 @@
-"""Lesions planted in healthy lungs: shapes from smooth noise, textures of the four classes.
+"""Lesions planted in healthy lungs: shapes from real masks or smooth noise, textures of the four classes.
 
 Real consolidation and ground-glass volumes with labels are rare, crazy paving and the combined pattern have
 no labels here at all; planted ones teach the networks what they can look like in 3-D. Nothing planted is used for
@@ -7,12 +7,22 @@ measuring but whether classes without expert labels are named at all (``evaluati
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
 GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED = 1, 2, 3, 4
+MASK_SIZE = (64, 96)
+"""Rows and columns that real masks are kept at."""
+MASK_SLICES_MM = (1.5, 4.0)
+"""The increment of real masks is not known; any of these is taken."""
+KINDS = (0.4, 0.3, 0.15, 0.15)
+"""How often each class is planted, if not said otherwise."""
+REAL_SHARE = 0.5
+"""Of the planted lesions, where real masks are there."""
 
 
 def smooth_noise(
@@ -29,6 +39,19 @@ def smooth_noise(
     return (noise - noise.mean()) / (noise.std() + 1e-6)
 
 
+def lesion_shape(mask_slices: Sequence[np.ndarray]) -> np.ndarray:
+    """Lesion masks of a volume's slices, each cropped around the lungs, as a shape to plant.
+
+    Args:
+        mask_slices: bool (J, I) each, in scan order, of any size.
+
+    Returns:
+        float32 (slices, *MASK_SIZE), the share of lesion in each voxel of the lungs' box.
+    """
+    masks = [torch.from_numpy(m.astype(np.float32))[None, None] for m in mask_slices]
+    return torch.cat([F.adaptive_avg_pool2d(m, MASK_SIZE)[0] for m in masks]).numpy()
+
+
 def plant_lesions(
     rng: np.random.Generator,
     hu: np.ndarray,
@@ -36,16 +59,20 @@ def plant_lesions(
     spacing: tuple[float, float, float],
     share: float | None = None,
     kind: int | None = None,
+    shapes: Sequence[np.ndarray] = (),
+    kinds: Sequence[float] = KINDS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Plant blobs of lesion in healthy lung.
+    """Plant lesions in healthy lung.
 
     Args:
         rng: random source.
         hu: (K, J, I) float32.
         lungs: bool (K, J, I).
         spacing: mm along (k, j, i).
-        share: of the lung that lesions take, about; drawn when None.
+        share: of the lung that lesions of smooth noise take, about; drawn when None.
         kind: class number of all of them; drawn for each when None.
+        shapes: real ones, see ``lesion_shape``, for half of the lesions.
+        kinds: how often each class is drawn.
 
     Returns:
         The changed HU (a copy) and labels (K, J, I) uint8 with the four class numbers.
@@ -59,17 +86,33 @@ def plant_lesions(
     rows = np.flatnonzero(lungs.any((0, 2)))
     posterior = ((np.arange(hu.shape[1]) - rows.mean()) / max(np.ptp(rows) / 2, 1))[:, None].astype(np.float32)
     for _ in range(int(rng.integers(1, 3))):
-        field = smooth_noise(rng, hu.shape, float(rng.uniform(5, 20)), spacing)
-        field += 0.3 * smooth_noise(rng, hu.shape, 2.5, spacing)
-        field -= float(rng.uniform(0, 0.06)) * np.minimum(depth, 40)  # COVID-19 lesions lie at the periphery
-        field += float(rng.choice([0.0, rng.uniform(0, 4)])) * posterior  # and low in a patient who lies on the back
-        blob = lungs & (field > np.quantile(field[lungs], 1 - share / 2))
-        drawn = int(rng.choice([GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED], p=[0.4, 0.3, 0.15, 0.15]))
+        if shapes and rng.random() < REAL_SHARE:
+            blob = _real_blob(rng, shapes[int(rng.integers(len(shapes)))], lungs, spacing[0])
+        else:
+            field = smooth_noise(rng, hu.shape, float(rng.uniform(5, 20)), spacing)
+            field += 0.3 * smooth_noise(rng, hu.shape, 2.5, spacing)
+            field -= float(rng.uniform(0, 0.06)) * np.minimum(depth, 40)  # COVID-19 lesions lie at the periphery
+            field += float(rng.choice([0.0, rng.uniform(0, 4)])) * posterior  # and low in a patient on the back
+            blob = lungs & (field > np.quantile(field[lungs], 1 - share / 2))
+        drawn = int(rng.choice([GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED], p=kinds))
         this = drawn if kind is None else kind
         edge = np.clip(ndimage.gaussian_filter(blob.astype(np.float32), [1.5 / s for s in spacing]), 0, 1)
         hu += edge * lungs * (np.maximum(_texture(rng, this, hu, spacing), hu) - hu)
         labels[blob] = this
     return hu, labels
+
+
+def _real_blob(rng: np.random.Generator, shape: np.ndarray, lungs: np.ndarray, slice_mm: float) -> np.ndarray:
+    """A run of a real mask's slices in the box of these lungs, either way round; bool, inside them."""
+    box = ndimage.find_objects(lungs.astype(np.uint8))[0]
+    size = [b.stop - b.start for b in box]
+    slices = int(np.clip(round(size[0] * slice_mm / rng.uniform(*MASK_SLICES_MM)), 1, len(shape)))
+    first = int(rng.integers(len(shape) - slices + 1))
+    flips = tuple(axis for axis in (0, 2) if rng.random() < 0.5)
+    run = torch.from_numpy(np.flip(shape[first : first + slices], flips).copy())[None, None]
+    blob = np.zeros(lungs.shape, bool)
+    blob[box] = F.interpolate(run, size=size, mode="trilinear", align_corners=False)[0, 0].numpy() > 0.5
+    return blob & lungs
 
 
 def _texture(rng: np.random.Generator, kind: int, hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:

@@ -169,7 +169,7 @@ PLANS = {
         "planted lesions",
     ),
     "involvement": Plan(
-        Steps(600, 800),
+        Steps(600, 900),
         lesions.INVOLVEMENT,
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
@@ -243,17 +243,18 @@ def train(
     tune_allocator()
     plan = PLANS[network]
     chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
-    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware)
     start = open_bundle(output).weights(network) if fine_tune else None
     lesion_network = NEEDED.get(network) == "lesions"
     architecture = open_bundle(output).networks[network]["architecture"] if fine_tune and lesion_network else None
+    made = architecture or _architecture(network, plan, MANNERS[manner])
+    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware, made)
     folder = (run or _runs(output)) / f"{network}-{key}"
     job = _Job(data, output, folder, seed, start, architecture, hardware, MANNERS[manner])
     trained = plan.train(job, chosen)
     if is_helper():
         return  # the process that started this one writes the bundle
     record = NetworkRecord(
-        architecture or _architecture(network, plan, job.manner),
+        made,
         plan.preprocessing,
         trained.state_dict(),
         {
@@ -347,11 +348,12 @@ def _run_key(
     seed: int,
     manner: str,
     hardware: Hardware,
+    architecture: dict[str, Any],
 ) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
     used = open_bundle(output).fingerprint(built_on) if built_on else ""
     state = table_fingerprint(data) if is_scan_table(data) else data_fingerprint(data)
-    told = f"{state} {used} {tuple(steps)} {seed} {manner} {hardware.precision} {inputs_kind()}"
+    told = f"{state} {used} {tuple(steps)} {seed} {manner} {hardware.precision} {inputs_kind()} {architecture}"
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
