@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.networks import UNet2D
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import train as train_module
+from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from CovidCTDiagnosisLib.training.lung_labels import label_lungs
 from PIL import Image
 
@@ -73,6 +75,19 @@ def test_a_network_trained_again_is_named_in_version_and_model_card(data: Path, 
     assert versions == ["0.1.0", "0.1.0+retrained", "0.1.0+retrained"]
     card = open_bundle(folder).model_card
     assert card.count("- `involvement`, on: expert lesion slices") == 1 and "## Trained again" in card
+
+
+def test_what_learned_beside_another_u_net_is_stale_only_if_that_draws(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_module._tell_what_is_stale(tiny_bundle, "lesions")
+    assert "classifier learned beside another lesions" in capsys.readouterr().out
+    draws = NetworkRecord(INVOLVEMENT, {"step_mm": [3, 2, 2]}, UNet2D(**INVOLVEMENT).state_dict(), {})
+    bundle = revise_bundle(tiny_bundle, tmp_path / "other", networks={"involvement": draws}).folder
+    train_module._tell_what_is_stale(bundle, "lesions")
+    assert not capsys.readouterr().out  # 2DS draws the masks alone
+    train_module._tell_what_is_stale(bundle, "involvement")
+    assert "classifier learned beside another involvement" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("network", "first"), [("cvae", "lungs"), ("classifier", "lungs")])

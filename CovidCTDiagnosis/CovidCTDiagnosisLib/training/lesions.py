@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -43,12 +44,14 @@ STEP: Triple = (3.0, 1.75, 1.75)
 # About a whole slice of the lungs' box; 2DS also gets planes of a planted volume.
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
+PLANTED_PATCH, PLANTED_PATCHES = (8, 56, 56), 4
+"""Several small ones in a batch, as a large one holds a class or two: from such batches classes are not learned."""
 SLICES, PLANES = 8, 2
-PLANTED_ANYWHERE = (False, False, True)
-"""Of a batch's planted parts: whether each lies anywhere in the body, or around the lungs."""
+UNET_SLICES = 4
+"""Of a batch of the 3-D U-Net."""
 PLANTED_SHARE = 0.5
 """Of the U-Net's batches; the rest are slices, or parts of labelled CTs."""
-RARE_KINDS = (0.2, 0.2, 0.3, 0.3)
+RARE_KINDS = (0.15, 0.15, 0.35, 0.35)
 """How often the U-Net's planted lesions are of each class: the first two it also meets on the expert's slices."""
 EXPERT_SHARE = 0.8
 
@@ -177,10 +180,11 @@ def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, 
     """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
     labelled = cases.expert or cases.machine or cases.volumes
     if cases.chests and (rng.random() < PLANTED_SHARE or not labelled):
-        return _batch([_draw_planted(rng, cases.chests, VOLUME_PATCH, shapes=cases.shapes, kinds=RARE_KINDS)])
+        planted = partial(_draw_planted, rng, cases.chests, PLANTED_PATCH, shapes=cases.shapes, kinds=RARE_KINDS)
+        return _batch([planted() for _ in range(PLANTED_PATCHES)])
     if cases.volumes:
         return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
-    return _batch([_draw_slice(rng, cases) for _ in range(SLICES)])
+    return _batch([_draw_slice(rng, cases) for _ in range(UNET_SLICES)])
 
 
 class LesionLoss:
@@ -226,7 +230,7 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
         parts += [_draw_part(rng, cases.volumes, planes) for _ in range(SLICES // PLANES)]
     if cases.chests:
         # Bowel looks like lung with lesions: the pictures of slices end at the lungs, so only whole chests show it.
-        parts += [_draw_planted(rng, cases.chests, planes, anywhere) for anywhere in PLANTED_ANYWHERE]
+        parts += [_draw_planted(rng, cases.chests, planes, anywhere) for anywhere in (False, True)]
     # The planes of a part join the batch as slices.
     ct, labels = (torch.from_numpy(np.concatenate(arrays)).unsqueeze(1) for arrays in zip(*parts, strict=True))
     return ct, labels

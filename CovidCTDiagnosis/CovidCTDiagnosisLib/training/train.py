@@ -169,7 +169,7 @@ PLANS = {
         "planted lesions",
     ),
     "involvement": Plan(
-        Steps(600, 900),
+        Steps(600, 800),
         lesions.INVOLVEMENT,
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
@@ -177,7 +177,7 @@ PLANS = {
         "; first weights of the contracting path from photographs (ImageNet)",
     ),
     "lesions": Plan(
-        Steps(700, 300),
+        Steps(350, 250),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.4},
         _lesion_network("lesions"),
@@ -296,7 +296,10 @@ def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, kept: 
 def _tell_what_is_stale(output: Path, network: str) -> None:
     """Networks of the bundle that learned from what another one made of the scans before."""
     built_on = dict.fromkeys(SEGMENTING, ("cvae", "classifier")) | {"cvae": ("classifier",)}
-    stale = [n for n in built_on.get(network, ()) if n in open_bundle(output).networks]
+    networks = open_bundle(output).networks
+    if "involvement" in networks and networks["involvement"]["architecture"].get("outputs", 1) > 1:
+        del built_on["lesions"]  # 2DS draws the masks alone, and the classifier is not told the classes
+    stale = [n for n in built_on.get(network, ()) if n in networks]
     if stale:
         print(f"The bundle's {' and '.join(stale)} learned beside another {network}: train {_them(stale)} again.")
 
