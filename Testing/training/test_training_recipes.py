@@ -33,7 +33,13 @@ from CovidCTDiagnosisLib.training.diagnosis import (
     in_window,
 )
 from CovidCTDiagnosisLib.training.examples import Example
-from CovidCTDiagnosisLib.training.lesions import LesionCases, LesionLoss, draw_involvement, involvement_loss
+from CovidCTDiagnosisLib.training.lesions import (
+    LesionCases,
+    LesionLoss,
+    draw_involvement,
+    draw_lesions,
+    involvement_loss,
+)
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
 from CovidCTDiagnosisLib.training.photographs import photograph_weights
@@ -436,6 +442,18 @@ def test_2ds_sees_what_lies_below_the_lungs_too() -> None:
     without_lung = (ct > 0.6).all(3).all(2)[:, 0]
     assert 0.05 < without_lung.float().mean() < 0.6
     assert not labels[without_lung].any() and labels.any()
+
+
+def test_a_planted_batch_of_the_u_net_holds_several_classes() -> None:
+    """From batches of one class each the U-Net learns how common the classes are, and not to tell them apart."""
+    hu = np.full((60, 120, 120), 40, np.int16)
+    hu[10:50, 20:100, 20:100] = -850
+    chest = Case("chest", hu, (5.0, 3.0, 3.0), (hu < 0).astype(np.uint8))
+    rng = np.random.default_rng(0)
+    batches = [draw_lesions(rng, LesionCases(chests=[chest])) for _ in range(8)]
+    found = [set(labels[labels > 0].tolist()) for _, labels in batches]
+    assert set().union(*found) == {1, 2, 3, 4} and np.mean([len(classes) for classes in found]) > 2
+    assert all(ct.shape == labels.shape and len(ct) > 1 for ct, labels in batches)
 
 
 # Crops
