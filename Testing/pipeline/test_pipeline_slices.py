@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from CovidCTDiagnosisLib.bundle import Bundle
+from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume, read_scan, to_axial
 from CovidCTDiagnosisLib.ct.slice_images import find_slice_images, grey_to_hu, hu_to_grey, read_slice_image
 from CovidCTDiagnosisLib.errors import InputError, ResourceError
@@ -195,6 +195,22 @@ def test_lone_slices_have_masks_of_their_own_size_and_pose(
     for name, mask, expected, image in zip(names, found.lungs, alone, posed, strict=True):
         assert mask.shape == image.shape and expected.any()
         np.testing.assert_array_equal(mask, pose(expected, name, False))
+
+
+@pytest.mark.parametrize(
+    ("window", "told"),
+    [((-1000, 400), []), ((-1400, 200), []), ((-160, 240), ["Lungs are black in 2 of 2"]), ((-50, 350), ["No lungs"])],
+)
+def test_a_window_that_hides_the_lungs_is_told(
+    nifti_ct_path: Path, window: tuple[float, float], told: list[str]
+) -> None:
+    """By the shipped networks: in a soft-tissue window they find lungs that are black, in others none."""
+    ct = to_axial(read_scan(nifti_ct_path))
+    shown = [hu_to_grey(ct.voxels[k], window) for k in (66, 88)]
+    monitor = Monitor()
+    options = SliceOptions(pixel_mm=ct.spacing[0], orientation="upright")
+    segment_images(shown, Models(open_bundle(), torch.device("cpu")), options, monitor)
+    assert [w[: len(t)] for w, t in zip(monitor.warnings, told, strict=True)] == told
 
 
 def test_a_given_orientation_is_taken(images: list[np.ndarray], models: Models) -> None:

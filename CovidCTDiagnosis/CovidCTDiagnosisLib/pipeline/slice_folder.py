@@ -27,6 +27,8 @@ NOMINAL_SLICE_MM = 3.0
 SMALLEST_SIDE, SMALLEST_WORKING_SIDE = 32, 12
 """Pixels of an image, and of the working grid: the U-Net normalises over more than one voxel of its lowest level."""
 SMALLEST_STACK = 8
+BLACK = 2
+"""Grey of 0 to 255 that says nothing any more."""
 NEIGHBOURS_MEDIAN, NEIGHBOURS_MOST = 0.5, 0.75
 """Neighbours differ less than this share of what any two slices differ by, at the median and at most."""
 
@@ -134,12 +136,26 @@ def _segment_images(
     found = _segment_stack(upright, models, options, monitor) if stacked else None
     lungs, lesions, order = found or (*_segment_alone(upright, models, options, monitor), "")
     names = list(TURNS)
+    own_lungs = [np.rot90(m, -turn) for m, turn in zip(lungs, turns, strict=True)]
+    _warn_of_window(images, own_lungs, monitor.warn)
     return SliceMasks(
-        [np.rot90(m, -turn) for m, turn in zip(lungs, turns, strict=True)],
+        own_lungs,
         [np.rot90(m, -turn) for m, turn in zip(lesions, turns, strict=True)],
         [names[list(TURNS.values()).index(turn)] for turn in turns],
         order,
     )
+
+
+def _warn_of_window(images: Sequence[np.ndarray], lungs: Sequence[np.ndarray], warn: Callable[[str], None]) -> None:
+    """Say so where no lungs are seen at all, or half of them is black in most pictures that show any."""
+    black = [np.median(image[mask]) <= BLACK for image, mask in zip(images, lungs, strict=True) if mask.any()]
+    if not black:
+        warn("No lungs were found in any picture. Give axial slices of the chest in a lung window.")
+    elif np.mean(black) > 0.5:
+        warn(
+            f"Lungs are black in {sum(black)} of {len(black)} pictures, as in a soft-tissue window: ground-glass "
+            "opacity cannot be seen there. Give pictures in a lung window."
+        )
 
 
 def is_stack(slices: Sequence[np.ndarray]) -> bool:
