@@ -162,6 +162,23 @@ def test_a_table_in_another_encoding_is_named(encoding: str, make: MakeCase, tmp
     assert "cases.csv" in found and "ller" not in found
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Name;PatientID;Split\na;p;train\n", []),  # as spreadsheets write it, and as DICOM calls it
+        ("name,split\na,train\n", ["cases.csv has no column patient"]),
+        ("name,patient,split\na,p,train\na,p,train\n", ["cases.csv, line 3: a stands there twice"]),
+    ],
+)
+def test_the_table_is_read_as_other_tables_are(text: str, found: list[str], make: MakeCase, tmp_path: Path) -> None:
+    make("a")
+    (tmp_path / "cases.csv").write_text(text)
+    if not found:
+        assert [case.patient for case in check_own_data(tmp_path, "lungs")] == ["p"]
+    for sentence in found:
+        assert sentence in problems_of(tmp_path, "lungs")
+
+
 def test_empty_rows_and_hidden_files_do_not_matter(make: MakeCase, tmp_path: Path) -> None:
     make("a")
     (tmp_path / "images" / "._a.nii.gz").write_bytes(b"what some systems leave")

@@ -11,7 +11,6 @@ The folder::
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -25,6 +24,7 @@ from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
 from ..ct.files import IMAGE_SUFFIXES
 from ..errors import CovidCTError, InputError
 from ..networks import LESION_CLASSES
+from ..tables import read_rows, require_columns
 from .sources import UNKNOWN_LESION, Case
 
 Label = Literal["lungs", "lesions"]
@@ -204,21 +204,21 @@ def _read_table(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str]]
     if not path.exists():
         return {}, []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.DictReader(file) if any(row.values())]
-    except (UnicodeDecodeError, csv.Error):
-        return {}, ["cases.csv: it is not a table in UTF-8 with commas"]
-    if rows and not {"name", "patient", "split"} <= rows[0].keys():
-        return {}, ["cases.csv: its columns must be name, patient and split, with commas between them"]
-    problems, table = [], {}
+        columns, rows = read_rows(path)
+        require_columns(path, columns, ("name", "patient", "split"), "Give all three.")
+    except InputError as error:
+        return {}, [error.message]
+    problems: list[str] = []
+    table: dict[str, tuple[str, str]] = {}
     for row in rows:
-        name, patient, split = (str(row[column] or "").strip() for column in ("name", "patient", "split"))
+        name, patient, split = map(row.text, ("name", "patient", "split"))
+        where = f"{path.name}, line {row.line}"
         if name not in names:
-            problems.append(f"cases.csv: there is no image named {name}")
+            problems.append(f"{where}: there is no image named {name}")
         elif name in table:
-            problems.append(f"cases.csv: {name} stands there twice")
+            problems.append(f"{where}: {name} stands there twice")
         elif split not in ("", "train", "test"):
-            problems.append(f"cases.csv: the split of {name} is {split}, not train or test")
+            problems.append(f"{where}: the split of {name} is {split}, not train or test")
         else:
             table[name] = (patient or name, split or "train")
     return table, problems
