@@ -67,6 +67,17 @@ def test_2d_network_with_a_pretrained_path_keeps_any_size(size: tuple[int, int])
         assert network(torch.rand(3, 1, *size)).shape == (3, 2, *size)
 
 
+def test_depthwise_convolutions_stay_in_single_precision_on_a_processor() -> None:
+    network = EfficientNetLite0()
+    kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, _, y: kinds[m.groups > 1].add(y.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.rand(2, 1, 32, 32))
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
 def test_efficientnet_halves_its_maps_and_has_the_published_size() -> None:
     network = EfficientNetLite0().eval()
     with torch.inference_mode():
