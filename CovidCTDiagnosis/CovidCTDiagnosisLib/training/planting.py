@@ -83,23 +83,30 @@ def plant_lesions(
         return hu, labels
     share = float(rng.choice([0.02, 0.08, 0.2, 0.5])) if share is None else share
     depth = ndimage.distance_transform_edt(lungs, sampling=spacing)
-    rows = np.flatnonzero(lungs.any((0, 2)))
-    posterior = ((np.arange(hu.shape[1]) - rows.mean()) / max(np.ptp(rows) / 2, 1))[:, None].astype(np.float32)
     for _ in range(int(rng.integers(1, 3))):
         if shapes and rng.random() < REAL_SHARE:
             blob = _real_blob(rng, shapes[int(rng.integers(len(shapes)))], lungs, spacing[0])
         else:
-            field = smooth_noise(rng, hu.shape, float(rng.uniform(5, 20)), spacing)
-            field += 0.3 * smooth_noise(rng, hu.shape, 2.5, spacing)
-            field -= float(rng.uniform(0, 0.06)) * np.minimum(depth, 40)  # COVID-19 lesions lie at the periphery
-            field += float(rng.choice([0.0, rng.uniform(0, 4)])) * posterior  # and low in a patient on the back
-            blob = lungs & (field > np.quantile(field[lungs], 1 - share / 2))
+            blob = _smooth_blob(rng, lungs, depth, share, spacing)
         drawn = int(rng.choice([GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED], p=kinds))
         this = drawn if kind is None else kind
         edge = np.clip(ndimage.gaussian_filter(blob.astype(np.float32), [1.5 / s for s in spacing]), 0, 1)
         hu += edge * lungs * (np.maximum(_texture(rng, this, hu, spacing), hu) - hu)
         labels[blob] = this
     return hu, labels
+
+
+def _smooth_blob(
+    rng: np.random.Generator, lungs: np.ndarray, depth: np.ndarray, share: float, spacing: tuple[float, float, float]
+) -> np.ndarray:
+    """Half a share of these lungs where smooth noise is largest, mostly at their periphery; bool, inside them."""
+    field = smooth_noise(rng, lungs.shape, float(rng.uniform(5, 20)), spacing)
+    field += 0.3 * smooth_noise(rng, lungs.shape, 2.5, spacing)
+    field -= float(rng.uniform(0, 0.06)) * np.minimum(depth, 40)  # COVID-19 lesions lie at the periphery
+    rows = np.flatnonzero(lungs.any((0, 2)))
+    posterior = ((np.arange(lungs.shape[1]) - rows.mean()) / max(np.ptp(rows) / 2, 1))[:, None].astype(np.float32)
+    field += float(rng.choice([0.0, rng.uniform(0, 4)])) * posterior  # and low in a patient on the back
+    return lungs & (field > np.quantile(field[lungs], 1 - share / 2))
 
 
 def _real_blob(rng: np.random.Generator, shape: np.ndarray, lungs: np.ndarray, slice_mm: float) -> np.ndarray:
