@@ -73,23 +73,22 @@ def _handmade_lungs() -> DeepMedic:
 def _pass_through(network: nn.Module) -> nn.Module:
     """A U-Net whose first channel carries the input's grey values, at full resolution, up to `classify`."""
     for level in [*network.down, *network.up]:
-        for convolution, norm in (level[:2], level[3:5]):
+        for convolution in (level[0], level[3]):
             _only(convolution.weight, {(0, 0): 1.0})
-            if norm.running_mean is None:
-                norm.bias.fill_(5.0)  # instance normalisation centres on zero: keep clear of leaky ReLU's bend
     network.classify.weight.zero_()
     network.classify.bias.zero_()
     return network.eval()
 
 
 def _handmade_lesions() -> UNet3D:
-    """What is brighter than the mean of the box around the lungs is lesion, the brightest consolidation."""
+    """What is brighter than -650 HU is lesion, what is brighter than -250 HU consolidation."""
     import torch
     from CovidCTDiagnosisLib.networks import UNet3D
 
     network = _pass_through(UNet3D(widths=(4, 8)))
-    network.classify.weight[1:3, 0] = torch.tensor([20.0, 40.0]).reshape(2, 1, 1, 1)
-    network.classify.bias.copy_(torch.tensor([0.0, 16.0 - 100.0, 14.0 - 200.0, -200.0, -200.0]))
+    network.classify.weight[1:3, 0] = torch.tensor([60.0, 120.0]).reshape(2, 1, 1, 1)
+    glass, solid = (-60 * (hu + 1000) / 1400 for hu in (-650, -250))
+    network.classify.bias.copy_(torch.tensor([0.0, glass, glass + solid, -200.0, -200.0]))
     return network
 
 

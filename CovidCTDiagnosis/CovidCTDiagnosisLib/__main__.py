@@ -246,8 +246,8 @@ def _add_segment_slices(commands: Any) -> None:
         _segment_slices,
         "Find lungs and lesions in a folder of 8-bit lung-window slices (PNG, JPEG, BMP or TIFF). Writes PNG masks "
         "of the same names and sizes: lungs/ and infection/ 0 or 255, classes/ 1 ground-glass opacity, 2 "
-        "consolidation. Crazy paving counts as ground-glass opacity; the combined pattern as whichever of the two "
-        "is likelier. Images of one size that continue each other in the order of their names are taken as one CT.",
+        "consolidation. Crazy paving and the combined pattern count as whichever of the two is likelier. "
+        "Images of one size that continue each other in the order of their names are taken as one CT.",
     )
     command.add_argument("images", type=Path, help="folder of slice images")
     command.add_argument("--output", type=Path, required=True, help="folder of masks to write")
@@ -703,6 +703,7 @@ def _evaluate_segmentation(options: argparse.Namespace) -> None:
 def _add_evaluate_planted(parts: Any) -> None:
     text = "Lesions of each class planted in the sample CT, and what they are called; a table."
     command = _command(parts, "planted", _evaluate_planted, text)
+    command.add_argument("--data", type=Path, help="data folder with expert slices, whose lesions are named too")
     _add_bundle(command)
     _add_device(command)
 
@@ -711,7 +712,7 @@ def _evaluate_planted(options: argparse.Namespace) -> None:
     with _training_packages():
         from .evaluation.planted import print_planted
 
-    print_planted(options.bundle, options.device)
+    print_planted(options.bundle, options.device, options.data)
 
 
 def _add_evaluate_diagnosis(parts: Any) -> None:

@@ -10,12 +10,13 @@ import pytest
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume, to_axial
 from CovidCTDiagnosisLib.evaluation import planted
-from CovidCTDiagnosisLib.evaluation.planted import SEEDS, SHARE, plant_and_segment
+from CovidCTDiagnosisLib.evaluation.planted import SEEDS, SHARE, call_expert_lesions, plant_and_segment
 from CovidCTDiagnosisLib.networks import LESION_CLASSES
 from CovidCTDiagnosisLib.pipeline.compute import choose_device
 from CovidCTDiagnosisLib.pipeline.lesions import Lesions
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.planting import plant_lesions
+from CovidCTDiagnosisLib.training.sources import read_lesion_slices
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,13 @@ def test_what_is_found_of_each_class_is_counted_by_name(
         assert one.named[0] > 0 and one.named[2] > 0 and one.named[1] == one.named[3] == 0
         changed = ct.voxels != chest.voxels
         assert not changed[lungs == 0].any() and changed.any()
+
+
+def test_crazy_paving_of_real_slices_is_called_so(training_data: Path) -> None:
+    """By the shipped networks: slice 15 is a textbook picture of it, the others of ground glass or consolidation."""
+    slices = [case for case in read_lesion_slices(training_data) if case.name.endswith(("/15", "/35", "/40", "/53"))]
+    assert len(slices) == 4
+    called = call_expert_lesions(slices, Models(open_bundle(), choose_device("cpu")))
+    (name, most), (_, second), *_ = called.paved.items()
+    assert name == "lesion_slices/15" and most > 2 * second
+    assert all(sum(shares) == pytest.approx(1) for shares in called.named.values())

@@ -2,12 +2,13 @@
 
 Crazy paving and the combined pattern have no expert labels in the data; planted lesions are the only ones of these
 classes. They come from the texture model that the networks learned from, so this says what a network could name at
-best.
+best. What it calls the lesions of real slices says how often it names the two where an expert, who had no names for
+them, saw ground glass or consolidation; pictures have to be looked at to know whether it is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,10 @@ from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import segment_lesions
 from ..pipeline.lungs import LEFT, RIGHT
 from ..pipeline.models import Models
-from ..training.planting import plant_lesions
+from ..training.planting import CRAZY_PAVING, plant_lesions
+from ..training.sources import Case, read_lesion_slices
 from .metrics import dice
-from .scores import LEFT_LOBES, RIGHT_LOBES
+from .scores import CLASSES, LEFT_LOBES, RIGHT_LOBES, run_slices
 from .terminal import table_console
 
 SHARE = 0.1
@@ -33,6 +35,8 @@ SHARE = 0.1
 SEEDS = (0, 1)
 NOISE_HU = 20.0
 """What a scanner adds; the texture model is smooth."""
+MOST_PAVED = 5
+"""Slices that are named, to be looked at."""
 
 
 class Planted(NamedTuple):
@@ -73,13 +77,45 @@ def plant_and_segment(ct: Volume, lungs: np.ndarray, models: Models) -> Iterator
             yield Planted(kind, dice(found > 0, labels > 0), tuple(shares))
 
 
-def print_planted(bundle: Path | None, device: str) -> None:
+class Called(NamedTuple):
+    """What the lesions of expert slices are called.
+
+    Attributes:
+        named: of each class that experts name, the share of its voxels inside the mask that gets each class.
+        paved: share of the lesions called crazy paving in each slice, by its name, largest first.
+    """
+
+    named: dict[int, tuple[float, ...]]
+    paved: dict[str, float]
+
+
+def call_expert_lesions(slices: Sequence[Case], models: Models) -> Called:
+    """Name the lesions of expert slices, the voxels of all slices together."""
+    threshold = models.preprocessing("lesions")["threshold"]
+    counts, paved = np.zeros((len(CLASSES), len(LESION_CLASSES))), {}
+    for found in run_slices(slices, models, 0):
+        assert found.case.labels is not None
+        labels = found.lesions(threshold)[1]
+        for row, number in zip(counts, CLASSES, strict=True):
+            row += np.bincount(labels[found.case.labels[0] == number], minlength=len(row))
+        paved[found.case.name] = float(np.sum(labels == CRAZY_PAVING) / max(np.sum(labels > 0), 1))
+    shares = counts[:, 1:] / np.maximum(counts[:, 1:].sum(1, keepdims=True), 1)
+    largest_first = dict(sorted(paved.items(), key=lambda item: -item[1]))
+    return Called({number: tuple(row) for number, row in zip(CLASSES, shares.tolist(), strict=True)}, largest_first)
+
+
+def print_planted(bundle: Path | None, device: str, data: Path | None = None) -> None:
     """Plant in the NIfTI sample, inside its expert's lobes, and print the confusion of classes.
 
     Args:
         bundle: or the one shipped.
         device: where to compute.
+        data: folder with expert slices, whose lesions are named too.
+
+    Raises:
+        InputError: no expert slices are there.
     """
+    experts = read_lesion_slices(data) if data else []
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     ct = to_axial(read_scan(fetch_sample("chest-nifti")))
@@ -95,3 +131,11 @@ def print_planted(bundle: Path | None, device: str) -> None:
         rows.add_row(name, f"{np.mean([f.dice for f in of_kind]):.3f}", *(f"{share:.1%}" for share in named))
     console.print(rows)
     print(f"Mean of {len(SEEDS)} plantings each in about {SHARE:.0%} of the lungs of the NIfTI sample.")
+    if experts:
+        called = call_expert_lesions(experts, models)
+        rows = Table(f"expert's, {len(experts)} slices", *(f"called {name}" for name in names), box=frame)
+        for number, shares in called.named.items():
+            rows.add_row(LESION_CLASSES[number], *(f"{share:.1%}" for share in shares))
+        console.print(rows)
+        most = list(called.paved.items())[:MOST_PAVED]
+        print("Most crazy paving: " + ", ".join(f"{name} ({share:.0%})" for name, share in most) + ".")

@@ -115,7 +115,9 @@ class _LungSource:
             origin = {"source": "mask", "sha256": digest(self.mask)}
             return _FoundLungs(take_lungs(self.mask, ct, monitor.warn), origin)
         if self.engine == "lungmask":
-            lungs, weights = segment_with_lungmask(axial, self.weights, models.device, monitor.report)
+            lungs, weights = models.on_card_or_cpu(
+                lambda m: segment_with_lungmask(axial, self.weights, m.device, monitor.report), monitor.warn
+            )
             return _FoundLungs(lungs, {"source": "lungmask", **weights})
         found = segment_lungs(axial, models, monitor.report, monitor.warn)
         return _FoundLungs(found.labels, {"source": "network"}, found.probabilities(axial))
@@ -159,11 +161,13 @@ def _analyze(
             slice_mm=settings["slice_mm"],
             longest_side=settings["longest_side"],
         )
-        diagnosis = diagnose(inputs, models, monitor.report)
+        diagnosis = models.on_card_or_cpu(lambda m: diagnose(inputs, m, monitor.report), monitor.warn)
         for warning in diagnosis.warnings:
             monitor.warn(warning)
     with monitor.stage("relevance", "Explaining the probability"):
-        relevance = explain_diagnosis(inputs, axial, lungs, lesions, models, monitor.report, explain)
+        relevance = models.on_card_or_cpu(
+            lambda m: explain_diagnosis(inputs, axial, lungs, lesions, m, monitor.report, explain), monitor.warn
+        )
 
     def own(voxels: np.ndarray) -> Volume:
         return ct.with_voxels(np.ascontiguousarray(from_axial(voxels, ct)))

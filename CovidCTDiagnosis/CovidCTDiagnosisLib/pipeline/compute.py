@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import ResourceError, UsageError
 
+CPU_TAKES_OVER = "The graphics card has not enough memory: the CPU is used, which takes longer."
+
 PROBE = (24, 48, 32)
 """Voxels along (k, j, i) of what ``estimate_macs`` runs: the U-Nets need no padding for it, DeepMedic little."""
 
@@ -189,6 +191,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     told = "out of memory" in text or "alloc_failed" in text or ("alloc" in text and "memory" in text)
     return isinstance(error, RuntimeError) and told
+
+
+def give_back(device: torch.device) -> None:
+    """Return a graphics card's memory that is kept for reuse; not within a handler, as the error holds on to it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def segment_lesions(
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
     source = source or usual_source(models)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
-    voxels = _tile_voxels(models.device, grid, source, warn)
+    voxels = _tile_voxels(models.device)
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
@@ -212,9 +212,9 @@ def _nearest(labels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarr
 
 
 def two_classes(labels: np.ndarray, denser: np.ndarray) -> np.ndarray:
-    """The classes of expert sets that know only ground-glass opacity (1) and consolidation (2).
+    """The classes of expert sets that know only ground-glass opacity (1) and consolidation (2): the likelier one.
 
-    Crazy paving is ground glass with thickened septa; the combined pattern goes to the likelier of the two.
+    So lesions that the U-Net calls crazy paving or combined go where 2DS, which learned from such sets, puts them.
 
     Args:
         labels: numbers of ``networks.LESION_CLASSES``.
@@ -223,7 +223,7 @@ def two_classes(labels: np.ndarray, denser: np.ndarray) -> np.ndarray:
     Returns:
         uint8, same shape.
     """
-    return np.select([labels == 3, labels == 4], [1, np.where(denser, 2, 1)], labels).astype(np.uint8)
+    return np.where(labels > 0, np.where(denser, 2, 1), 0).astype(np.uint8)
 
 
 def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int, int, int]) -> WorkingGrid:
@@ -234,18 +234,9 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
 
 
-def _tile_voxels(device: torch.device, grid: WorkingGrid, source: LesionSource, warn: Callable[[str], None]) -> int:
-    """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``.
-
-    The U-Net normalises each tile by what it holds, so that where it draws, smaller tiles find somewhat other lesions.
-    """
-    fitting = max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1)
-    if source != "involvement" and fitting < min(TILE_VOXELS, math.prod(grid.count)):
-        warn(
-            "Little memory is free, so lesions are looked for in smaller parts: their volumes may differ from those "
-            "found otherwise. Close other programs and analyze again."
-        )
-    return min(TILE_VOXELS, fitting)
+def _tile_voxels(device: torch.device) -> int:
+    """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``."""
+    return min(TILE_VOXELS, max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1))
 
 
 def _support(lungs: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,7 +12,9 @@ from torch import nn
 from ..bundle import Bundle
 from ..errors import BundleError
 from ..networks import DeepMedic, Novelty, UNet2D, UNet3D, VolumeClassifier
-from .compute import fuse_batch_norm
+from .compute import CPU_TAKES_OVER, fuse_batch_norm, give_back, is_out_of_memory
+
+Result = TypeVar("Result")
 
 _CLASSES: dict[str, type[nn.Module]] = {
     "lungs": DeepMedic,
@@ -77,6 +80,25 @@ class Models:
             ) from error
         network.eval()
         return (fuse_batch_norm(network) if fused else network).to(self.device)
+
+    def on_card_or_cpu(self, work: Callable[[Models], Result], warn: Callable[[str], None]) -> Result:
+        """Work on this device; once more, on the CPU, where a graphics card has not enough memory.
+
+        Args:
+            work: gets the networks on a device.
+            warn: told when the CPU takes over.
+
+        Raises:
+            MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
+        """
+        try:
+            return work(self)
+        except (MemoryError, RuntimeError) as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        give_back(self.device)
+        warn(CPU_TAKES_OVER)
+        return work(replace(self, device=torch.device("cpu")))
 
     def preprocessing(self, name: str) -> dict[str, Any]:
         """What the bundle says is done to a CT before this network sees it."""

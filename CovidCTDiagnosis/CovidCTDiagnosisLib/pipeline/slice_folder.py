@@ -25,7 +25,7 @@ NOMINAL_SLICE_MM = 3.0
 """Increment taken for stacks that come without one."""
 
 SMALLEST_SIDE, SMALLEST_WORKING_SIDE = 32, 12
-"""Pixels of an image, and of the working grid: the U-Net normalises over more than one voxel of its lowest level."""
+"""Pixels of an image, and of the working grid: what shows less is no chest, or its pixel size is wrong."""
 SMALLEST_STACK = 8
 BLACK = 2
 """Grey of 0 to 255 that says nothing any more."""
@@ -214,7 +214,9 @@ def _segment_alone(
     spacing = (options.pixel_mm, options.pixel_mm, options.slice_mm)
     volumes = [Volume(s[None], spacing) for s in upright]
     with monitor.stage("lungs", "Segmenting the lungs"):
-        lungs = slice_lungs(volumes, models, monitor.report)
+        lungs = models.on_card_or_cpu(lambda m: slice_lungs(volumes, m, monitor.report), monitor.warn)
     with monitor.stage("lesions", "Segmenting lesions"):
-        lungs, lesions = slice_lesions(volumes, lungs, models, monitor.report, merge=True)
+        lungs, lesions = models.on_card_or_cpu(
+            lambda m: slice_lesions(volumes, lungs, m, monitor.report, merge=True), monitor.warn
+        )
     return [m[0] for m in lungs], [m[0] for m in lesions]

@@ -39,9 +39,14 @@ def diagnose_images(
     longest_side = models.preprocessing("classifier")["longest_side"]
     with memory_errors("There is not enough memory for these images.", "Close other programs or give smaller images."):
         told: list[str] = []
-        inputs = images_input(images, models, longest_side, options, lambda f: report(0.95 * f), told.append)
-        found = diagnose(inputs, models, lambda fraction: report(0.95 + 0.05 * fraction))
-        return replace(found, appearance_warnings=(*told, *found.appearance_warnings))
+        inputs = models.on_card_or_cpu(
+            lambda m: images_input(images, m, longest_side, options, lambda f: report(0.95 * f), told.append),
+            told.append,
+        )
+        found = models.on_card_or_cpu(
+            lambda m: diagnose(inputs, m, lambda fraction: report(0.95 + 0.05 * fraction)), told.append
+        )
+        return replace(found, appearance_warnings=tuple(dict.fromkeys((*told, *found.appearance_warnings))))
 
 
 def images_input(

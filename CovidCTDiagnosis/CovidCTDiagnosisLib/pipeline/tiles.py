@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..ct.regrid import Region, bounding_region
-from .compute import estimate_macs, is_out_of_memory, report_macs
+from .compute import CPU_TAKES_OVER, estimate_macs, give_back, is_out_of_memory, report_macs
 
 HALVINGS = 3
 """So often tiles are halved before the CPU takes over from a graphics card, or gives up."""
@@ -122,19 +122,13 @@ def run_tiles(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or (device.type == "cpu" and halvings == HALVINGS):
                 raise
-        # Only now: within the handler the failed pass holds on to its memory.
-        _free(device)
+        give_back(device)
         if halvings < HALVINGS:
             owner = "computer" if device.type == "cpu" else "graphics card"
             warn(f"The {owner} ran out of memory: smaller tiles are used.")
-    warn("The graphics card has not enough memory: the CPU is used, which takes longer.")
+    warn(CPU_TAKES_OVER)
     cpu = torch.device("cpu")
     return _run(network.to(cpu), ct, cpu, activate, forward, plan(tile_voxels >> HALVINGS), blend, dtype)
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _run(

@@ -44,15 +44,15 @@ STEP: Triple = (3.0, 1.75, 1.75)
 # About a whole slice of the lungs' box; 2DS also gets planes of a planted volume.
 SLICE_PATCH = (1, 112, 144)
 VOLUME_PATCH = (16, 96, 96)
-PLANTED_PATCH, PLANTED_PATCHES = (8, 56, 56), 4
+PLANTED_PATCH, PLANTED_PATCHES = (8, 44, 44), 6
 """Several small ones in a batch, as a large one holds a class or two: from such batches classes are not learned."""
 SLICES, PLANES = 8, 2
 UNET_SLICES = 4
 """Of a batch of the 3-D U-Net."""
-PLANTED_SHARE = 0.5
+PLANTED_SHARE = 0.75
 """Of the U-Net's batches; the rest are slices, or parts of labelled CTs."""
-RARE_KINDS = (0.15, 0.15, 0.35, 0.35)
-"""How often the U-Net's planted lesions are of each class: the first two it also meets on the expert's slices."""
+EQUAL_KINDS = (0.25, 0.25, 0.25, 0.25)
+"""How often the U-Net's planted lesions are of each class."""
 EXPERT_SHARE = 0.8
 
 # Distances between classes for the generalized Wasserstein Dice loss (Fidon 2017): every lesion class is far
@@ -180,7 +180,7 @@ def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, 
     """A batch of slices or one patch of a CT: scaled CT and labels, (B, 1, K, J, I) each."""
     labelled = cases.expert or cases.machine or cases.volumes
     if cases.chests and (rng.random() < PLANTED_SHARE or not labelled):
-        planted = partial(_draw_planted, rng, cases.chests, PLANTED_PATCH, shapes=cases.shapes, kinds=RARE_KINDS)
+        planted = partial(_draw_planted, rng, cases.chests, PLANTED_PATCH, shapes=cases.shapes, kinds=EQUAL_KINDS)
         return _batch([planted() for _ in range(PLANTED_PATCHES)])
     if cases.volumes:
         return _batch([_draw_part(rng, cases.volumes, VOLUME_PATCH)])
@@ -188,7 +188,7 @@ def draw_lesions(rng: np.random.Generator, cases: LesionCases) -> tuple[Tensor, 
 
 
 class LesionLoss:
-    """Generalized Wasserstein Dice, cross-entropy of lesion and, half as much and where it is known, of the class.
+    """Generalized Wasserstein Dice, cross-entropy of lesion and, twice as much and where it is known, of the class.
 
     A lesion of unknown class may be any for the cross-entropy. The Dice loss is told one of the two that experts name,
     whichever the network finds more probable: told whichever of the four, it would feed the combined pattern, which is
@@ -206,7 +206,7 @@ class LesionLoss:
         told = torch.where(labels == UNKNOWN_LESION, likely, labels)
         lesion = torch.stack([logits[:, 0], torch.logsumexp(logits[:, 1:], 1)], 1)
         loss = self.wasserstein(logits, told) + F.cross_entropy(lesion, (labels[:, 0] > 0).long())
-        return loss + _class_loss(logits[:, 1:], labels[:, 0]) / 2
+        return loss + 2 * _class_loss(logits[:, 1:], labels[:, 0])
 
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ class _Manner:
 _MANNERS: dict[LesionNetwork, _Manner] = {
     # What has learned to see already is changed more gently.
     "involvement": _Manner(_make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
-    "lesions": _Manner(lambda architecture: UNet3D(**(architecture or {})), draw_lesions, LesionLoss, 2e-3),
+    "lesions": _Manner(lambda architecture: UNet3D(**(architecture or {})), draw_lesions, LesionLoss, 3e-3),
 }
 
 

@@ -177,7 +177,7 @@ PLANS = {
         "; first weights of the contracting path from photographs (ImageNet)",
     ),
     "lesions": Plan(
-        Steps(350, 600),
+        Steps(600, 1000),
         {},
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.4},
         _lesion_network("lesions"),
