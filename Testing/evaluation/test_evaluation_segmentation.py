@@ -131,7 +131,7 @@ def test_counts_are_those_of_the_masks_left_on_disk(scored: Scored, small_data: 
             assert score.overlaps[name].dice == pytest.approx(theirs.item())
     # What the handmade networks are made for: the bright squares lie within lungs and lesions.
     for score in scored.scores:
-        assert score.overlaps[LUNGS].sensitivity == 1 and score.overlaps[LESION].sensitivity > 0.9
+        assert score.overlaps[LUNGS].sensitivity == 1 and score.overlaps[LESION].sensitivity > 0.85
 
 
 def test_unnamed_lesions_count_for_the_lesion_mask_only(cases: list[Case], models: Models) -> None:
