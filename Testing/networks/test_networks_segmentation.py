@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from CovidCTDiagnosisLib.networks import LESION_CLASSES, DeepMedic, UNet2D, UNet3D
+from CovidCTDiagnosisLib.networks import LESION_CLASSES, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, make_2ds
 from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.networks.layers import Convolution3d
 from CovidCTDiagnosisLib.pipeline.compute import count_parameters
@@ -90,6 +90,29 @@ def test_efficientnet_halves_its_maps_and_has_the_published_size() -> None:
 
 def test_sizes_that_need_no_padding_are_those_that_the_lowest_level_divides() -> None:
     assert UNet2D().multiple == 16 and UNet2D(contracting="efficientnet-lite0").multiple == 32
+
+
+def test_an_ensemble_says_the_mean_probability_of_its_members() -> None:
+    network = UNet2DEnsemble(3, widths=(2, 4, 6), outputs=2).eval()
+    x = torch.rand(2, 1, 9, 14)
+    with torch.inference_mode():
+        alone = torch.stack([torch.sigmoid(member(x)) for member in network.members])
+        torch.testing.assert_close(torch.sigmoid(network(x)), alone.mean(0))
+    assert alone.std(0).min() > 0  # no two members begin alike
+    assert network.outputs == 2 and network.multiple == 4
+
+
+def test_an_ensemble_that_is_certain_keeps_a_finite_logit() -> None:
+    network = UNet2DEnsemble(2, widths=(2, 4)).eval()
+    for member, bias in zip(network.members, (200.0, 300.0), strict=True):
+        member.classify.bias.data.fill_(bias)
+    with torch.inference_mode():
+        assert network(torch.rand(1, 1, 4, 4)).isfinite().all()
+
+
+def test_2ds_is_one_network_unless_a_bundle_says_how_many() -> None:
+    assert isinstance(make_2ds(widths=(2, 4)), UNet2D)
+    assert len(make_2ds(members=2, widths=(2, 4)).members) == 2
 
 
 def test_an_unknown_contracting_path_is_refused() -> None:

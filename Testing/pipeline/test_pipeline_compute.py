@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
-from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet3D, VolumeClassifier
+from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, VolumeClassifier
 from CovidCTDiagnosisLib.pipeline.compute import (
     choose_device,
     count_macs,
@@ -54,6 +54,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
         (UNet3D, [(3, 1, 1, 16, 9)], 0),
         (UNet2D, [(3, 1, 32, 40)], 0),
         (lambda: UNet2D(contracting="efficientnet-lite0"), [(3, 1, 32, 64)], 0),
+        (UNet2DEnsemble, [(3, 1, 32, 64)], 0),
         # NetVLAD's sum over slices is a product of matrices, no layer: slices x clusters x neurons.
         (VolumeClassifier, [(4, 1, 40, 30)] * 2, 4 * 64 * 512),
     ],
@@ -155,9 +156,10 @@ def test_other_errors_are_no_lack_of_memory() -> None:
         (lambda: DeepMedic(((1, (4, 4)), (3, (6, 6))), joint=5), (2, 1, 1, 9, 8), 1),
         (lambda: UNet2D(widths=(4, 6, 8)), (2, 1, 17, 20), 0),
         (lambda: UNet2D((4, 6, 8, 8, 8), "efficientnet-lite0"), (2, 1, 17, 20), 0),
+        (lambda: UNet2DEnsemble(2, widths=(4, 6, 8)), (2, 1, 17, 20), 0),
         (lambda: UNet3D(widths=(4, 6)), (1, 1, 4, 9, 8), 0),
     ],
-    ids=["DeepMedic", "DeepMedic, lone slices", "UNet2D", "UNet2D, pretrained path", "UNet3D"],
+    ids=["DeepMedic", "DeepMedic, lone slices", "UNet2D", "UNet2D, pretrained path", "ensemble", "UNet3D"],
 )
 def test_folded_batch_normalisation_gives_the_same_answer(make: Make, shape: tuple[int, ...], left: int) -> None:
     network, x = with_statistics(make()), torch.rand(shape)

@@ -13,7 +13,7 @@ from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
-from CovidCTDiagnosisLib.networks import UNet2D
+from CovidCTDiagnosisLib.networks import make_2ds
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import train as train_module
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
@@ -60,6 +60,7 @@ def test_training_makes_a_bundle_that_opens_and_runs(data: Path, tmp_path: Path)
     facts = bundle.networks["involvement"]["training"]
     assert (facts["steps"], facts["seed"]) == ([2, 2], 5) and "planted" in facts["sources"]
     network = Models(bundle, torch.device("cpu")).network("involvement")
+    assert len(network.members) == 2
     with torch.inference_mode():
         assert network(torch.rand(1, 1, 40, 40)).isfinite().all()
     text = json.dumps(bundle.networks["involvement"])
@@ -82,7 +83,7 @@ def test_what_learned_beside_another_u_net_is_stale_only_if_that_draws(
 ) -> None:
     train_module._tell_what_is_stale(tiny_bundle, "lesions")
     assert "classifier learned beside another lesions" in capsys.readouterr().out
-    draws = NetworkRecord(INVOLVEMENT, {"step_mm": [3, 2, 2]}, UNet2D(**INVOLVEMENT).state_dict(), {})
+    draws = NetworkRecord(INVOLVEMENT, {"step_mm": [3, 2, 2]}, make_2ds(**INVOLVEMENT).state_dict(), {})
     bundle = revise_bundle(tiny_bundle, tmp_path / "other", networks={"involvement": draws}).folder
     train_module._tell_what_is_stale(bundle, "lesions")
     assert not capsys.readouterr().out  # 2DS draws the masks alone

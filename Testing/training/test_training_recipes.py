@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import to_grid
 from CovidCTDiagnosisLib.errors import InputError, UsageError
 from CovidCTDiagnosisLib.evaluation.metrics import dice
-from CovidCTDiagnosisLib.networks import CVAE
+from CovidCTDiagnosisLib.networks import CVAE, UNet2DEnsemble, make_2ds
 from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.training import lesions as lesions_module
 from CovidCTDiagnosisLib.training import photographs, planting
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
@@ -34,12 +36,15 @@ from CovidCTDiagnosisLib.training.diagnosis import (
 )
 from CovidCTDiagnosisLib.training.examples import Example
 from CovidCTDiagnosisLib.training.lesions import (
+    INVOLVEMENT,
     LesionCases,
     LesionLoss,
     draw_involvement,
     draw_lesions,
     involvement_loss,
+    train_lesions,
 )
+from CovidCTDiagnosisLib.training.loop import Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
 from CovidCTDiagnosisLib.training.photographs import photograph_weights
@@ -366,6 +371,38 @@ def test_2ds_learns_no_density_where_nobody_knows_it(label: int) -> None:
     labels = lower_half(label)[0]
     assert tissue_loss(labels, 6, labels) == pytest.approx(tissue_loss(labels, -6, labels))
     assert tissue_loss(torch.zeros_like(labels), 6, labels) > 1
+
+
+def test_the_networks_of_an_ensemble_learn_as_if_each_were_alone() -> None:
+    network = UNet2DEnsemble(2, widths=(2, 4), outputs=2).eval()
+    batch = torch.rand(1, 1, 4, 4), lower_half(2)[0]
+    involvement_loss(network, batch).backward()
+    for member in network.members:
+        together = [parameter.grad.clone() for parameter in member.parameters()]
+        member.zero_grad()
+        (involvement_loss(member, batch) / 2).backward()
+        torch.testing.assert_close([parameter.grad for parameter in member.parameters()], together)
+
+
+def test_of_the_two_networks_of_2ds_the_second_sees_no_machine_made_masks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def learn(network: str, architecture: dict[str, Any], *rest: Any) -> nn.Module:
+        told.append(rest)
+        return make_2ds(**architecture)
+
+    monkeypatch.setattr(lesions_module, "_learn", learn)
+    case = Case("slice", np.zeros((1, 8, 8), np.float32), (5.0, 1.0, 1.0), None)
+    cases = LesionCases(expert=[case], machine=[case], chests=[case])
+    network = train_lesions("involvement", cases, tmp_path / "first", tmp_path / "second", Steps(1, 1), seed=4)
+    learned = [rest[0] for rest in told]
+    assert [len(c.machine) for c in learned] == [1, 0]
+    assert all(c.expert == c.chests == [case] for c in learned)
+    assert [rest[4] for rest in told] == [4, 5]  # seeds
+    assert len({folder for rest in told for folder in rest[1:3]}) == 4
+    assert network.state_dict().keys() == make_2ds(**INVOLVEMENT).state_dict().keys() and not network.training
 
 
 def test_weights_from_photographs_know_directions() -> None:

@@ -6,9 +6,10 @@ Every network takes and gives axial grids: k inferior to superior, j anterior to
 from .classifier import NetVLAD, SpatialPyramidPooling, VolumeClassifier
 from .cvae import CVAE, CVAEOutput
 from .deepmedic import DeepMedic
+from .efficientnet import EfficientNetLite0
 from .encoder import GatedEncoder, convolution_branch
 from .novelty import Novelty
-from .unet2d import UNet2D
+from .unet2d import UNet2D, UNet2DEnsemble, make_2ds
 from .unet3d import LESION_CLASSES, UNet3D
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "LESION_CLASSES",
     "CVAEOutput",
     "DeepMedic",
+    "EfficientNetLite0",
     "GatedEncoder",
     "NetVLAD",
     "Novelty",
     "SpatialPyramidPooling",
     "UNet2D",
+    "UNet2DEnsemble",
     "UNet3D",
     "VolumeClassifier",
     "convolution_branch",
+    "make_2ds",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -109,3 +109,47 @@ class UNet2D(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = up(torch.cat([maps.pop(), x], dim=1))
         return self.classify(x)[:, :, : size[0], : size[1]]
+
+
+class UNet2DEnsemble(nn.Module):
+    """2-D U-Nets of one architecture that learned apart; together they err less than each.
+
+    Args:
+        members: how many.
+        architecture: of each, see ``UNet2D``.
+
+    Shapes: as of ``UNet2D``; the output is the logit of the members' mean probability.
+
+    Attributes:
+        members: the networks.
+        outputs: of each.
+    """
+
+    CERTAIN = 1e-6
+    """A mean probability nearer to 0 or 1 is not told from it, as its logit would be infinite."""
+
+    def __init__(self, members: int = 2, **architecture: Any) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(UNet2D(**architecture) for _ in range(members))
+        self.outputs = self._first.outputs
+
+    @property
+    def _first(self) -> UNet2D:
+        first = self.members[0]
+        assert isinstance(first, UNet2D)
+        return first
+
+    @property
+    def multiple(self) -> int:
+        """See ``UNet2D``."""
+        return self._first.multiple
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        mean = torch.stack([torch.sigmoid(member(x)) for member in self.members]).mean(0)
+        return torch.logit(mean, self.CERTAIN)
+
+
+def make_2ds(members: int = 1, **architecture: Any) -> UNet2D | UNet2DEnsemble:
+    """2DS as a bundle describes it: one network, or several where it says how many ``members``."""
+    return UNet2D(**architecture) if members == 1 else UNet2DEnsemble(members, **architecture)

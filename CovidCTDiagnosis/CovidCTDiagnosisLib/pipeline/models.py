@@ -11,15 +11,15 @@ from torch import nn
 
 from ..bundle import Bundle
 from ..errors import BundleError
-from ..networks import DeepMedic, Novelty, UNet2D, UNet3D, VolumeClassifier
+from ..networks import DeepMedic, Novelty, UNet3D, VolumeClassifier, make_2ds
 from .compute import CPU_TAKES_OVER, fuse_batch_norm, give_back, is_out_of_memory
 
 Result = TypeVar("Result")
 
-_CLASSES: dict[str, type[nn.Module]] = {
+_MAKERS: dict[str, Callable[..., nn.Module]] = {
     "lungs": DeepMedic,
     "lesions": UNet3D,
-    "involvement": UNet2D,
+    "involvement": make_2ds,
     "classifier": VolumeClassifier,
     "novelty": Novelty,
 }
@@ -71,7 +71,7 @@ class Models:
         """
         weights = self.bundle.weights(name)
         try:
-            network = _CLASSES[name](**self.bundle.networks[name]["architecture"])
+            network = _MAKERS[name](**self.bundle.networks[name]["architecture"])
             network.load_state_dict(weights)
         except (TypeError, ValueError, RuntimeError) as error:
             raise BundleError(

