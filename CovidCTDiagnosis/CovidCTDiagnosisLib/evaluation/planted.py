@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.box import Box
 from rich.table import Table
 
 from ..bundle import open_bundle
@@ -122,20 +123,28 @@ def print_planted(bundle: Path | None, device: str, data: Path | None = None) ->
     truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
     lungs = np.select([np.isin(truth, RIGHT_LOBES), np.isin(truth, LEFT_LOBES)], [RIGHT, LEFT], 0).astype(np.uint8)
     console, frame = table_console()
-    names = LESION_CLASSES[1:]
-    rows = Table("planted", "mask, Dice", *(f"named {name}" for name in names), box=frame)
-    found = list(plant_and_segment(ct, lungs, models))
-    for kind, name in enumerate(names, start=1):
-        of_kind = [f for f in found if f.kind == kind]
-        named = np.mean([f.named for f in of_kind], axis=0)
-        rows.add_row(name, f"{np.mean([f.dice for f in of_kind]):.3f}", *(f"{share:.1%}" for share in named))
-    console.print(rows)
+    console.print(_planted_rows(list(plant_and_segment(ct, lungs, models)), frame))
     print(f"Mean of {len(SEEDS)} plantings each in about {SHARE:.0%} of the lungs of the NIfTI sample.")
     if experts:
         called = call_expert_lesions(experts, models)
-        rows = Table(f"expert's, {len(experts)} slices", *(f"called {name}" for name in names), box=frame)
-        for number, shares in called.named.items():
-            rows.add_row(LESION_CLASSES[number], *(f"{share:.1%}" for share in shares))
-        console.print(rows)
+        console.print(_expert_rows(called, len(experts), frame))
         most = list(called.paved.items())[:MOST_PAVED]
         print("Most crazy paving: " + ", ".join(f"{name} ({share:.0%})" for name, share in most) + ".")
+
+
+def _planted_rows(found: list[Planted], frame: Box) -> Table:
+    """Of each class planted, how much is found and what it is named."""
+    rows = Table("planted", "mask, Dice", *(f"named {name}" for name in LESION_CLASSES[1:]), box=frame)
+    for kind, name in enumerate(LESION_CLASSES[1:], start=1):
+        of_kind = [f for f in found if f.kind == kind]
+        named = np.mean([f.named for f in of_kind], axis=0)
+        rows.add_row(name, f"{np.mean([f.dice for f in of_kind]):.3f}", *(f"{share:.1%}" for share in named))
+    return rows
+
+
+def _expert_rows(called: Called, slices: int, frame: Box) -> Table:
+    """What lesions that an expert has named are called."""
+    rows = Table(f"expert's, {slices} slices", *(f"called {name}" for name in LESION_CLASSES[1:]), box=frame)
+    for number, shares in called.named.items():
+        rows.add_row(LESION_CLASSES[number], *(f"{share:.1%}" for share in shares))
+    return rows
