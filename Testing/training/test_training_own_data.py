@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, read_scan, write_image
 from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.training.own_data import (
     OwnCase,
     check_own_data,
@@ -248,6 +249,23 @@ def test_fine_tuning_keeps_the_architecture_of_the_bundle(
     assert record["architecture"] == before.networks["involvement"]["architecture"]
     assert record["training"]["sources"] == "own data" and record["training"]["fine_tuned"]
     assert after.weights("involvement").keys() == before.weights("involvement").keys()
+
+
+def test_fine_tuning_keeps_an_architecture_of_which_the_bundle_says_nothing(
+    make: MakeCase, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The U-Net of earlier bundles has the widths that are usual for the class, not those trained anew today."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    make("a")
+    usual = NetworkRecord({}, open_bundle(tiny_bundle).networks["lesions"]["preprocessing"], UNet3D().state_dict(), {})
+    output = tmp_path / "out" / "mine"
+    output.parent.mkdir()
+    revise_bundle(tiny_bundle, output, networks={"lesions": usual})
+    options = ["--data", tmp_path, "--output", output, "--steps", 1, "--fine-tune"]
+    assert main(["train", "lesions", *map(str, options)]) == 0
+    assert open_bundle(output).networks["lesions"]["architecture"] == {}
+    shapes = {name: weights.shape for name, weights in open_bundle(output).weights("lesions").items()}
+    assert shapes == {name: weights.shape for name, weights in UNet3D().state_dict().items()}
 
 
 def test_the_seed_matters_and_so_does_a_case_that_is_added(

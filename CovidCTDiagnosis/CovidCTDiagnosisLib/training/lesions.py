@@ -274,8 +274,8 @@ def soft_dice(probability: Tensor, truth: Tensor, axes: tuple[int, ...]) -> Tens
     return overlap / (probability.sum(axes) + truth.sum(axes) + small)
 
 
-def _make_involvement(architecture: dict[str, Any] | None) -> nn.Module:
-    network = make_2ds(**(architecture or INVOLVEMENT))
+def _make_involvement(architecture: dict[str, Any]) -> nn.Module:
+    network = make_2ds(**architecture)
     # Of no use where weights follow, to be fine-tuned, but harmless.
     for path in (part for part in network.modules() if isinstance(part, EfficientNetLite0)):
         path.load_state_dict(photograph_weights())
@@ -284,9 +284,10 @@ def _make_involvement(architecture: dict[str, Any] | None) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Manner:
-    """How a network learns: its first weights, batches and loss, and the largest learning rate at first."""
+    """How a network learns: usual architecture, first weights, batches, loss, largest learning rate at first."""
 
-    make: Callable[[dict[str, Any] | None], nn.Module]
+    architecture: dict[str, Any]
+    make: Callable[[dict[str, Any]], nn.Module]
     draw: Callable[[np.random.Generator, LesionCases], tuple[Tensor, Tensor]]
     loss: Callable[[], Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]]
     learning_rate: float
@@ -294,8 +295,8 @@ class _Manner:
 
 _MANNERS: dict[LesionNetwork, _Manner] = {
     # What has learned to see already is changed more gently.
-    "involvement": _Manner(_make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
-    "lesions": _Manner(lambda architecture: UNet3D(**(architecture or UNET)), draw_lesions, LesionLoss, 3e-3),
+    "involvement": _Manner(INVOLVEMENT, _make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
+    "lesions": _Manner(UNET, lambda architecture: UNet3D(**architecture), draw_lesions, LesionLoss, 3e-3),
 }
 
 
@@ -321,7 +322,7 @@ def lesion_recipe(
     """
     manner = _MANNERS[network]
     return Recipe(
-        seeded(seed, lambda: manner.make(architecture)),
+        seeded(seed, lambda: manner.make(manner.architecture if architecture is None else architecture)),
         lambda rng: manner.draw(rng, cases),
         manner.loss(),
         steps=steps,

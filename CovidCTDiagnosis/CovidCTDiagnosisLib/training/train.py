@@ -244,7 +244,7 @@ def train(
     start = open_bundle(output).weights(network) if fine_tune else None
     lesion_network = NEEDED.get(network) == "lesions"
     architecture = open_bundle(output).networks[network]["architecture"] if fine_tune and lesion_network else None
-    made = architecture or _architecture(network, plan, MANNERS[manner])
+    made = _architecture(network, plan, MANNERS[manner]) if architecture is None else architecture
     key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware, made)
     folder = (run or _runs(output)) / f"{network}-{key}"
     job = _Job(data, output, folder, seed, start, architecture, hardware, MANNERS[manner])
