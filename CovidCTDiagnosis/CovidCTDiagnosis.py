@@ -108,6 +108,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_imported)
         self.enter()
 
     def cleanup(self):
@@ -137,6 +138,10 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.enter()
 
+    def _on_scene_imported(self, caller, event):
+        if self.parent.isEntered:
+            self.enter()
+
     def _bind(self, parameters):
         """Show and observe the parameter node of the scene, or none."""
         if self._parameters is not None:
@@ -145,7 +150,9 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters = parameters
         if parameters is not None:
             if parameters.inputVolume is None:
-                parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+                from CovidCTDiagnosisLib.scene.nodes import first_scan
+
+                parameters.inputVolume = first_scan(slicer.mrmlScene)
             self._binding = parameters.connectGui(self.ui)
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._on_change)
         self.panel.update()

@@ -402,10 +402,11 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
         _, images, left_out = read_slice_folder(folder)
         found = diagnose_images(images, models, read_as, report)
     except (InputError, ResourceError) as error:
-        return SeriesRow(name, "", "", error.message, maker)
+        return SeriesRow(name, "", "", _readable(error.message), maker)
     except OSError as error:
         return SeriesRow(name, "", "", f"It cannot be read: {error.strerror or error}.", maker)
-    return SeriesRow(name, f"{found.probability:.4f}", found.label, " ".join([*left_out, *found.warnings]), maker)
+    warnings = _readable(" ".join([*left_out, *found.warnings]))
+    return SeriesRow(name, f"{found.probability:.4f}", found.label, warnings, maker)
 
 
 # picture
@@ -470,9 +471,9 @@ def _plain_name(scan: Path) -> str:
     return _readable(scan.resolve().name.replace("\\", "_")) or "CT"
 
 
-def _readable(name: str) -> str:
-    """A file's name in characters that can be written."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+def _readable(text: str) -> str:
+    """A file's name, or what names one, in characters that can be written."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _check_picture(picture: Path) -> None:

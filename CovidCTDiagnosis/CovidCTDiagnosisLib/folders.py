@@ -26,6 +26,11 @@ def cache_folder() -> Path:
     return Path(parent) / "covid-ct"
 
 
+def is_left_by_file_manager(name: str) -> bool:
+    """Whether a file or folder of this name was not put there by the user: file managers leave them everywhere."""
+    return name.startswith(".") or name in ("Thumbs.db", "__MACOSX")
+
+
 def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | None = None) -> None:
     """Make sure that writing to `folder` destroys nothing but an older folder of the same kind.
 
@@ -36,19 +41,21 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
         own: names of all that a folder of this kind holds; None when that is not fixed.
 
     Raises:
-        UsageError: `folder` is a file or holds something else, or its parent does not exist.
+        UsageError: `folder` is a file, holds something else, or is where a disk is mounted, as which it cannot be
+            replaced; or its parent does not exist.
     """
     if not folder.resolve().parent.is_dir():
         raise UsageError(f"The folder {folder.parent} does not exist.", "Create it or choose another.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder.", f"Choose another folder for the {kind}.")
+    if folder.is_mount():
+        raise UsageError(f"A disk or volume is mounted at {folder}.", "Give a folder inside it.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
         raise UsageError(
             f"The folder {folder} is not empty and is not a {kind}.", f"Choose another folder for the {kind}."
         )
     if own is not None and folder.is_dir():
-        # File managers leave hidden files everywhere.
-        there = {path.name for path in folder.iterdir() if path.name[0] != "." and path.name != "Thumbs.db"}
+        there = {path.name for path in folder.iterdir() if not is_left_by_file_manager(path.name)}
         strange = sorted(there - set(own))
         if strange:
             raise UsageError(
@@ -71,7 +78,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     target = folder.resolve()
     partial = target.with_name(f"{_partial_prefix(target)}{os.getpid()}")
     try:
-        _remove_leftovers(target)
+        remove_leftovers(target)
         partial.mkdir()
         yield partial
         _exchange(partial, target)
@@ -98,7 +105,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _remove_leftovers(target: Path) -> None:
+def remove_leftovers(target: Path) -> None:
     """Clear up what killed processes left beside `target`: a killed process cannot clean up after itself.
 
     What one had just moved out of the way comes back, unless something has taken its place.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from .errors import InputError
@@ -107,6 +107,12 @@ def require_columns(path: Path, columns: Collection[str], needed: Collection[str
     for column in needed:
         if column not in columns:
             raise InputError(f"{path.name} has no column {column}.", remedy)
+
+
+def spelled_alike(patients: Iterable[str]) -> list[str]:
+    """The same names, each as it is spelled where it stands first: in any case of letters it is one patient."""
+    first: dict[str, str] = {}
+    return [first.setdefault(patient.casefold(), patient) for patient in patients]
 
 
 class Splits:

@@ -127,6 +127,12 @@ def test_a_missing_file_is_found(folder: Path, file: str) -> None:
         open_bundle(folder)
 
 
+def test_what_file_managers_leave_does_not_matter(folder: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "._lungs.safetensors"):
+        (folder / "models" / name).write_bytes(b"left")
+    open_bundle(folder)
+
+
 def test_a_file_that_the_metadata_does_not_list_is_refused(folder: Path) -> None:
     (folder / "models" / "sub").mkdir()
     shutil.copy(folder / LUNGS, folder / "models" / "sub" / "other.safetensors")

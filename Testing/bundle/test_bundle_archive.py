@@ -106,3 +106,8 @@ def test_what_is_no_bundle_is_said(
     monkeypatch.setattr("CovidCTDiagnosisLib.bundle.archive.LARGEST_BYTES", 100)
     with pytest.raises(BundleError, match="more than"):
         open_bundle(zipped())
+
+
+def test_what_file_managers_leave_in_a_zip_file_does_not_matter(zipped: Callable[..., Path], tiny_bundle: Path) -> None:
+    for extra in ("__MACOSX/models/._lungs.safetensors", "models/.DS_Store", "models/Thumbs.db"):
+        assert open_bundle(zipped(extra=extra)).sha256 == open_bundle(tiny_bundle).sha256

@@ -136,6 +136,22 @@ def test_a_folder_that_fails_or_has_an_odd_name_loses_no_other_row(
     assert "Permission denied" in table.read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes")
+def test_a_picture_or_an_empty_folder_of_an_odd_name_loses_no_row(
+    scans: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "series"
+    for name in ("a", "z"):
+        shutil.copytree(scans / "p10", folder / name)
+    (folder / "a" / os.fsdecode(b"sch\xf6n.png")).write_bytes(b"no picture")
+    (folder / os.fsdecode(b"l\xe8re")).mkdir()
+    table = tmp_path / "scores.csv"
+    assert main(arguments(folder, table, tiny_bundle)) == 0
+    rows = {row["series"]: row for row in read(table)}
+    assert set(rows) == {"a", "l?re", "z"} and rows["z"]["label"]
+    assert "sch?n.png" in rows["a"]["warnings"] and "l?re" in rows["l?re"]["warnings"]
+
+
 def test_progress_never_goes_back_and_the_last_event_has_the_rows(
     scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

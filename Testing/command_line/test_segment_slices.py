@@ -86,6 +86,7 @@ def test_older_masks_are_replaced_and_other_folders_are_not(images: Path, tiny_b
     assert main(arguments(images, masks, tiny_bundle)) == 2
     assert (masks / "lungs" / "diary.txt").exists()
     (masks / "lungs" / "diary.txt").unlink()
+    (masks / "lungs" / ".DS_Store").touch()
     assert main(arguments(images, masks, tiny_bundle)) == 0
     assert not (masks / "lungs" / "old.png").exists()
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
+import re
 import struct
+import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from CovidCTDiagnosisLib.ct import Volume, list_series, read_image, read_scan, write_image
-from CovidCTDiagnosisLib.errors import InputError, UsageError
+from CovidCTDiagnosisLib.ct import Volume, check_chest_ct, list_series, read_image, read_scan, write_image
+from CovidCTDiagnosisLib.ct.files import unreadable
+from CovidCTDiagnosisLib.errors import InputError, ResourceError, UsageError
+from CovidCTDiagnosisLib.study import check_output
 from PIL import Image
 
 LOCALIZER = "ORIGINAL\\PRIMARY\\LOCALIZER"
@@ -136,6 +141,110 @@ def test_refuses_other_formats_without_spacing(tmp_path, small_chest, name, old,
     assert old in content
     (tmp_path / name).write_bytes(content.replace(old, new))
     assert "spacing" in refusal(tmp_path / name)
+
+
+def test_axes_of_rounded_cosines_are_those_of_the_study_written_from_them(tmp_path, small_chest):
+    """NIfTI holds axes at right angles only; at the far corner the difference would be some hundredths of a mm."""
+    turned = np.eye(3)
+    for angle, (a, b) in zip((5.0, 3.0, 7.0), ((0, 1), (1, 2), (0, 2)), strict=True):
+        turn = np.eye(3)
+        turn[[a, a, b, b], [a, b, a, b]] = np.cos(np.radians(angle)) * np.array([1, 0, 0, 1])
+        turn[a, b], turn[b, a] = -np.sin(np.radians(angle)), np.sin(np.radians(angle))
+        turned = turned @ turn
+    rounded = np.round(turned, 3)
+    assert np.abs(rounded.T @ rounded - np.eye(3)).max() > 1e-4
+    write_image(
+        Volume(small_chest.voxels, (0.75, 0.75, 5.0), direction=tuple(map(tuple, rounded))), tmp_path / "a.nrrd"
+    )
+    ct = read_scan(tmp_path / "a.nrrd")
+    direction = np.asarray(ct.direction)
+    np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(direction, rounded, atol=1e-3)
+    large = Volume(np.zeros((72, 480, 480), np.uint8), ct.spacing, ct.origin, ct.direction)
+    write_image(large, tmp_path / "mask.nii.gz")
+    assert read_image(tmp_path / "mask.nii.gz").on_same_grid(large, tolerance_mm=1e-3)
+
+
+def test_refuses_axes_that_are_not_at_right_angles(tmp_path, small_chest):
+    """As of a tilted gantry; NIfTI says so in another place than others."""
+    sheared = Volume(small_chest.voxels, small_chest.spacing, direction=((1, 0, 0), (0, 1, 0.2), (0, 0, 0.98)))
+    write_image(sheared, tmp_path / "a.nrrd")
+    write_image(small_chest, tmp_path / "good.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
+    content[252:256] = struct.pack("<2h", 0, 1)
+    content[304:308] = struct.pack("<f", 2.0)  # of a step along k, 2 mm go to the front
+    (tmp_path / "a.nii").write_bytes(content)
+    for name in ("a.nrrd", "a.nii"):
+        assert "not at right angles" in refusal(tmp_path / name)
+
+
+def test_nifti_2_is_named(tmp_path):
+    (tmp_path / "a.nii").write_bytes(struct.pack("<i", 540) + b"n+2\0" + bytes(2000))
+    assert "NIfTI-2" in refusal(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("a.nii.gz", None, None),
+        ("a.nii", None, None),
+        ("a.nrrd", b"space: left-posterior-superior\n", b""),
+        ("a.mha", b"TransformMatrix = ", b"Comment = "),
+    ],
+)
+def test_an_orientation_that_is_not_said_is_warned_of(tmp_path, small_chest, name, old, new):
+    path = tmp_path / name
+    write_image(small_chest, path)
+    assert read_scan(path).orientation_known
+    content = path.read_bytes()
+    if old:
+        assert old in content
+        content = content.replace(old, new)
+        if name.endswith(".nrrd"):
+            content = content.replace(b"space directions: (6,0,0) (0,6,0) (0,0,10)", b"spacings: 6 6 10")
+            content = re.sub(rb"space origin: .*\n", b"", content)
+    else:
+        content = bytearray(gzip.decompress(content) if name.endswith(".gz") else content)
+        content[252:256] = bytes(4)
+        content = gzip.compress(content) if name.endswith(".gz") else content
+    path.write_bytes(content)
+    ct = read_scan(path)
+    assert not ct.orientation_known and not ct.with_voxels(ct.voxels).orientation_known
+    assert any("right and left may be exchanged" in warning for warning in check_chest_ct(ct))
+
+
+def test_no_memory_for_a_scan_is_not_called_damage():
+    """ITK has one kind of error for both; this is what it says of the former."""
+    error = unreadable("a.nii", RuntimeError("itk::ERROR: Failed to allocate memory for image."))
+    assert isinstance(error, ResourceError) and "a.nii" in error.message and error.remedy
+    assert isinstance(unreadable("a.nii", RuntimeError("Error reading data")), InputError)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes")
+def test_names_that_are_not_utf_8_are_refused(tmp_path, small_chest, write_series):
+    odd = tmp_path / os.fsdecode(b"M\xfcller")
+    odd.mkdir()
+    write_image(small_chest, tmp_path / "a.nii.gz")
+    (tmp_path / "a.nii.gz").rename(odd / "a.nii.gz")
+    write_series(tmp_path / "dicom", small_chest)
+    (tmp_path / "dicom").rename(odd / "dicom")
+    for path in (odd / "a.nii.gz", odd / "dicom"):
+        assert "M?ller" in refusal(path) and "UTF-8" in refusal(path)
+    with pytest.raises(InputError, match="UTF-8"):
+        write_image(small_chest, odd / "b.nii.gz")
+    with pytest.raises(UsageError, match="UTF-8"):
+        check_output(odd / "study")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_folder_of_linked_folders_is_followed_once(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "archive" / "chest", small_chest)
+    patient = tmp_path / "patient"
+    patient.mkdir()
+    (patient / "series").symlink_to(tmp_path / "archive" / "chest")
+    (patient / "back").symlink_to(patient)
+    assert [series.slices for series in list_series(patient)] == [small_chest.shape[0]]
+    assert_same(read_scan(patient), small_chest)
 
 
 def test_refuses_absurd_spacing(tmp_path, small_chest):

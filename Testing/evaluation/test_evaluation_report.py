@@ -28,6 +28,7 @@ from CovidCTDiagnosisLib.evaluation.report_figures import (
     roc_figure,
 )
 from CovidCTDiagnosisLib.evaluation.roc import roc
+from CovidCTDiagnosisLib.pipeline.appearance import UNRELIABLE
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -206,6 +207,8 @@ def test_every_item_of_the_checklist_is_there_and_facts_are_filled_in(tmp_path: 
         "learned from",
         "classifier: averaged weights",
         "classifier: the CVAE",
+        "involvement: the contracting path&#x27;s from photographs",
+        "lesions: 600 + 1000 steps, then 800 more, seed 0",
         "2 centres: Leuven",
     ):
         assert fact in shipped, fact
@@ -347,9 +350,10 @@ def test_what_few_cases_cannot_tell_is_not_told_as_certain() -> None:
 def test_warned_scans_and_the_splits_that_were_judged_are_named(tmp_path: Path) -> None:
     table = rows(split=lambda n, covid: ("dev", "tuning", "external")[n % 3 if n % 2 else 2])
     for row in table[:40]:
-        row["warnings"] = "This scan is noisier." if row["split"] == "external" else ""
-    page = report(read_predictions(write(tmp_path / "t.csv", table)), 0.5, replicates=20)
+        row["warnings"] = f"This scan is noisier: {UNRELIABLE}." if row["split"] == "external" else "Left out: 1.png."
     judged = [row for row in table if row["split"] == "external"]
-    warned = sum(bool(row["warnings"]) for row in judged)
+    judged[0]["warnings"] = "Left out: 1_mask.png, with so few grey levels, will be a mask."
+    page = report(read_predictions(write(tmp_path / "t.csv", table)), 0.5, replicates=20)
+    warned = sum(UNRELIABLE in row["warnings"] for row in judged)
     assert f"{len(judged)} scans, " in page and "of the split external." in page
     assert warned and f"Of {warned} the program warned" in page

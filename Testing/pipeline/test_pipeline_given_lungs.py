@@ -33,9 +33,9 @@ def test_right_and_left_are_kept_as_they_are(chest: Volume, sided: np.ndarray) -
         np.testing.assert_array_equal(take_lungs(chest.with_voxels(labels), chest), labels)
 
 
-@pytest.mark.parametrize("numbers", [(1, 1), (7, 7), (10, 14), (300, 301)], ids=str)
+@pytest.mark.parametrize("numbers", [(1, 1), (7, 7), (10, 14), (300, 301), (65535, 65535)], ids=str)
 def test_other_labels_are_lung_and_get_their_sides(numbers: tuple[int, int], chest: Volume, sided: np.ndarray) -> None:
-    labels = np.array([0, *numbers], np.int16)[sided]
+    labels = np.array([0, *numbers], np.float32)[sided]
     found = take_lungs(chest.with_voxels(labels), chest)
     np.testing.assert_array_equal(found > 0, sided > 0)
     assert (found == sided)[sided > 0].mean() > 0.99

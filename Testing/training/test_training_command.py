@@ -17,6 +17,7 @@ from CovidCTDiagnosisLib.networks import make_2ds
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import train as train_module
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
+from CovidCTDiagnosisLib.training.loop import Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lungs
 from PIL import Image
 
@@ -105,3 +106,44 @@ def test_a_missing_data_folder_is_an_input_error(
     assert main(["train", "lungs", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "b")]) == 3
     err = capsys.readouterr().err
     assert "--data" in err and "Traceback" not in err
+
+
+def test_a_folder_that_is_there_may_become_a_bundle_unless_it_holds_something_else(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    call = ["train", "involvement", "--data", str(data), "--steps", "1", "--output"]
+    assert main([*call, str(folder)]) == 0 and set(open_bundle(folder).networks) == {"involvement"}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "text.txt").touch()
+    (tmp_path / "file").touch()
+    for name, says in (("notes", "is not empty and is not a bundle"), ("file", "is a file, not a folder")):
+        assert main([*call, str(tmp_path / name)]) == 2 and says in capsys.readouterr().err
+        assert not (tmp_path / f"{name}-runs").exists()  # told before anything is trained
+
+
+def test_how_long_a_network_was_fine_tuned_is_recorded(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    call = ["train", "involvement", "--data", str(data), "--output", str(folder), "--steps"]
+    assert main([*call, "2"]) == 0 and main([*call, "1", "--fine-tune"]) == 0
+    facts = open_bundle(folder).networks["involvement"]["training"]
+    assert (facts["steps"], facts["fine_tuned"], facts["early_stopping"]) == ([0, 1], True, False)
+
+
+@pytest.mark.parametrize(
+    ("fine_tune", "own", "wanted", "steps"),
+    [
+        (False, False, None, (700, 150)),
+        (False, False, 9, (9, 9)),
+        (True, False, None, (0, 150)),
+        (True, False, 9, (0, 9)),
+        (False, True, None, (0, 850)),
+        (True, True, 9, (0, 9)),
+    ],
+)
+def test_a_network_learns_in_two_stages_or_in_one(
+    fine_tune: bool, own: bool, wanted: int | None, steps: tuple[int, int]
+) -> None:
+    assert train_module._chosen_steps(Steps(700, 150), wanted, fine_tune, own) == steps
+    assert train_module._chosen_steps(Steps(0, 300), wanted, fine_tune, own).pretraining == 0

@@ -19,6 +19,7 @@ from CovidCTDiagnosisLib.training.sources import (
     read_lung_volumes,
     read_series,
 )
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,25 @@ def test_lung_volumes(training_data: Path) -> None:
         assert chest.hu[np.flip(lungs, axis)].mean() > chest.hu[lungs].mean() + apart
     litres = lungs.sum() * np.prod(chest.spacing) / 1e6
     assert 1.5 < litres < 8
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("series,covid\na,2\n", "line 2: covid is 2"),
+        ("series,covid\nnone,1\n", "line 2: there are no PNG files in series/none"),
+        ("name,covid\na,1\n", "no column series"),
+    ],
+)
+def test_a_table_of_series_says_what_is_wrong(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "series" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8), 9).save(tmp_path / "series" / "a" / "0.png")
+    (tmp_path / "series.csv").write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_series(tmp_path)
+    (tmp_path / "series.csv").write_text("\ufeffSeries;covid\na;1\n", encoding="utf-8")  # as spreadsheets write it
+    (series,) = read_series(tmp_path)
+    assert (series.name, series.covid, len(series.slices)) == ("a", 1, 1)
 
 
 def test_a_folder_without_the_data_says_what_is_missing(tmp_path: Path) -> None:

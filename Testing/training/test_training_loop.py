@@ -90,6 +90,15 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert not again.seen
 
 
+def test_a_run_stopped_after_its_last_step_ends_with_the_averaged_weights(tmp_path: Path) -> None:
+    expected = fit(Watched(steps=8), tmp_path / "run")
+    (tmp_path / "run" / "averaged-8.safetensors").unlink()
+    again = Watched(steps=8)
+    for name, value in fit(again, tmp_path / "run").state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name])
+    assert not again.seen
+
+
 def test_training_learns_and_gives_a_network_for_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 60)
     recipe = Watched(steps=120)

@@ -15,12 +15,14 @@ from CovidCTDiagnosisLib.ct import Volume, read_scan, write_image
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.training.own_data import (
+    Label,
     OwnCase,
     check_own_data,
     hold_out,
     is_own_data,
     prepare,
 )
+from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,19 +195,68 @@ def test_a_folder_without_the_label_that_is_needed_says_so(make: MakeCase, tmp_p
         check_own_data(tmp_path, "involvement")
 
 
-@given(
-    patients=st.lists(st.tuples(st.sampled_from("abcdefghijklmnopq"), st.booleans()), min_size=1, max_size=40),
-)
-def test_no_patient_is_learned_from_and_held_out(patients: list[tuple[str, bool]]) -> None:
-    cases = [
-        OwnCase(f"{n}", Path(), None, None, patient, "test" if test else "train")
-        for n, (patient, test) in enumerate(patients)
+def owned(patients: list[tuple[str, bool, bool]]) -> list[OwnCase]:
+    """A case for each patient, split and whether it has a lesion."""
+    return [
+        OwnCase(f"{n}", Path(), None, None, patient, "test" if test else "train", frozenset({1} if lesion else ()))
+        for n, (patient, test, lesion) in enumerate(patients)
     ]
-    learn, check = hold_out(cases)
+
+
+PATIENTS = st.tuples(st.sampled_from("abcdefghijklmnopq"), st.booleans(), st.booleans())
+
+
+@given(patients=st.lists(PATIENTS, min_size=1, max_size=40), kind=st.sampled_from(["lungs", "lesions"]))
+def test_no_patient_is_learned_from_and_held_out(patients: list[tuple[str, bool, bool]], kind: Label) -> None:
+    cases = owned(patients)
+    learn, check = hold_out(cases, kind)
     assert {c.patient for c in learn}.isdisjoint(c.patient for c in check)
     assert {c.name for c in [*learn, *check]} == {c.name for c in cases if c.split != "test"}
     count = len({c.patient for c in cases if c.split != "test"})
-    assert len({c.patient for c in check}) == (max(count // 8, 1) if count >= 4 else 0)
+    wanted = max(count // 8, 1) if count >= 4 else 0
+    assert len({c.patient for c in check}) == wanted if kind == "lungs" else len({c.patient for c in check}) <= wanted
+
+
+@given(patients=st.lists(PATIENTS, min_size=1, max_size=40))
+def test_who_is_kept_has_lesions_and_so_has_someone_who_is_learned_from(patients: list[tuple[str, bool, bool]]) -> None:
+    cases = owned(patients)
+    learn, check = hold_out(cases, "lesions")
+    sick = {c.patient for c in cases if c.found and c.split != "test"}
+    assert {c.patient for c in check} <= sick
+    assert not sick or any(c.found for c in learn)
+    if len(sick) >= 2 and len({c.patient for c in cases if c.split != "test"}) >= 4:
+        assert check
+
+
+def test_lesions_of_unknown_class_alone_teach_no_classes(
+    make: MakeCase,
+    chest: Volume,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    unknown = chest.with_voxels(np.where(lesions_of(chest), UNKNOWN_LESION, 0).astype(np.uint8))
+    make("a", lesions=unknown)
+    for network in ("involvement", "lesions"):
+        call = ["train", network, "--data", str(tmp_path), "--steps", "1", "--output"]
+        assert main([*call, str(tmp_path / "anew")]) == 3
+        assert "of a known class" in (said := capsys.readouterr().err) and "--fine-tune" in said
+        mine = tmp_path / f"mine-{network}"
+        shutil.copytree(tiny_bundle, mine)
+        assert main([*call, str(mine), "--fine-tune"]) == 0
+    make("b")
+    assert main(["train", "lesions", "--data", str(tmp_path), "--steps", "1", "--output", str(tmp_path / "anew")]) == 0
+
+
+def test_a_patient_is_the_same_in_any_case_of_letters(make: MakeCase, tmp_path: Path) -> None:
+    make("a")
+    make("b")
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,P1,train\nb,p1,test\n")
+    assert "a, b: one patient stands in two splits" in problems_of(tmp_path, "lungs")
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,P1,\nb,p1,\n")
+    assert {case.patient for case in check_own_data(tmp_path, "lungs")} == {"P1"}
 
 
 def test_prepared_cases_are_axial_stay_on_disk_and_are_read_once(make: MakeCase, chest: Volume, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
+from CovidCTDiagnosisLib.training.splits import require_enough
 from PIL import Image
 
 
@@ -107,7 +108,16 @@ def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -
 def test_too_few_scans_of_a_kind_are_refused(empty_scans: Path) -> None:
     rows = "".join(f"scan{n}.nii.gz,{n % 2},{'train' if n < 6 else 'validation'}\n" for n in range(9))
     with pytest.raises(InputError, match="validation has 1 COVID-19 scans"):
-        split_scans(read_scan_table(table(empty_scans, "scan,label,split\n" + rows)))
+        require_enough(split_scans(read_scan_table(table(empty_scans, "scan,label,split\n" + rows))))
+
+
+def test_a_patient_written_in_other_letters_is_not_divided(empty_scans: Path) -> None:
+    for n in range(80):
+        (empty_scans / f"scan{n}.nii.gz").touch()
+    rows = "".join(f"scan{n}.nii.gz,{n % 2},{'pP'[n // 40]}{n % 40}\n" for n in range(80))
+    split = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + rows)))
+    parts = [{s.path.name for s in part} for part in (split.learn, split.calibrate, split.test)]
+    assert all(any({f"scan{n}.nii.gz", f"scan{n + 40}.nii.gz"} <= part for part in parts) for n in range(40))
 
 
 def test_a_scan_that_changes_is_another_state_of_the_data(empty_scans: Path) -> None:
@@ -184,6 +194,17 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle]
     assert main([str(a) for a in (*call, "--all-splits")]) == 2
     assert main([str(a) for a in (*call, "--pictures", table_out)]) == 2
+
+
+def test_a_bundle_is_measured_on_a_table_of_tests_alone(
+    hospital: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "validation"):
+        hospital.write_text(hospital.read_text().replace(f",{split},", ",test,"))
+    assert main(["evaluate", "diagnosis", "--data", str(hospital), "--bundle", str(tiny_bundle)]) == 0
+    assert "10 scans kept apart (5 COVID-19)" in capsys.readouterr().out
+    assert main(["train", "cvae", "--data", str(hospital), "--output", str(tiny_bundle)]) == 3
+    assert "The split train has 0 other scans" in capsys.readouterr().err
 
 
 def test_masks_beside_slices_are_not_learned_from(hospital: Path, tiny_bundle: Path) -> None:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from CovidCTDiagnosisLib.errors import BundleError
-from CovidCTDiagnosisLib.folders import cache_folder, replaced_folder
+from CovidCTDiagnosisLib.folders import cache_folder, is_left_by_file_manager, replaced_folder
 
 LARGEST_BYTES = 2 << 30
 """Of all files of a bundle together: weights are some ten megabytes."""
@@ -56,7 +56,8 @@ def _top(opened: zipfile.ZipFile, archive: Path, metadata: str) -> PurePosixPath
 
 def _files(opened: zipfile.ZipFile, top: PurePosixPath) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """What the bundle's folder will hold."""
-    members = [(PurePosixPath(m.filename), m) for m in opened.infolist() if not m.is_dir()]
+    found = [(PurePosixPath(m.filename), m) for m in opened.infolist() if not m.is_dir()]
+    members = [(path, member) for path, member in found if not any(map(is_left_by_file_manager, path.parts))]
     return {path.relative_to(top): member for path, member in members if path.is_relative_to(top)}
 
 

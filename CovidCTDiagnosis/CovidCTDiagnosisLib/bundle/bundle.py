@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from CovidCTDiagnosisLib.bundle.archive import unpack_bundle
 from CovidCTDiagnosisLib.documents import encode_document, read_document
 from CovidCTDiagnosisLib.errors import BundleError
-from CovidCTDiagnosisLib.folders import check_target, replaced_folder
+from CovidCTDiagnosisLib.folders import check_target, is_left_by_file_manager, replaced_folder
 
 if TYPE_CHECKING:
     import torch
@@ -164,6 +164,18 @@ def open_bundle(folder: Path | None = None) -> Bundle:
     _check_listed(bundle)
     _check_hashes(bundle)
     return bundle
+
+
+def open_begun_bundle(folder: Path) -> Bundle | None:
+    """The bundle that is to be added to, or None where the folder is not there or empty.
+
+    Raises:
+        UsageError: it is a file, or holds something else.
+        BundleError: see ``open_bundle``.
+    """
+    if folder.exists():
+        check_target(folder, METADATA, "bundle")
+    return open_bundle(folder) if (folder / METADATA).is_file() else None
 
 
 def write_bundle(
@@ -309,7 +321,8 @@ def _refuse_pickles(folder: Path) -> None:
                 f"{file} in {folder} is a pickled weight file, which can run code when it is loaded.",
                 "Use a bundle with safetensors only.",
             )
-        if path.suffix.lower() == ".safetensors" and path.is_file() and not _has_safetensors_header(path):
+        left = is_left_by_file_manager(path.name)
+        if path.suffix.lower() == ".safetensors" and path.is_file() and not left and not _has_safetensors_header(path):
             raise BundleError(
                 f"{file} in {folder} is not a safetensors file, whatever its name says.",
                 "Use a bundle with safetensors only.",
@@ -329,7 +342,7 @@ def _check_listed(bundle: Bundle) -> None:
     models = bundle.folder / "models"
     for path in sorted(models.rglob("*")):
         file = path.relative_to(bundle.folder).as_posix()
-        if not path.is_dir() and file not in bundle.sha256:
+        if not path.is_dir() and file not in bundle.sha256 and not is_left_by_file_manager(path.name):
             raise BundleError(
                 f"{file} in {bundle.folder} is not listed in {METADATA}.",
                 "Remove it or install the bundle again.",

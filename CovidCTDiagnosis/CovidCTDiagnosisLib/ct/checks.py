@@ -12,6 +12,8 @@ from .volume import Volume
 
 MIN_SLICES = 5
 SPACING_MM = (0.1, 20.0)
+ORTHOGONALITY = 1e-3
+"""Products of axes may be so far from those of unit vectors at right angles: cosines are often rounded."""
 AIR_HU = (
     -1100.0,
     -500.0,
@@ -46,8 +48,8 @@ def check_grid(volume: Volume) -> None:
             "Convert the scan again from the original DICOM series.",
         )
     direction = np.asarray(volume.direction)
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        raise InputError("The axes of the image are not at right angles.", "Resample it to a straight grid.")
+    if not np.abs(direction.T @ direction - np.eye(3)).max() <= ORTHOGONALITY:
+        raise not_at_right_angles()
 
 
 def check_hounsfield(volume: Volume) -> None:
@@ -116,6 +118,8 @@ def check_chest_ct(volume: Volume) -> list[str]:
         part = "abdomen" if span.cut_above else "head or neck"
         raise InputError(f"The scan shows the {part}, and only {span.length:.0f} mm of the lungs.", _NOT_CHEST)
     warnings = []
+    if not volume.orientation_known:
+        warnings.append("The file does not say how the patient lies: right and left may be exchanged.")
     if max(volume.spacing) > THICK_SLICE_MM:
         warnings.append(
             f"The slices are {max(volume.spacing):.1f} mm apart: small lesions may be missed "
@@ -138,6 +142,11 @@ def describe_spacing(spacing: tuple[float, float, float]) -> str:
 def count_of(number: int, noun: str) -> str:
     """A number and its noun, such as "1 slice" or "2 slices"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def not_at_right_angles() -> InputError:
+    """The error for skewed axes, as of a tilted gantry."""
+    return InputError("The axes of the image are not at right angles.", "Resample it to a straight grid.")
 
 
 def not_numbers() -> InputError:

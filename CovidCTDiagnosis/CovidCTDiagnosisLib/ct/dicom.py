@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,17 @@ import SimpleITK as sitk
 from ..errors import InputError, UsageError
 from .checks import MIN_SLICES, count_of, describe_spacing
 from .files import (
-    COPY_AGAIN,
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
     compact,
     head_of,
     is_spacing,
+    itk_name,
     no_spacing,
     only_pictures,
     quiet,
     rows,
+    unreadable,
 )
 from .volume import Volume
 
@@ -88,8 +90,17 @@ _PATIENT_ID = "0010|0020"
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files in a folder and its subfolders, in a fixed order."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """All files in a folder and its subfolders, linked ones too, in a fixed order."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for name, below, names in os.walk(folder, followlinks=True):
+        here = Path(name)
+        if here.resolve() in seen:
+            below.clear()  # a link that leads back
+            continue
+        seen.add(here.resolve())
+        found += [here / file for file in names]
+    return (path for path in sorted(found) if path.is_file())
 
 
 def may_be_dicom(path: Path) -> bool:
@@ -366,7 +377,7 @@ def _read_header(path: Path) -> _Slice | None:
         head = head_of(path)
         if head[128:132] != b"DICM" or _is_other_object(head):
             return None
-        raise InputError(f"The DICOM file {path.name} is damaged or incomplete.", COPY_AGAIN) from error
+        raise unreadable(path.name, error) from error
     keys = set(reader.GetMetaDataKeys())
 
     def text(key: str) -> str:
@@ -411,14 +422,14 @@ def _read_pixels(path: Path) -> np.ndarray:
         with quiet():
             image = _dicom_reader(path).Execute()
     except RuntimeError as error:
-        raise InputError(f"The DICOM file {path.name} is damaged or incomplete.", COPY_AGAIN) from error
+        raise unreadable(path.name, error) from error
     return compact(sitk.GetArrayFromImage(image)[0])
 
 
 def _dicom_reader(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     return reader
 
 

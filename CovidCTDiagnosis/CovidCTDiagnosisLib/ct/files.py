@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import CovidCTError, InputError, ResourceError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -29,6 +29,29 @@ def head_of(path: Path, length: int = 1024) -> bytes:
             return file.read(length)
     except OSError as error:
         raise InputError(f"{path.name} cannot be opened.", "Check that you may read it.") from error
+
+
+def itk_name(path: Path, error: type[CovidCTError] = InputError) -> str:
+    """A path as ITK takes it: a name that is not UTF-8, as old archives have, would end the whole program there.
+
+    Raises:
+        InputError: it is such a name; or the error wanted.
+    """
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "replace").decode("utf-8")
+        raise error(f"The name {shown} has bytes that are no UTF-8.", "Rename it.") from None
+    return name
+
+
+def unreadable(name: str, error: RuntimeError) -> CovidCTError:
+    """The error for a file that ITK could not read."""
+    said = str(error).lower()
+    if "memory" in said and "alloc" in said:
+        return ResourceError(f"There is not enough memory to read {name}.", "Close other programs.")
+    return InputError(f"{name} is damaged or incomplete.", COPY_AGAIN)
 
 
 def rows(matrix: np.ndarray) -> tuple[tuple[float, float, float], ...]:

@@ -44,6 +44,17 @@ def from_axial(voxels: np.ndarray, like: Volume) -> np.ndarray:
     return np.flip(voxels, _flipped_array_axes(flipped)).transpose(np.argsort(axes))
 
 
+def on_grid_of(volume: Volume, like: Volume, tolerance_mm: float = 0.01) -> Volume | None:
+    """The volume's voxels in the order of a grid that holds the same places in another one, or None for other places.
+
+    Files of one scan may store rows, columns or slices the other way round.
+    """
+    axial, wanted = to_axial(volume), to_axial(like)
+    if not axial.on_same_grid(wanted, tolerance_mm):
+        return None
+    return like.with_voxels(from_axial(axial.voxels, like))
+
+
 def _axial_axes(volume: Volume) -> tuple[list[int], np.ndarray]:
     """For each of L, P, S: which of i, j, k lies nearest to it, and whether that one runs the other way."""
     direction = np.asarray(volume.direction)

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, UsageError
-from .checks import check_grid, check_hounsfield, not_numbers
+from .checks import ORTHOGONALITY, check_grid, check_hounsfield, not_at_right_angles, not_numbers
 from .dicom import choose, files_below, find_series, may_be_dicom, read_series, series_of
 from .files import (
     COPY_AGAIN,
@@ -22,10 +22,12 @@ from .files import (
     compact,
     head_of,
     is_spacing,
+    itk_name,
     no_spacing,
     only_pictures,
     quiet,
     rows,
+    unreadable,
 )
 from .volume import Volume
 
@@ -81,33 +83,59 @@ def read_image(path: Path) -> Volume:
         Voxels (K, J, I): int16 where whole numbers fit, otherwise float32.
 
     Raises:
-        InputError: the file is damaged or truncated, has no usable spacing, is not three-dimensional, or has
-            several values per voxel.
+        InputError: the file is damaged or truncated, has no usable spacing, is not three-dimensional, has several
+            values per voxel, or axes that are not at right angles.
+        ResourceError: there is not enough memory.
     """
     _require_sound_nifti(path) if _is_nifti(path) else _require_spacing(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
     try:
         with quiet():
             reader.ReadImageInformation()
             _require_scalar_volume(reader, path.name)
             image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path.name} cannot be read: it is damaged or incomplete.", COPY_AGAIN) from error
+        raise (not_at_right_angles() if "orthonormal" in str(error) else unreadable(path.name, error)) from error
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
     x, y, z = image.GetSpacing()
-    direction = np.reshape(image.GetDirection(), (3, 3))
     return Volume(
         voxels=compact(sitk.GetArrayFromImage(image)),
         spacing=(x, y, z),
         origin=image.GetOrigin(),
-        direction=rows(direction),
+        direction=rows(_straightened(np.reshape(image.GetDirection(), (3, 3)))),
+        orientation_known=_says_orientation(path),
     )
+
+
+def _straightened(direction: np.ndarray) -> np.ndarray:
+    """The nearest axes at right angles, where cosines were rounded: NIfTI, as a study is written, holds no others."""
+    error = np.abs(direction.T @ direction - np.eye(3)).max()
+    if not 1e-6 < error <= ORTHOGONALITY:
+        return direction
+    left, _, right = np.linalg.svd(direction)
+    straight: np.ndarray = left @ right
+    return straight
+
+
+def _says_orientation(path: Path) -> bool:
+    """Whether the file says how the patient lies; the readers take LPS axes where it does not."""
+    if _is_nifti(path):
+        with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
+            return any(file.read(348)[252:256])  # qform_code, sform_code
+    header = head_of(path, 1 << 16)
+    if header.startswith(b"NRRD"):
+        return re.search(rb"^space(?: dimension)?:", header, re.MULTILINE) is not None
+    return re.search(rb"^\s*(?:TransformMatrix|Rotation|Orientation)\s*=", header, re.MULTILINE) is not None
 
 
 def _is_image_file(path: Path) -> bool:
     return path.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_compressed(path: Path) -> bool:
+    return head_of(path).startswith(b"\x1f\x8b")
 
 
 def _is_nifti(path: Path) -> bool:
@@ -127,10 +155,11 @@ def _require_scalar_volume(reader: sitk.ImageFileReader, name: str) -> None:
 def _require_sound_nifti(path: Path) -> None:
     """Look for what the NIfTI reader hides: it reads missing data and NaN as 0, a missing spacing as 1."""
     damaged = InputError(f"{path.name} cannot be read: it is damaged or incomplete.", COPY_AGAIN)
-    compressed = head_of(path).startswith(b"\x1f\x8b")
     try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
+        with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
             header = file.read(348)
+            if header[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
+                raise InputError(f"{path.name} is NIfTI-2, which cannot be read.", "Save it as NIfTI-1.")
             order = "<" if header.startswith(b"\x5c\x01\x00\x00") else ">"
             if len(header) < 348 or struct.unpack_from(order + "i", header)[0] != 348:
                 raise damaged

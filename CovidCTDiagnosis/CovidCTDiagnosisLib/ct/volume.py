@@ -17,12 +17,14 @@ class Volume:
         spacing: mm between voxel centres along i (columns), j (rows), k (slices).
         origin: position of the centre of voxel (0, 0, 0), mm, LPS.
         direction: 3 x 3, its columns are the unit vectors of i, j, k in LPS (SimpleITK's convention).
+        orientation_known: whether that, and so right and left, was said by where the volume comes from.
     """
 
     voxels: np.ndarray
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[tuple[float, float, float], ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    orientation_known: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ResourceError
+from .files import itk_name
 from .volume import Volume
 
 
@@ -19,6 +20,7 @@ def write_image(volume: Volume, path: Path) -> None:
     in a patient); booleans become uint8.
 
     Raises:
+        InputError: the name is not UTF-8.
         ResourceError: the file cannot be written.
     """
     voxels = volume.voxels.astype(np.uint8) if volume.voxels.dtype == bool else volume.voxels
@@ -28,7 +30,7 @@ def write_image(volume: Volume, path: Path) -> None:
     image.SetDirection(np.asarray(volume.direction, float).ravel().tolist())
     try:
         # Level 1: masks and relevance are mostly zeros, higher levels cost seconds and save little.
-        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+        sitk.WriteImage(image, itk_name(path), useCompression=True, compressionLevel=1)
     except RuntimeError as error:
         raise ResourceError(
             f"{path.name} cannot be written.", "Check that the folder exists and that the disk is not full."

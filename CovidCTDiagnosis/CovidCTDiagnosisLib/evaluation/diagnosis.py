@@ -78,7 +78,10 @@ def print_diagnosis(
     split = split_data(data)
     scans = split.test
     if {s.covid for s in scans} != {0, 1}:
-        raise InputError("No COVID-19 or no other scans are kept apart.", "Put some of either into the split test.")
+        raise InputError(
+            "No COVID-19 or no other scans are kept apart.",
+            "Put some of either into the split test (all, if the bundle learned from none).",
+        )
     test = _prepare(scans, models)
     found = _diagnose(test, models)
     probability = np.array([d.probability for d in found])

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import InputError
+from ..pipeline.appearance import UNRELIABLE
 from ..tables import Row, Splits, read_rows, require_columns
 
 NAMES = ("series", "scan")
@@ -182,6 +183,6 @@ def _prediction(name: str, row: Row) -> Prediction:
         row.number("involvement_percent", 0, 100),
         row.text("patient"),
         CALLS.get(row.text("label").lower()),
-        bool(row.text("warnings")),
+        UNRELIABLE in row.text("warnings"),
         row.text("bundle"),
     )

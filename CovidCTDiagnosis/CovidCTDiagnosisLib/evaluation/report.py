@@ -16,7 +16,7 @@ from ..bundle import Bundle
 from ..errors import UsageError
 from ..folders import replaced_file
 from ..training.diagnosis import PAPER
-from ..training.train import OWN_SOURCES
+from ..training.train import OWN_SOURCES, PHOTOGRAPHS
 from .checklist import AUTHORS, filled
 from .confusion import Confusion
 from .drawing import svg
@@ -303,17 +303,21 @@ def _known_of(bundle: Bundle) -> dict[int | str, str]:
 
 def _begun(network: str, training: dict[str, Any]) -> str:
     """What a network's weights were before it learned."""
-    if training.get("fine_tuned"):
+    if training.get("fine_tuned") and "fine_tuned_steps" not in training:
         return "those of the bundle before"
+    if PHOTOGRAPHS in training.get("sources", ""):
+        return "the contracting path's from photographs (ImageNet), the rest random"
     return "the CVAE's encoder, the rest random" if network == "classifier" else "random"
 
 
 def _chosen(network: str, training: dict[str, Any]) -> str:
-    """Which weights of a training were taken."""
-    if training.get("recipe") == PAPER:
-        return "smallest loss on the scans for validation" if network == "classifier" else "the last weights"
-    if training.get("sources") == OWN_SOURCES and "recipe" not in training:
-        return "smallest loss on the cases kept for early stopping"
+    """Which weights of a training were taken; bundles before 0.10 do not say whether it was stopped early."""
+    paper, own = training.get("recipe") == PAPER, training.get("sources") == OWN_SOURCES and "recipe" not in training
+    if training.get("early_stopping", own or (paper and network == "classifier")):
+        kept = "scans for validation" if paper else "cases kept for early stopping"
+        return f"smallest loss on the {kept}"
+    if paper:
+        return "the last weights"
     return "averaged weights after a fixed number of steps"
 
 
@@ -328,7 +332,8 @@ def _length(training: dict[str, Any]) -> str:
     """How long a network has learned, as its bundle records it."""
     if "epochs" in training:
         return f"{training['epochs']} epochs"
-    return f"{' + '.join(str(n) for n in training.get('steps', []) if n)} steps"
+    more = f", then {training['fine_tuned_steps']} more" if "fine_tuned_steps" in training else ""
+    return f"{' + '.join(str(n) for n in training.get('steps', []) if n)} steps{more}"
 
 
 def write_report(

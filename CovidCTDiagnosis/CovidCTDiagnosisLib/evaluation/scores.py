@@ -105,6 +105,7 @@ class Results:
         curves: of either kind of training, as far as measured.
         ceiling: what lesion Dice each working grid allows.
         lesion_source: who draws the lesion masks of the folds.
+        folds_made: fingerprints of the ``data`` that the folds' networks learned from, and of their ``recipe``.
     """
 
     bundle: dict[str, Any]
@@ -113,6 +114,7 @@ class Results:
     curves: list[ThresholdCurve] = field(default_factory=list)
     ceiling: list[GridCeiling] = field(default_factory=list)
     lesion_source: LesionSource = "involvement"
+    folds_made: dict[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As JSON values, see ``segmentation.schema.json``."""
@@ -128,6 +130,7 @@ class Results:
             "curves": [asdict(c) for c in self.curves],
             "ceiling": [c._asdict() for c in self.ceiling],
             "lesion_source": self.lesion_source,
+            "folds_made": self.folds_made,
         }
 
 

@@ -14,12 +14,20 @@ from ..bundle import open_bundle
 from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..documents import encode_document, read_document
 from ..errors import InputError, UsageError
+from ..folders import replaced_file
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import LesionSource
 from ..pipeline.models import Models
-from ..training.folds import FOLDS, MASKING_NETWORKS, SEGMENTING_NETWORKS, Folds
+from ..training.folds import (
+    FOLDS,
+    MASKING_NETWORKS,
+    SEGMENTING_NETWORKS,
+    Folds,
+    SegmentingNetwork,
+    recipe_fingerprint,
+)
 from ..training.loop import Hardware
-from ..training.sources import Case, read_lesion_slices
+from ..training.sources import Case, data_fingerprint, read_lesion_slices
 from .ceiling import GridCeiling, slice_ceiling
 from .metrics import mean_dice
 from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
@@ -66,7 +74,7 @@ def evaluate_segmentation(
 
     Raises:
         UsageError: ``folds`` without ``data`` or ``output``, or ``output`` cannot be used, as it is no folder for
-            results or holds those of another source.
+            results or holds those of another source or of other data.
         InputError: the data folder lacks a part, or has fewer expert slices than there are folds.
     """
     if folds and (data is None or output is None):
@@ -76,7 +84,7 @@ def evaluate_segmentation(
         raise InputError(
             f"The data folder has {len(cases)} expert slices, too few for {FOLDS} folds.", "Add more to lesion_slices."
         )
-    scores, curves = _earlier_folds(output, source)
+    scores, curves, made = _earlier_folds(output, source, _folds_made(data, source))
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     if folds:
@@ -85,6 +93,7 @@ def evaluate_segmentation(
         print(f"Trains {pairs} sets of {what} where they are not there yet: hours. Stopped, it goes on later.")
     results = _measure(models, cases)
     results.folds, results.curves, results.lesion_source = scores, curves, source
+    results.folds_made = made
     _save(results, output, cases)
     for kind in folds if data and output else ():
         assert data is not None and output is not None
@@ -101,15 +110,28 @@ def evaluate_segmentation(
         print(f"Page: {output / PAGE}")
 
 
-def _earlier_folds(output: Path | None, source: LesionSource) -> tuple[list[SliceScore], list[ThresholdCurve]]:
-    """What the output folder, which is made if it is not there, knows of folds."""
+def _folds_made(data: Path | None, source: LesionSource) -> dict[str, str]:
+    """From which data the folds' networks are made today, as far as it is known, and how."""
+    known = {"data": data_fingerprint(data)} if data else {}
+    return {**known, "recipe": recipe_fingerprint(_networks(source))}
+
+
+def _networks(source: LesionSource) -> tuple[SegmentingNetwork, ...]:
+    """Those that are trained for each fold."""
+    return SEGMENTING_NETWORKS if source == "both" else MASKING_NETWORKS
+
+
+def _earlier_folds(
+    output: Path | None, source: LesionSource, wanted: dict[str, str]
+) -> tuple[list[SliceScore], list[ThresholdCurve], dict[str, str]]:
+    """What the output folder, which is made if it is not there, knows of folds, and how they were made."""
     if output is None:
-        return [], []
+        return [], [], wanted
     if not output.resolve().parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
     output.mkdir(exist_ok=True)
     if not (output / RESULTS).exists():
-        return [], []
+        return [], [], wanted
     try:
         document = read_document(output / RESULTS, _PACKAGE, _SCHEMA)
     except ValueError as error:
@@ -120,7 +142,14 @@ def _earlier_folds(output: Path | None, source: LesionSource) -> tuple[list[Slic
         raise UsageError(
             f"{output / RESULTS} holds scores of another lesion source.", "Choose another folder for the results."
         )
-    return read_scores(document["folds"]), [ThresholdCurve(**curve) for curve in document["curves"]]
+    made = document.get("folds_made", {})
+    if document["folds"] and any(made.get(key) != value for key, value in wanted.items()):
+        raise UsageError(
+            f"{output / RESULTS} holds scores of folds of other data, or of networks that were trained otherwise.",
+            "Choose another folder for the results.",
+        )
+    curves = [ThresholdCurve(**curve) for curve in document["curves"]]
+    return read_scores(document["folds"]), curves, {**(made if document["folds"] else {}), **wanted}
 
 
 def _measure(models: Models, cases: list[Case]) -> Results:
@@ -137,8 +166,7 @@ def _fold_networks(
     data: Path, output: Path, models: Models, machine_masks: bool, precision: str | None, source: LesionSource
 ) -> Callable[[int], Models]:
     hardware = Hardware(precision=precision)
-    networks = SEGMENTING_NETWORKS if source == "both" else MASKING_NETWORKS
-    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=hardware, networks=networks)
+    folds = Folds(data, output / "folds", models.bundle, machine_masks, hardware=hardware, networks=_networks(source))
     return lambda fold: Models(folds.trained(fold), models.device)
 
 
@@ -155,14 +183,15 @@ def _fold_line(scores: list[SliceScore], curve: ThresholdCurve) -> str:
 def _save(results: Results, output: Path | None, cases: list[Case]) -> None:
     if output is None:
         return
-    (output / RESULTS).write_bytes(encode_document(results.document(), _PACKAGE, _SCHEMA))
+    with replaced_file(output / RESULTS) as partial:
+        partial.write_bytes(encode_document(results.document(), _PACKAGE, _SCHEMA))
     _write_spreadsheet(results.folds, output / SPREADSHEET)
     write_page(results, table(results), cases, output / MASKS, output / PAGE)
 
 
 def _write_spreadsheet(scores: Iterable[SliceScore], path: Path) -> None:
     """One row per slice, variant and mask."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("slice", "fold", "machine_masks", "mask", "found", "expert", "shared", "dice"))
         for score in scores:

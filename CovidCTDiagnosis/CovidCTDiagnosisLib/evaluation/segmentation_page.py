@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..folders import replaced_file
 from ..training.sources import Case
 from .ceiling import GridCeiling
 from .drawing import png, svg
@@ -61,7 +62,8 @@ def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], mas
         *_grids(results),
         *_training(results),
     ]
-    path.write_text(document(title, parts), encoding="utf-8")
+    with replaced_file(path) as partial:
+        partial.write_text(document(title, parts), encoding="utf-8")
 
 
 def shown(scores: Sequence[SliceScore]) -> list[SliceScore]:

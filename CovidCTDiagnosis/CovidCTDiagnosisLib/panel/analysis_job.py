@@ -11,6 +11,7 @@ from pathlib import Path
 import slicer
 
 from CovidCTDiagnosisLib.errors import InputError, ResourceError
+from CovidCTDiagnosisLib.folders import remove_leftovers
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
 from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.segmentation import lungs_of
@@ -72,13 +73,14 @@ class AnalysisJob:
         self._folder = Path(tempfile.mkdtemp(prefix="CovidCTDiagnosis-"))
         self.study = self._folder / "study" if keep is None else new_folder(keep, ct.GetName())
         self._begun = time.monotonic()
+        self._child: Child | None = None
         try:
             _write(ct, self._folder / "ct.nrrd")
             arguments = ["analyze", str(self._folder / "ct.nrrd"), "--output", str(self.study), "--events", "jsonl"]
             if lungs is not None:
                 _write_lungs(lungs, ct, self._folder / "lungs.nrrd")
                 arguments += ["--lungs", str(self._folder / "lungs.nrrd")]
-            self._child: Child = launch([*arguments, *options])
+            self._child = launch([*arguments, *options])
         except BaseException:
             self.close()
             raise
@@ -86,14 +88,19 @@ class AnalysisJob:
     @property
     def log(self) -> str:
         """What the process said."""
-        return self._child.log
+        return self._started.log
+
+    @property
+    def _started(self) -> Child:
+        assert self._child is not None
+        return self._child
 
     def poll(self) -> Progress:
         """Take in what came since the last call."""
         if self.progress.state != RUNNING:
             return self.progress
-        code = self._child.exit_code
-        for event in self._child.events():
+        code = self._started.exit_code
+        for event in self._started.events():
             self._take(event)
         if code is not None:
             self._finish(code)
@@ -126,12 +133,15 @@ class AnalysisJob:
 
     def cancel(self) -> None:
         """End the process and everything that it started; nothing is left behind."""
-        self._child.kill()
         self.progress.state = CANCELLED
         self.close()
 
     def close(self) -> None:
-        """Remove the temporary files."""
+        """Remove the temporary files; a process that still runs ends."""
+        if self._child is not None and self._child.exit_code is None:
+            self._child.kill()
+            # It may have had no time to clear up.
+            remove_leftovers(self.study)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -9,9 +9,16 @@ import slicer
 
 from CovidCTDiagnosisLib.panel.parameters import LESIONS
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
-from CovidCTDiagnosisLib.scene.layers import Layers, remember_layers, restore_layers, show_layers
+from CovidCTDiagnosisLib.scene.layers import (
+    Layers,
+    hide_study,
+    remember_layers,
+    restore_layers,
+    show_layers,
+    shows_study,
+)
 from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
-from CovidCTDiagnosisLib.scene.segmentation import show_surfaces
+from CovidCTDiagnosisLib.scene.segmentation import show_only_surfaces
 
 Logics = Callable[[], Iterable[slicer.vtkMRMLSliceLogic]]
 
@@ -28,18 +35,28 @@ class Display:
         self._before: Layers = []
 
     def remember(self) -> None:
-        """What the views show now can be brought back by `restore`."""
-        self._before = remember_layers(self._logics())
+        """What the views show now can be brought back by `restore`; a study that they show already can not."""
+        if not shows_study(self._logics()):
+            self._before = remember_layers(self._logics())
+
+    def forget(self) -> None:
+        """Nothing can be brought back any more: the scene is another."""
+        self._before = []
 
     def restore(self) -> None:
         """Show what was remembered."""
         restore_layers(self._before)
 
     def update(self, parameters: Any) -> None:
-        """Show the study of the chosen CT as the parameters say; nothing where there is none."""
+        """Show the study of the chosen CT as the parameters say, or no study where there is none."""
         ct = parameters.inputVolume
-        nodes = None if ct is None else find_study_nodes(ct)
+        if ct is None:
+            return
+        nodes = find_study_nodes(ct)
         if nodes is None:
+            hide_study(self._logics())
+            show_only_legend(ct.GetScene(), None)
+            show_only_surfaces(ct.GetScene(), None)
             return
         heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
         show_layers(
@@ -52,7 +69,7 @@ class Display:
             label_outline=parameters.showRelevance,
         )
         show_only_legend(nodes.ct.GetScene(), heatmap if parameters.showLegend else None)
-        show_surfaces(nodes, parameters.showSurfaces)
+        show_only_surfaces(nodes.ct.GetScene(), nodes if parameters.showSurfaces else None)
 
 
 def _view(parameters: Any) -> HeatmapView:

@@ -8,7 +8,7 @@ from typing import Any
 import qt
 import slicer
 
-from CovidCTDiagnosisLib.errors import CovidCTError, InputError
+from CovidCTDiagnosisLib.errors import CovidCTError
 from CovidCTDiagnosisLib.panel.analysis_job import CANCELLED, DONE, FAILED, RUNNING, AnalysisJob, Progress
 from CovidCTDiagnosisLib.panel.child_process import Launcher
 from CovidCTDiagnosisLib.panel.computer_view import ComputerView
@@ -19,7 +19,7 @@ from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.layers import jump_to
 from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
 from CovidCTDiagnosisLib.scene.places import peak_ras
-from CovidCTDiagnosisLib.scene.report import kept_analysis
+from CovidCTDiagnosisLib.scene.report import kept_analysis, kept_state
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
 POLL_MS = 100
@@ -77,15 +77,18 @@ class Panel:
         parameters = self._parameters()
         if parameters is None:
             return  # another module is open
+        if slicer.mrmlScene.IsBatchProcessing():
+            return  # of a scene that is being read some nodes are there, others not yet
         ct = parameters.inputVolume
         self._ui.analyzeButton.enabled = not self._starting and (self.running or ct is not None)
         self._ui.removeButton.enabled = not self.running
         self._ui.analyzeButton.text = _("Cancel") if self.running else _("Analyze")
-        shown = "" if ct is None else ct.GetID()
-        if shown != self._shown and not self.running:
+        shown = "" if ct is None else f"{ct.GetID()} {kept_state(ct)}"
+        if shown != self._shown:
             self._shown = shown
             show_findings(self._ui, None if ct is None else kept_analysis(ct))
-            self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
+            if not self.running:
+                self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
         if ct is not None:
             self.display.update(parameters)
 
@@ -93,6 +96,7 @@ class Panel:
         """End a running analysis; the next scene's nodes may have the same names as those of this one."""
         self.cancel()
         self._shown = None
+        self.display.forget()
 
     def close(self) -> None:
         """End whatever runs."""
@@ -161,14 +165,14 @@ class Panel:
     def _load(self, job: AnalysisJob) -> None:
         self.display.remember()
         try:
-            if job.ct.GetScene() is None:
-                raise InputError(_("The CT was removed from the scene while it was analyzed."))
             put_study(job.study, job.ct)
         except CovidCTError as error:
             job.progress.state, job.progress.error = FAILED, str(error)
             return
-        show_findings(self._ui, kept_analysis(job.ct))
-        self._go_to(job.ct, 0)
+        self.update()
+        parameters = self._parameters()
+        if parameters is not None and parameters.inputVolume is job.ct:
+            self._go_to(job.ct, 0)
 
     # Buttons
 

@@ -34,6 +34,8 @@ class Appearance(NamedTuple):
 
 
 UNKNOWN = Appearance()
+UNRELIABLE = "do not rely on its probability"
+"""What a warning says where this is so."""
 
 
 class UsualAppearance(NamedTuple):
@@ -59,8 +61,7 @@ class UsualAppearance(NamedTuple):
         if found.width < self.least_width:
             told.append(("shows narrower lungs", "not a chest, or one lung alone?"))
         return [
-            f"This scan {how} than any that the classifier learned from ({more}): do not rely on its probability."
-            for how, more in told
+            f"This scan {how} than any that the classifier learned from ({more}): {UNRELIABLE}." for how, more in told
         ]
 
 

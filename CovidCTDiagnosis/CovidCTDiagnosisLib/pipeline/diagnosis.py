@@ -14,7 +14,7 @@ from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, reg
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import Novelty
-from .appearance import UNKNOWN, Appearance, UsualAppearance, lung_appearance
+from .appearance import UNKNOWN, UNRELIABLE, Appearance, UsualAppearance, lung_appearance
 from .compute import channels_last
 from .models import Models
 
@@ -71,7 +71,7 @@ class Diagnosis:
             return list(self.appearance_warnings)
         return [
             f"This scan is unlike those that the classifier learned from ({self.novelty:.1f} times the usual "
-            "distance): do not rely on its probability.",
+            f"distance): {UNRELIABLE}.",
             *self.appearance_warnings,
         ]
 

@@ -16,6 +16,7 @@ from .lungs import LEFT, RIGHT, midline, tell_sides
 
 _SIDES_MM = 3.0
 _LEAST_ML, _MOST_ML = 1.0, 12_000.0
+_MOST_LABEL = np.iinfo(np.int16).max
 _DENSE_HU, _EMPTY_HU = -200, -980
 """Mean HU of what can be lungs, consolidated or emphysematous, lies between these."""
 _GIVE_LUNGS = "Give a segmentation of the lungs that was drawn on this CT."
@@ -40,7 +41,7 @@ def take_lungs(mask: Volume, ct: Volume, warn: Callable[[str], None] = lambda te
         raise InputError("The lung mask has values below 0: it is an image, not a segmentation.", _GIVE_LUNGS)
     if not mask.voxels.any():
         raise InputError("The lung mask is empty.", _GIVE_LUNGS)
-    mask = mask.with_voxels(np.ceil(mask.voxels).astype(np.int16))
+    mask = mask.with_voxels(np.minimum(np.ceil(mask.voxels).astype(np.float32), _MOST_LABEL).astype(np.int16))
     labels = to_axial(mask if mask.on_same_grid(ct) else resample_labels(mask, ct)).voxels
     found = np.unique(labels[labels > 0]).tolist()
     if not found:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import slicer
 
+from CovidCTDiagnosisLib.scene.nodes import is_of_study
+
 
 def show_layers(
     slice_logics: Iterable[slicer.vtkMRMLSliceLogic],
@@ -50,6 +52,8 @@ class _Shown(NamedTuple):
     foreground_opacity: float
     label: str | None
     label_opacity: float
+    slice_node: slicer.vtkMRMLSliceNode
+    label_outline: bool
 
 
 Layers = list[_Shown]
@@ -57,7 +61,7 @@ Layers = list[_Shown]
 
 def remember_layers(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> Layers:
     """What the views show now, for `restore_layers`."""
-    composites = [logic.GetSliceCompositeNode() for logic in slice_logics]
+    views = [(logic.GetSliceCompositeNode(), logic.GetSliceNode()) for logic in slice_logics]
     return [
         _Shown(
             composite,
@@ -67,8 +71,10 @@ def remember_layers(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> Layers:
             composite.GetForegroundOpacity(),
             composite.GetLabelVolumeID(),
             composite.GetLabelOpacity(),
+            slice_node,
+            slice_node.GetUseLabelOutline(),
         )
-        for composite in composites
+        for composite, slice_node in views
     ]
 
 
@@ -82,6 +88,30 @@ def restore_layers(layers: Layers) -> None:
         composite.SetForegroundOpacity(shown.foreground_opacity)
         composite.SetLabelVolumeID(shown.label)
         composite.SetLabelOpacity(shown.label_opacity)
+        shown.slice_node.SetUseLabelOutline(shown.label_outline)
+
+
+def shows_study(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> bool:
+    """Whether any view shows what was found in a CT."""
+    return any(is_of_study(node) for logic in slice_logics for node in _overlays(logic))
+
+
+def hide_study(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> None:
+    """Empty the layers that show what was found in a CT; the others stay."""
+    for logic in slice_logics:
+        composite = logic.GetSliceCompositeNode()
+        foreground, label = _overlays(logic)
+        if is_of_study(foreground):
+            composite.SetForegroundVolumeID(None)
+        if is_of_study(label):
+            composite.SetLabelVolumeID(None)
+
+
+def _overlays(logic: slicer.vtkMRMLSliceLogic) -> tuple[slicer.vtkMRMLNode | None, slicer.vtkMRMLNode | None]:
+    """What lies over a view's background: foreground and label."""
+    composite, scene = logic.GetSliceCompositeNode(), logic.GetMRMLScene()
+    foreground, label = composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()
+    return scene.GetNodeByID(foreground) if foreground else None, scene.GetNodeByID(label) if label else None
 
 
 def jump_to(slice_logics: Iterable[slicer.vtkMRMLSliceLogic], ras: tuple[float, float, float]) -> None:

@@ -80,16 +80,15 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
         InputError: an image cannot be read, or it is not on the grid of `ct_node`.
     """
 
+    # All are read and checked before the scene changes.
+    read = {role: _read(study_folder / f"{role}.nii.gz", role, ct_node) for role in _CLASSES}
+
     def load(role: str, title: str) -> slicer.vtkMRMLVolumeNode:
         node = node_of(ct_node, role, _CLASSES[role])
         node.SetName(f"{ct_node.GetName()} {title}")
         display_manually(node)
-        _read(study_folder / f"{role}.nii.gz", node)
-        if not _on_same_grid(node, ct_node):
-            raise InputError(
-                f"{role}.nii.gz of the study {study_folder} is not on the grid of {ct_node.GetName()}.",
-                "Choose the CT that was analyzed.",
-            )
+        node.CopyOrientation(read[role])
+        node.SetAndObserveImageData(read[role].GetImageData())
         node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
         return node
 
@@ -133,6 +132,18 @@ def image_data(voxels: np.ndarray) -> vtk.vtkImageData:
     return image
 
 
+def is_of_study(node: slicer.vtkMRMLNode | None) -> bool:
+    """Whether the node was made for a CT by this module."""
+    return node is not None and bool(node.GetAttribute(_ROLE))
+
+
+def first_scan(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The scene's first volume that may be a CT: neither a label map nor a part of a study."""
+    class_name = "vtkMRMLScalarVolumeNode"
+    nodes = (scene.GetNthNodeByClass(n, class_name) for n in range(scene.GetNumberOfNodesByClass(class_name)))
+    return next((n for n in nodes if n.GetClassName() == class_name and not is_of_study(n)), None)
+
+
 def find_node(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str) -> slicer.vtkMRMLNode | None:
     """The node that has this role for this CT, or None."""
     scene = ct_node.GetScene()
@@ -155,13 +166,21 @@ def node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str)
     return node
 
 
-def _read(path: Path, node: slicer.vtkMRMLVolumeNode) -> None:
+def _read(path: Path, role: str, ct_node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLVolumeNode:
+    """An image of a study on the CT's grid, as a node that is in no scene."""
+    node = getattr(slicer, _CLASSES[role])()
     # The storage node is not kept: saving the scene must not write into the study.
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
     storage.SetSingleFile(True)
     if not path.is_file() or not storage.ReadData(node):
         raise InputError(f"{path.name} of the study {path.parent} cannot be read.", "Analyze the CT again.")
+    if not _on_same_grid(node, ct_node):
+        raise InputError(
+            f"{path.name} of the study {path.parent} is not on the grid of {ct_node.GetName()}.",
+            "Choose the CT that was analyzed.",
+        )
+    return node
 
 
 def _on_same_grid(node: slicer.vtkMRMLVolumeNode, other: slicer.vtkMRMLVolumeNode) -> bool:

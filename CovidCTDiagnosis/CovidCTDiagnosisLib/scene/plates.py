@@ -11,6 +11,7 @@ import slicer
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from CovidCTDiagnosisLib.ct.orientation import on_grid_of
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS
@@ -80,7 +81,10 @@ def plate(study_folder: Path, ct: Volume | None, outputs: list[Path]) -> None:
     chosen = most_relevant_slices(study)
     if not chosen:
         raise InputError(f"The study {study_folder} has no positive relevance.", "There is nothing to show.")
-    picture = _draw(study, ct, chosen)
+    placed = None if ct is None else on_grid_of(ct, study.grid)
+    if ct is not None and placed is None:
+        raise InputError(f"The study {study_folder} is not on the grid of this CT.", "Give the CT that was analyzed.")
+    picture = _draw(study, placed, chosen)
     for output in outputs:
         picture.save(output, resolution=DOTS_PER_INCH)
 
@@ -150,6 +154,7 @@ class _Row:
 
 
 def _draw(study: Study, ct: Volume | None, chosen: list[int]) -> Image.Image:
+    """Of the CT, on the study's grid, or without it."""
     scene = slicer.vtkMRMLScene()
     colors = slicer.vtkMRMLColorLogic()  # owns the scene's default colours: has to live as long
     colors.SetMRMLScene(scene)

@@ -80,6 +80,12 @@ def kept_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any] | N
     return None if node is None else json.loads(node.GetText())
 
 
+def kept_state(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """Tells apart which analysis of a CT the scene holds, if any."""
+    node = find_node(ct_node, _ANALYSIS, "vtkMRMLTextNode")
+    return "" if node is None else f"{node.GetID()} {node.GetMTime()}"
+
+
 def methods_paragraph(analysis: dict[str, Any]) -> str:
     """How the findings were made, ready to be cited."""
     bundle, versions, device = analysis["bundle"], analysis["versions"], analysis["device"]

@@ -11,7 +11,7 @@ import vtk
 
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, node_of
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, is_of_study, node_of
 
 SEGMENTATION = "segmentation"
 """The role of the node."""
@@ -57,14 +57,16 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     return node
 
 
-def show_surfaces(nodes: StudyNodes, visible: bool) -> None:
-    """Show lungs and lesions in 3-D views, or hide them; surfaces are made when first shown."""
-    node = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
-    if node is None:
-        return
-    if visible:
-        node.CreateClosedSurfaceRepresentation()  # does nothing where it is there
-    node.GetDisplayNode().SetVisibility3D(visible)
+def show_only_surfaces(scene: slicer.vtkMRMLScene, nodes: StudyNodes | None) -> None:
+    """Show the lungs and lesions of a study in 3-D views, or of none; surfaces are made when first shown."""
+    shown = None if nodes is None else find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        node = scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
+        if is_of_study(node) and node is not shown and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility3D(False)
+    if shown is not None:
+        shown.CreateClosedSurfaceRepresentation()  # does nothing where it is there
+        shown.GetDisplayNode().SetVisibility3D(True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import slicer
 
+from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.heatmap import display_relevance
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_study_nodes, load_study
 from CovidCTDiagnosisLib.scene.report import keep_analysis
@@ -20,8 +21,10 @@ def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNo
     """Put a study into the CT's scene, in the place of an earlier one of the same CT.
 
     Raises:
-        InputError: the study cannot be read or does not belong to the CT.
+        InputError: the study cannot be read or does not belong to the CT, or this has left the scene.
     """
+    if ct.GetScene() is None:
+        raise InputError("The CT was removed from the scene while it was analyzed.", "Load it and analyze it again.")
     study = read_study(study_folder)
     nodes = load_study(ct.GetScene(), study_folder, ct)
     for relevance in (nodes.relevance_ct, nodes.relevance_lesions):

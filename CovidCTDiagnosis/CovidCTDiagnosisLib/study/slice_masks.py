@@ -19,7 +19,7 @@ import numpy as np
 
 from CovidCTDiagnosisLib.ct.slice_images import write_png
 from CovidCTDiagnosisLib.errors import UsageError
-from CovidCTDiagnosisLib.folders import check_target, replaced_folder
+from CovidCTDiagnosisLib.folders import check_target, is_left_by_file_manager, replaced_folder
 
 DOCUMENT = "slices.json"
 LUNGS, INFECTION, CLASSES = "lungs", "infection", "classes"
@@ -44,7 +44,8 @@ def check_masks_output(folder: Path, images: Path) -> None:
     if images.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"The folder {folder} holds the images themselves.", _REMEDY)
     check_target(folder, DOCUMENT, _KIND, own={DOCUMENT, *KINDS})
-    strange = [path for kind in KINDS for path in (folder / kind).glob("*") if path.suffix != ".png"]
+    there = [path for kind in KINDS for path in (folder / kind).glob("*") if not is_left_by_file_manager(path.name)]
+    strange = [path for path in there if path.suffix != ".png"]
     if strange:
         raise UsageError(f"The folder {folder} also holds {strange[0].name}, which is no slice mask.", _REMEDY)
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from CovidCTDiagnosisLib.ct.files import itk_name
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.ct.write import write_image
 from CovidCTDiagnosisLib.documents import encode_document, read_document
@@ -94,6 +95,7 @@ def check_output(folder: Path) -> bool:
         ResourceError: the disk has too little free space.
     """
     check_target(folder, ANALYSIS, "study", own={ANALYSIS, *map(_file_name, IMAGES)})
+    itk_name(folder.resolve(), UsageError)
     parent = folder.resolve().parent
     try:
         # Trying is the only sure way: permission bits say little to root, on Windows and on network drives.
@@ -211,7 +213,7 @@ def _read_image(path: Path) -> Volume:
     """Read a mask or heatmap; RuntimeError when it cannot be read."""
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(str(path))
+    image = sitk.ReadImage(itk_name(path))
     if image.GetDimension() != 3:
         raise ValueError(f"{path.name} has {image.GetDimension()} dimensions")
     direction = image.GetDirection()

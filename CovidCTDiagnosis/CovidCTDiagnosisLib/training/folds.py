@@ -6,6 +6,8 @@ shared by all folds.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,8 @@ from .sources import Case, data_fingerprint
 from .train import PLANS, VOLUMETRIC
 
 FOLDS = 5
+RECIPE = 1
+"""Counted up when a recipe changes in what its steps and architecture do not tell: older runs are not gone on with."""
 
 SegmentingNetwork = Literal["lungs"] | LesionNetwork
 
@@ -30,6 +34,12 @@ MASKING_NETWORKS: tuple[SegmentingNetwork, ...] = ("lungs", "involvement")
 """Those that draw lungs and lesions, and tell consolidation from ground-glass opacity."""
 
 Cases = TypeVar("Cases", LungCases, LesionCases)
+
+
+def recipe_fingerprint(networks: Sequence[SegmentingNetwork], steps: Steps | None = None) -> str:
+    """Tells apart how these networks are made and trained."""
+    plans = [(network, tuple(steps or PLANS[network].steps), PLANS[network].architecture) for network in networks]
+    return hashlib.sha256(f"{RECIPE} {plans}".encode()).hexdigest()[:8]
 
 
 def held_out(cases: list[Case], fold: int) -> list[Case]:
@@ -96,7 +106,7 @@ class Folds:
         hardware = self.hardware or Hardware()
         if network in VOLUMETRIC:
             hardware = hardware.for_volumes()
-        recipe = f"{network}-{'-'.join(map(str, steps))}-{self.seed}"
+        recipe = f"{network}-{'-'.join(map(str, steps))}-{self.seed}-{recipe_fingerprint((network,), steps)}"
         if hardware.precision:
             recipe += f"-{hardware.precision}"
         first, second = runs / f"{recipe}-pretrained", runs / f"{recipe}-fold-{fold}"

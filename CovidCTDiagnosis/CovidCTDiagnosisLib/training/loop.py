@@ -289,4 +289,7 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         raise Cancelled() from None
     if trainer.interrupted:
         raise Cancelled()
+    for callback in average:
+        # Lightning leaves it out where a run that goes on has no steps left.
+        callback.on_train_end(trainer, recipe)
     return trainer

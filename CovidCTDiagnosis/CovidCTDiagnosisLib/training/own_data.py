@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
 from ..ct.files import IMAGE_SUFFIXES
 from ..errors import CovidCTError, InputError
 from ..networks import LESION_CLASSES
-from ..tables import read_rows, require_columns
+from ..tables import read_rows, require_columns, spelled_alike
 from .sources import UNKNOWN_LESION, Case
 
 Label = Literal["lungs", "lesions"]
@@ -53,6 +53,7 @@ class OwnCase:
         lungs, lesions: files; a label map may be missing.
         patient: who it is of; the name where nobody says.
         split: ``train`` or ``test``.
+        found: numbers in the label map of lesions, without 0; known once the case has been checked.
     """
 
     name: str
@@ -61,6 +62,7 @@ class OwnCase:
     lesions: Path | None
     patient: str
     split: str
+    found: frozenset[int] = frozenset()
 
     def label(self, kind: Label) -> Path | None:
         """The file of a label map, or None."""
@@ -90,8 +92,10 @@ def check_own_data(data: Path, network: str) -> list[OwnCase]:
     usable = [case for case in cases if case.label(kind) is not None]
     for case in usable:
         problems += [f"{case.name}: {problem}" for problem in _problems(case)]
-    if usable and kind == "lesions" and not problems and not any(_holds_lesions(case) for case in usable):
-        problems.append("no label map in lesions/ holds a lesion")
+    if kind == "lesions" and not problems:
+        usable = [replace(case, found=_lesion_numbers(case)) for case in usable]
+        if usable and not any(case.found for case in usable if case.split != "test"):
+            problems.append("no label map in lesions/ holds a lesion")
     if not usable:
         problems.append(f"no image has a label map in {kind}/, which {network} learns from")
     elif all(case.split == "test" for case in usable):
@@ -105,15 +109,28 @@ def check_own_data(data: Path, network: str) -> list[OwnCase]:
     return usable
 
 
-def hold_out(cases: list[OwnCase]) -> tuple[list[OwnCase], list[OwnCase]]:
+def hold_out(cases: list[OwnCase], kind: Label) -> tuple[list[OwnCase], list[OwnCase]]:
     """Cases to learn from, and those of one patient in eight for early stopping (none below four patients).
 
-    Cases of the split ``test`` are in neither.
+    Cases of the split ``test`` are in neither. Where lesions are learned, only patients who have any are kept, and
+    never the last one: without lesions, the network that finds least would be the best.
     """
     cases = [case for case in cases if case.split != "test"]
-    patients = sorted({case.patient for case in cases}, key=lambda p: hashlib.sha256(p.encode()).hexdigest())
-    kept = set(patients[: max(len(patients) // ONE_IN, 1)]) if len(patients) >= 4 else set()
+    patients = {case.patient for case in cases}
+    telling = {case.patient for case in cases if kind == "lungs" or case.found}
+    wanted = max(len(patients) // ONE_IN, 1) if len(patients) >= 4 else 0
+    in_order = sorted(telling, key=lambda p: hashlib.sha256(p.encode()).hexdigest())
+    kept = in_order[: max(min(wanted, len(telling) - 1), 0)]
     return [c for c in cases if c.patient not in kept], [c for c in cases if c.patient in kept]
+
+
+def require_classes(cases: list[OwnCase]) -> None:
+    """Raise InputError if nobody says of which class any lesion is: a new network would name classes by chance."""
+    if not set().union(*(case.found for case in cases)) - {UNKNOWN_LESION}:
+        raise InputError(
+            "No lesion to learn from is of a known class.",
+            "Name classes in some label maps, or add --fine-tune: what the bundle's network knows of them stays.",
+        )
 
 
 def prepare(cases: list[OwnCase], cache: Path, kind: Label) -> list[Case]:
@@ -180,6 +197,8 @@ def _list_cases(data: Path) -> tuple[list[OwnCase], list[str]]:
         OwnCase(name, paths[0], one("lungs", name), one("lesions", name), *table.get(name, (name, "train")))
         for name, paths in files["images"].items()
     ]
+    patients = spelled_alike(case.patient for case in cases)
+    cases = [replace(case, patient=patient) for case, patient in zip(cases, patients, strict=True)]
     splits = {(case.patient, case.split) for case in cases}
     twice = [patient for patient, count in Counter(patient for patient, _ in splits).items() if count > 1]
     torn = [f"{', '.join(c.name for c in cases if c.patient == p)}: one patient stands in two splits" for p in twice]
@@ -243,8 +262,10 @@ def _problems(case: OwnCase) -> list[str]:
     return problems
 
 
-def _holds_lesions(case: OwnCase) -> bool:
-    return case.lesions is not None and case.split != "test" and bool(read_image(case.lesions).voxels.any())
+def _lesion_numbers(case: OwnCase) -> frozenset[int]:
+    if case.lesions is None:
+        return frozenset()
+    return frozenset(int(n) for n in np.unique(read_image(case.lesions).voxels)) - {0}
 
 
 def _unknown(values: np.ndarray, kind: Label) -> np.ndarray:

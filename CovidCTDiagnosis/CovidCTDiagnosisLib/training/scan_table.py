@@ -30,14 +30,12 @@ from ..pipeline.models import Models
 from ..pipeline.scan_input import scan_input
 from ..pipeline.slice_folder import SliceOptions
 from ..pipeline.slice_series import images_input
-from ..tables import Row, Splits, read_rows, require_columns
+from ..tables import Row, Splits, read_rows, require_columns, spelled_alike
 from .sources import NOMINAL_SLICE_MM, fingerprint
 from .splits import Split
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
-LEAST = 2
-"""Scans of either kind to learn from, and for validation."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ def read_scan_table(path: Path) -> list[OwnScan]:
         scans.append(scan)
     if any(s.split for s in scans) and not all(s.split for s in scans):
         raise InputError(f"{path.name} gives some scans no split.", "Give all of them one, or none.")
-    return scans
+    patients = spelled_alike(scan.patient for scan in scans)
+    return [replace(scan, patient=patient) for scan, patient in zip(scans, patients, strict=True)]
 
 
 def _scan(number: int, row: Row, folder: Path) -> OwnScan:
@@ -124,22 +123,10 @@ def _scan(number: int, row: Row, folder: Path) -> OwnScan:
 
 
 def split_scans(scans: Sequence[OwnScan]) -> Split[OwnScan]:
-    """By the table's splits, or by patients where it names none.
-
-    Raises:
-        InputError: too few scans of one kind to learn from or to calibrate with.
-    """
+    """By the table's splits, or by patients where it names none."""
     if not any(scan.split for scan in scans):
         scans = _divide(scans)
     of = {split: [scan for scan in scans if scan.split == split] for split in SPLITS}
-    for split in (TRAIN, VALIDATION):
-        for covid, kind in enumerate(("other", "COVID-19")):
-            count = sum(scan.covid == covid for scan in of[split])
-            if count < LEAST:
-                raise InputError(
-                    f"The split {split} has {count} {kind} scans, too few.",
-                    f"Give at least {LEAST} of either kind, or divide the scans by a column split.",
-                )
     return Split(of[TRAIN], of[VALIDATION], of[TEST])
 
 

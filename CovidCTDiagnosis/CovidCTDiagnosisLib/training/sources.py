@@ -7,7 +7,6 @@ size: grey 0..255 is read as a window of HU, the pixel size as a nominal one.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
 from ..pipeline.slice_series import series_input
+from ..tables import Row, read_rows, require_columns
 
 UNKNOWN_LESION = 255
 """Label of a lesion voxel whose class nobody named."""
@@ -205,18 +205,24 @@ class Series:
 
 
 def read_series(data: Path) -> list[Series]:
-    """All series of ``series.csv`` in its order (neighbouring names may be one patient)."""
-    folder = require_data(data, "series")
-    with require_data(data, "series.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    return [
-        Series(
-            row["series"],
-            [read_grey(p) for p in sorted((folder / row["series"]).glob("*.png"))],
-            int(row["covid"]),
-        )
-        for row in rows
-    ]
+    """All series of ``series.csv`` in its order (neighbouring names may be one patient).
+
+    Raises:
+        InputError: table or folder is missing, a label is not 1 or 0, or a series has no PNG files.
+    """
+    folder, table = require_data(data, "series"), require_data(data, "series.csv")
+    columns, rows = read_rows(table)
+    remedy = "Give one row a series, with covid 1 for COVID-19 and 0 for not."
+    require_columns(table, columns, ("series", "covid"), remedy)
+    return [_read_one_series(folder, row) for row in rows]
+
+
+def _read_one_series(folder: Path, row: Row) -> Series:
+    name = row.text("series")
+    files = sorted((folder / name).glob("*.png")) if name else []
+    if not files:
+        raise row.wrong(f"there are no PNG files in series/{name}" if name else "series is empty")
+    return Series(name, [read_grey(p) for p in files], int(row.flag("covid")))
 
 
 def read_lung_volumes(data: Path) -> list[Case]:

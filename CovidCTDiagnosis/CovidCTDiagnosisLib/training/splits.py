@@ -31,6 +31,8 @@ class Split(Generic[Item]):
     test: list[Item]
 
 
+LEAST = 2
+"""Scans of either kind to learn from, and for validation."""
 BLOCKS = 5
 """Of neighbouring series in each class."""
 
@@ -61,3 +63,15 @@ def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[I
             part = {test: split.test, calibrate: split.calibrate}.get(number, split.learn)
             part.extend(group[n] for n in block)
     return split
+
+
+def require_enough(split: Split[Item]) -> None:
+    """Raise InputError if scans of one kind are too few to learn from or to calibrate with."""
+    for name, scans in (("train", split.learn), ("validation", split.calibrate)):
+        for covid, kind in enumerate(("other", "COVID-19")):
+            count = sum(scan.covid == covid for scan in scans)
+            if count < LEAST:
+                raise InputError(
+                    f"The split {name} has {count} {kind} scans, too few.",
+                    f"Give at least {LEAST} of either kind, or divide the scans by a column split.",
+                )

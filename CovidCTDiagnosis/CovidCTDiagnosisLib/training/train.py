@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..bundle import (
     NetworkRecord,
     changed_version,
+    open_begun_bundle,
     open_bundle,
     revise_bundle,
     section,
@@ -31,11 +32,12 @@ from .calibration import SENSITIVITY, calibrate, score_differences
 from .diagnosis import MANNERS, SHORT, Manner
 from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, inputs_kind, prepare_examples, split_data
 from .lesions import LesionCases
-from .loop import Hardware, Recipe, Steps, fit, is_helper
+from .loop import BEST, Hardware, Recipe, Steps, fit, is_helper
 from .novelty import average_maps, fit_appearance, fit_novelty, left_to_distance
-from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare
+from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare, require_classes
 from .scan_table import is_scan_table, table_fingerprint
 from .sources import Case, data_fingerprint, require_data
+from .splits import require_enough
 
 USUAL_WINDOWS = (0.0, 0.5, 1.0)
 """Shares of ``in_window`` that are nothing unusual: the classifier has learned from such pictures."""
@@ -47,6 +49,8 @@ NAME, FIRST_VERSION = "covid-ct", "0.1.0"
 HEADING, CHANGE = "Trained again", "retrained"
 """Of the model card's section on networks that are no longer those of the bundle's version, and in its version."""
 OWN_SOURCES = "own data"
+PHOTOGRAPHS = "; first weights of the contracting path from photographs (ImageNet)"
+"""Added to the sources of a network that began so."""
 SETTINGS = {"diagnosis": {"slope": 1.0, "offset": 0.0, "threshold": 0.5}}
 TERMS = """Terms of these weights
 
@@ -128,16 +132,20 @@ def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], n
 
 def _own_cases(job: _Job, network: str) -> tuple[list[Case], list[Case]]:
     """A hospital's cases to learn from and to stop by."""
-    learn, check = (
-        prepare(part, job.run.parent / "cases", NEEDED[network]) for part in hold_out(check_own_data(job.data, network))
-    )
+    kind = NEEDED[network]
+    parts = hold_out(check_own_data(job.data, network), kind)
+    if kind == "lesions" and job.start is None:
+        require_classes(parts[0])
+    learn, check = (prepare(part, job.run.parent / "cases", kind) for part in parts)
     print(f"{len(learn)} cases to learn from, {len(check)} kept for early stopping.")
     return learn, check
 
 
 def _examples(data: Path, output: Path, part: Part) -> list[Example]:
     models = Models(open_bundle(output), choose_device("auto"))
-    scans = getattr(split_data(data), part)
+    split = split_data(data)
+    require_enough(split)
+    scans = getattr(split, part)
     return prepare_examples(scans, models, _runs(output), print)
 
 
@@ -172,7 +180,7 @@ PLANS = {
         {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
         f"{_LESION_SLICES} (the first of its two networks){_PLANTED}",
-        "; first weights of the contracting path from photographs (ImageNet)",
+        PHOTOGRAPHS,
     ),
     "lesions": Plan(
         Steps(600, 1000),
@@ -226,8 +234,8 @@ def train(
 
     Raises:
         InputError: the data lack a part, or a scan or label map cannot be used.
-        UsageError: the bundle lacks a network that this one builds on, or the network does not learn from such data
-            or in this manner.
+        UsageError: ``output`` is neither a bundle nor to become one, the bundle lacks a network that this one builds
+            on, or the network does not learn from such data or in this manner.
     """
     require_data(data)
     _check_kind(network, data, manner, steps)
@@ -240,7 +248,7 @@ def train(
     _require_networks(output, (*needed, network) if fine_tune else needed)
     tune_allocator()
     plan = PLANS[network]
-    chosen = _chosen_steps(plan.steps, steps, in_stages=not is_own_data(data))
+    chosen = _chosen_steps(plan.steps, steps, fine_tune, is_own_data(data))
     start = open_bundle(output).weights(network) if fine_tune else None
     lesion_network = NEEDED.get(network) == "lesions"
     architecture = open_bundle(output).networks[network]["architecture"] if fine_tune and lesion_network else None
@@ -261,6 +269,7 @@ def train(
             **_length(network, chosen, manner),
             "seed": seed,
             "fine_tuned": fine_tune,
+            "early_stopping": (folder / BEST).exists(),
         },
     )
     if isinstance(trained, VolumeClassifier):
@@ -274,9 +283,8 @@ def train(
 
 def _fingerprint(output: Path, network: str) -> str:
     """Of the bundle's network, or empty."""
-    if not output.exists() or network not in open_bundle(output).networks:
-        return ""
-    return open_bundle(output).fingerprint((network,))
+    bundle = open_begun_bundle(output)
+    return bundle.fingerprint((network,)) if bundle and network in bundle.networks else ""
 
 
 def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, kept: list[Example]) -> None:
@@ -330,11 +338,12 @@ def _length(network: str, steps: Steps, manner: str) -> dict[str, Any]:
     return {"recipe": manner, **({"steps": list(steps)} if epochs is None else {"epochs": epochs})}
 
 
-def _chosen_steps(planned: Steps, wanted: int | None, in_stages: bool) -> Steps:
+def _chosen_steps(planned: Steps, wanted: int | None, fine_tune: bool, own: bool) -> Steps:
     """A hospital's own data is learned from in one stage, as long as the shipped network in two."""
-    if in_stages:
+    if planned.pretraining and not fine_tune and not own:
         return planned if wanted is None else Steps(wanted, wanted)
-    return Steps(0, sum(planned) if wanted is None else wanted)
+    usual = sum(planned) if own else planned.learning
+    return Steps(0, usual if wanted is None else wanted)
 
 
 def _runs(output: Path) -> Path:
@@ -359,9 +368,9 @@ def _run_key(
 
 
 def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
-    if not needed:
-        return
-    missing = [n for n in needed if not output.exists() or n not in open_bundle(output).networks]
+    """Raise UsageError unless the bundle has these networks, or if ``output`` can be no bundle at all."""
+    bundle = open_begun_bundle(output)
+    missing = [n for n in needed if not bundle or n not in bundle.networks]
     if missing:
         raise UsageError(
             f"The bundle {output} has no {' and no '.join(missing)} yet.",
@@ -370,7 +379,7 @@ def _require_networks(output: Path, needed: tuple[str, ...]) -> None:
 
 
 def _put(output: Path, network: str, record: NetworkRecord) -> None:
-    if output.exists():
+    if open_begun_bundle(output):
         revise_bundle(output, output, networks={network: record}, **_told(output, network, record))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
