@@ -15,8 +15,8 @@ import psutil
 import pytest
 import slicer
 from CovidCTDiagnosisLib.ct.phantom import make_chest
-from CovidCTDiagnosisLib.errors import UsageError
-from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
+from CovidCTDiagnosisLib.errors import CovidCTError, UsageError
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan
 from CovidCTDiagnosisLib.scene.report import kept_analysis
 from PIL import Image
 from PySide6 import QtCore
@@ -116,6 +116,8 @@ def test_running_again_replaces_and_earlier_layers_come_back(opened: Any) -> Non
     analyze(opened)
     assert nodes_of_scene() == after
     assert len(opened.asked) == 1
+    opened.widget.ui.restoreButton.click()  # those before the first of the two
+    assert layers(opened) == first
 
 
 def test_a_segmentation_serves_as_lung_mask(opened: Any) -> None:
@@ -155,6 +157,18 @@ def test_cancel_ends_the_whole_tree_within_a_second_and_leaves_the_scene(opened:
     assert not alive and gone and time.monotonic() - begun < 1.2
     assert ui.statusLabel.text == "Cancelled." and ui.analyzeButton.text == "Analyze"
     assert nodes_of_scene() == before and layers(opened) == shown
+
+
+def test_cancel_while_files_are_written_leaves_none(opened: Any, tmp_path: Path) -> None:
+    opened.widget.logic.getParameterNode().keepFiles = tmp_path
+    opened.widget.ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    (process,) = [p for p in children() if p.ppid() == psutil.Process().pid]
+    partial = tmp_path / f".Phantom.partial-{process.pid}"  # as it is when the process has no time to clear up
+    partial.mkdir()
+    (partial / "relevance_ct.nii.gz").touch()
+    opened.widget.ui.analyzeButton.click()
+    assert not children() and not list(tmp_path.glob(".Phantom*")) and not list(tmp_path.glob("Phantom*"))
 
 
 def test_closing_slicer_ends_the_analysis(opened: Any) -> None:
@@ -322,6 +336,20 @@ def test_a_program_analyzes_without_the_panel(
     assert find_study_nodes(ct) is not None
     assert not list(Path(tempfile.gettempdir()).glob("CovidCTDiagnosis-*"))
 
+    def stop(share: float, message: str) -> None:
+        if children():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        logic.analyze(ct, progress=stop, options=["--bundle", str(tiny_bundle)])
+    assert not children() and not list(Path(tempfile.gettempdir()).glob("CovidCTDiagnosis-*"))
+    with pytest.raises(CovidCTError, match="was removed"):
+        logic.analyze(
+            ct,
+            progress=lambda share, message: slicer.mrmlScene.RemoveNode(ct) if share > 0.5 else None,
+            options=["--bundle", str(tiny_bundle)],
+        )
+
 
 def test_each_ct_shows_its_own_findings(opened: Any, chest_phantom: Any) -> None:
     ui, parameters = opened.widget.ui, opened.widget.logic.getParameterNode()
@@ -336,6 +364,71 @@ def test_each_ct_shows_its_own_findings(opened: Any, chest_phantom: Any) -> None
     parameters.inputVolume = opened.ct
     assert ui.findingLabel.text == found
     assert layers(opened)[0] != shown and layers(opened)[0][0] == opened.ct.GetID()
+
+
+def test_a_ct_that_is_chosen_while_another_is_analyzed_shows_its_own(opened: Any, chest_phantom: Any) -> None:
+    ui, parameters = opened.widget.ui, opened.widget.logic.getParameterNode()
+    analyze(opened)
+    other = add_ct(slicer.mrmlScene, chest_phantom(spacing=(5.0, 5.0, 8.0), seed=3), "Other")
+    ui.analyzeButton.click()
+    parameters.inputVolume = other
+    assert opened.widget.panel.running and ui.findingLabel.text == "" and ui.slicesTable.rowCount == 0
+    assert not opened.widget.ui.statusLabel.text.startswith("Ready")
+    assert opened.spin(lambda: not opened.widget.panel.running, PATIENCE_S)
+    assert ui.statusLabel.text == "Done." and ui.findingLabel.text == "" and find_study_nodes(other) is None
+    parameters.inputVolume = opened.ct
+    assert ui.findingLabel.text
+
+
+def test_a_ct_without_findings_shows_none_of_another(opened: Any, chest_phantom: Any) -> None:
+    analyze(opened)
+    scene, parameters = slicer.mrmlScene, opened.widget.logic.getParameterNode()
+    display = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetDisplayNode()
+    assert display.GetVisibility3D()
+    other = add_ct(scene, chest_phantom(spacing=(5.0, 5.0, 8.0), seed=3), "Other")
+    parameters.inputVolume = other
+    assert {(foreground, label) for _, foreground, label in layers(opened)} == {(None, None)}
+    legends = [
+        scene.GetNthNodeByClass(n, "vtkMRMLColorLegendDisplayNode")
+        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode"))
+    ]
+    assert legends and not any(legend.GetVisibility() for legend in legends) and not display.GetVisibility3D()
+    analyze(opened)
+    shown = [
+        scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode").GetDisplayNode().GetVisibility3D()
+        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))
+    ]
+    assert sorted(map(bool, shown)) == [False, True] and not display.GetVisibility3D()
+    parameters.inputVolume = opened.ct
+    assert display.GetVisibility3D()
+
+
+def test_what_a_program_analyzed_is_shown_on_the_way_back(opened: Any, tiny_bundle: Path) -> None:
+    widget = opened.widget
+    assert widget.ui.findingLabel.text == ""
+    widget.exit()
+    widget.logic.analyze(opened.ct, options=["--bundle", str(tiny_bundle)])
+    widget.enter()
+    assert widget.ui.findingLabel.text and widget.ui.slicesTable.rowCount > 0
+
+
+def test_a_scene_that_is_read_while_the_panel_is_open_shows_its_findings(opened: Any, tmp_path: Path) -> None:
+    analyze(opened)
+    ui, scene = opened.widget.ui, slicer.mrmlScene
+    found, rows = ui.findingLabel.text, ui.slicesTable.rowCount
+    opened.widget.logic.getParameterNode().relevanceOpacity = 0.35
+    scene.SetRootDirectory(str(tmp_path))
+    for n in range(scene.GetNumberOfNodes()):
+        node = scene.GetNthNode(n)
+        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.GetStorageNode() is None:
+            node.AddDefaultStorageNode()
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    scene.Clear()
+    assert ui.findingLabel.text == ""
+    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    assert opened.widget.logic.getParameterNode().inputVolume.GetName() == "Phantom"
+    assert ui.findingLabel.text == found and ui.slicesTable.rowCount == rows
+    assert {label for _, _, label in layers(opened)} == {find_study_nodes(first_scan(scene)).lesions.GetID()}
 
 
 def test_what_is_explained_and_where_files_stay_can_be_chosen(opened: Any, tmp_path: Path) -> None:

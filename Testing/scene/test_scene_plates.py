@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.ct import write_image
+from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import plates as module
 from CovidCTDiagnosisLib.scene.plates import findings, most_relevant_slices, plate
@@ -76,6 +76,23 @@ def test_the_plate_shows_relevance_within_its_rows(ranked: Any, tmp_path: Path) 
     assert warm(third).sum() != warm(second).sum()
     pointers = (np.abs(first - module._POINTER) <= 2).all(-1)
     assert pointers.sum() > 100
+
+
+def test_a_file_that_stores_the_ct_in_another_order_gives_the_same_plate(ranked: Any, tmp_path: Path) -> None:
+    """As conversions of one series do; the CT of the study itself is drawn for comparison."""
+    ct = ranked.ct
+    flipped = Volume(
+        np.ascontiguousarray(ct.voxels[:, ::-1]),
+        ct.spacing,
+        tuple((ct.affine @ [0, ct.shape[1] - 1, 0, 1])[:3]),
+        tuple((a, -b, c) for a, b, c in ct.direction),
+    )
+    for name, volume in (("straight", ct), ("flipped", flipped)):
+        plate(ranked.folder, volume, [tmp_path / f"{name}.png"])
+    assert np.array_equal(pixels(tmp_path / "flipped.png"), pixels(tmp_path / "straight.png"))
+    elsewhere = Volume(ct.voxels, ct.spacing, (0.0, 0.0, 0.0), ct.direction)
+    with pytest.raises(InputError, match="not on the grid"):
+        plate(ranked.folder, elsewhere, [tmp_path / "elsewhere.png"])
 
 
 def test_without_the_ct_the_masks_are_shown(ranked: Any, tmp_path: Path) -> None:

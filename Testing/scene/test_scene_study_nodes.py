@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+from CovidCTDiagnosisLib.ct.volume import Volume
+from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import study_nodes
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
-from CovidCTDiagnosisLib.scene.layers import remember_layers, restore_layers, show_layers
-from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes
+from CovidCTDiagnosisLib.scene.layers import hide_study, remember_layers, restore_layers, show_layers, shows_study
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan
 from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import COLUMNS, kept_analysis, measurement_rows, methods_paragraph
-from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, show_surfaces
+from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, show_only_surfaces
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 from CovidCTDiagnosisLib.study import read_study
@@ -95,7 +97,7 @@ def test_surfaces_lie_where_the_lungs_are_and_can_be_hidden(scene: Any, phantom:
     nodes = put_study(phantom.folder, ct)
     node = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
     assert not node.GetSegmentation().ContainsRepresentation("Closed surface")
-    show_surfaces(nodes, True)
+    show_only_surfaces(scene, nodes)
     assert node.GetTransformNodeID() == ct.GetTransformNodeID()
     segment_id = node.GetSegmentation().GetSegmentIdBySegmentName("Right lung")
     surface = vtk.vtkPolyData()
@@ -104,7 +106,7 @@ def test_surfaces_lie_where_the_lungs_are_and_can_be_hidden(scene: Any, phantom:
     assert bounds.mean(1) == pytest.approx(RIGHT_LUNG, abs=4) and np.ptp(bounds, axis=1) == pytest.approx(54, abs=8)
     display = node.GetDisplayNode()
     assert display.GetVisibility3D() and display.GetSegmentOpacity3D(segment_id) < 0.5
-    show_surfaces(nodes, False)
+    show_only_surfaces(scene, None)
     assert not display.GetVisibility3D()
 
 
@@ -185,12 +187,63 @@ def test_layers_come_back(scene: Any, phantom: Any) -> None:
     logic = SliceView(scene, "View").logic
     show_layers([logic], ct, foreground=nodes.relevance_ct, foreground_opacity=0.3)
     before = remember_layers([logic])
-    show_layers([logic], ct, label=nodes.lungs, label_opacity=0.4)
+    show_layers([logic], ct, label=nodes.lungs, label_opacity=0.4, label_outline=True)
     composite = logic.GetSliceCompositeNode()
     assert composite.GetForegroundVolumeID() is None
     restore_layers(before)
     assert composite.GetForegroundVolumeID() == nodes.relevance_ct.GetID() and composite.GetLabelVolumeID() is None
-    assert composite.GetForegroundOpacity() == pytest.approx(0.3)
+    assert composite.GetForegroundOpacity() == pytest.approx(0.3) and not logic.GetSliceNode().GetUseLabelOutline()
+
+
+def test_a_study_can_be_hidden_and_the_user_s_layers_stay(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    mine = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Mine")
+    logic = SliceView(scene, "View").logic
+    composite = logic.GetSliceCompositeNode()
+    show_layers([logic], ct, label=mine)
+    assert not shows_study([logic])
+    hide_study([logic])
+    assert composite.GetLabelVolumeID() == mine.GetID()
+    show_layers([logic], ct, foreground=nodes.relevance_ct, label=nodes.lesions)
+    assert shows_study([logic])
+    hide_study([logic])
+    assert composite.GetForegroundVolumeID() is None and composite.GetLabelVolumeID() is None
+    assert composite.GetBackgroundVolumeID() == ct.GetID()
+
+
+def test_a_study_of_another_grid_changes_nothing_in_the_scene(scene: Any, phantom: Any) -> None:
+    other = Volume(phantom.ct.voxels, phantom.ct.spacing, (99.0, 0.0, 0.0), phantom.ct.direction)
+    ct = add_ct(scene, other)
+    before = count(scene)
+    with pytest.raises(InputError, match="not on the grid"):
+        put_study(phantom.folder, ct)
+    assert count(scene) == before
+    right = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, right)
+    kept = slicer.util.arrayFromVolume(nodes.lungs).copy()
+    right.SetOrigin(1.0, 2.0, 3.0)
+    with pytest.raises(InputError, match="not on the grid"):
+        put_study(phantom.folder, right)
+    assert np.array_equal(slicer.util.arrayFromVolume(nodes.lungs), kept)
+
+
+def test_a_ct_that_has_left_the_scene_gets_no_study(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    scene.RemoveNode(ct)
+    with pytest.raises(InputError, match="was removed"):
+        put_study(phantom.folder, ct)
+
+
+def test_the_first_scan_is_neither_a_label_map_nor_of_a_study(scene: Any, phantom: Any) -> None:
+    assert first_scan(scene) is None
+    scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Mask")
+    assert first_scan(scene) is None
+    ct = add_ct(scene, phantom.ct)
+    put_study(phantom.folder, ct)
+    assert first_scan(scene) is ct
+    scene.RemoveNode(ct)
+    assert first_scan(scene) is None
 
 
 def test_the_terminology_file_has_every_term_of_a_segment() -> None:

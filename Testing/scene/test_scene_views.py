@@ -11,7 +11,7 @@ from CovidCTDiagnosisLib.scene.colors import LESIONS, POSITIVE, SIGNED
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
 from CovidCTDiagnosisLib.scene.layers import show_layers
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, add_ct
-from CovidCTDiagnosisLib.scene.segmentation import show_surfaces
+from CovidCTDiagnosisLib.scene.segmentation import show_only_surfaces
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 from slicer_views import DrawnSliceView, DrawnThreeDView
@@ -83,9 +83,9 @@ def test_the_legend_shown_is_that_of_the_heatmap_in_the_views(drawn: Drawn, node
 
 def test_surfaces_show_lesions_through_lungs_like_glass(scene: Any, application_logic: Any, nodes: StudyNodes) -> None:
     view = DrawnThreeDView(application_logic, scene, SIDE)
-    show_surfaces(nodes, False)
+    show_only_surfaces(scene, None)
     empty = view.picture().astype(int)
-    show_surfaces(nodes, True)
+    show_only_surfaces(scene, nodes)
     picture = view.picture().astype(int)
     drawn = np.abs(picture - empty).max(-1) > 10
     assert drawn[:, : SIDE // 2].any() and drawn[:, SIDE // 2 :].any() and not drawn[:4].any()
@@ -93,7 +93,7 @@ def test_surfaces_show_lesions_through_lungs_like_glass(scene: Any, application_
     opacity, consolidation = (_like(picture, LESIONS[label].rgb) for label in (1, 2))
     assert opacity[:, : SIDE // 2].sum() > 50 and not opacity[:, SIDE // 2 :].any()
     assert consolidation[:, SIDE // 2 :].sum() > 50 and not consolidation[:, : SIDE // 2].any()
-    show_surfaces(nodes, False)
+    show_only_surfaces(scene, None)
     assert np.array_equal(view.picture(), empty)
 
 

@@ -23,6 +23,8 @@ from CovidCTDiagnosisLib.scene.report import kept_analysis, kept_state
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
 POLL_MS = 100
+_NOTHING: tuple[str | None, str] = (None, "")
+"""Neither a CT nor the want of one has been shown."""
 
 
 class Panel:
@@ -51,7 +53,7 @@ class Panel:
         self._job: AnalysisJob | None = None
         self._starting = False
         self._log = ""
-        self._shown: str | None = None
+        self._shown = _NOTHING
         self.display = Display(logics)
         self._computer = ComputerView(ui, check, remove)
         self._timer = qt.QTimer()
@@ -77,25 +79,25 @@ class Panel:
         parameters = self._parameters()
         if parameters is None:
             return  # another module is open
-        if slicer.mrmlScene.IsBatchProcessing():
+        if slicer.mrmlScene.IsImporting():
             return  # of a scene that is being read some nodes are there, others not yet
         ct = parameters.inputVolume
         self._ui.analyzeButton.enabled = not self._starting and (self.running or ct is not None)
         self._ui.removeButton.enabled = not self.running
         self._ui.analyzeButton.text = _("Cancel") if self.running else _("Analyze")
-        shown = "" if ct is None else f"{ct.GetID()} {kept_state(ct)}"
+        shown = ("", "") if ct is None else (ct.GetID(), kept_state(ct))
+        if shown[0] != self._shown[0] and not self.running:
+            self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
         if shown != self._shown:
-            self._shown = shown
             show_findings(self._ui, None if ct is None else kept_analysis(ct))
-            if not self.running:
-                self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
+        self._shown = shown
         if ct is not None:
             self.display.update(parameters)
 
     def forget_scene(self) -> None:
         """End a running analysis; the next scene's nodes may have the same names as those of this one."""
         self.cancel()
-        self._shown = None
+        self._shown = _NOTHING
         self.display.forget()
 
     def close(self) -> None:
