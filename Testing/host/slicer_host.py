@@ -385,14 +385,21 @@ class Host:
         self.failures: list[BaseException] = []
         sys.excepthook = lambda kind, error, traceback: self.failures.append(error)
         self.settings = QtCore.QSettings(str(settings), QtCore.QSettings.Format.IniFormat)
-        self._fill_slicer()
+        self._fill_slicer(settings.parent)
         spec = importlib.util.spec_from_file_location(module_path.stem, module_path)
         assert spec is not None and spec.loader is not None
         self.module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.module)
 
-    def _fill_slicer(self) -> None:
+    def _fill_slicer(self, cache: pathlib.Path) -> None:
         slicer.mrmlScene = slicer.vtkMRMLScene()
+        # Archived scenes are unpacked into the application's cache.
+        self._cache = slicer.vtkCacheManager()
+        self._cache.SetRemoteCacheDirectory(str(cache))
+        self._files = slicer.vtkDataIOManager()
+        self._files.SetCacheManager(self._cache)
+        slicer.mrmlScene.SetCacheManager(self._cache)
+        slicer.mrmlScene.SetDataIOManager(self._files)
         self.application_logic = slicer.vtkSlicerApplicationLogic()
         self.application_logic.SetMRMLScene(slicer.mrmlScene)
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(slicer.mrmlScene)
