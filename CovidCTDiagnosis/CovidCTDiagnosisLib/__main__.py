@@ -323,6 +323,7 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     without = [path.name for path, mask in zip(paths, found.lungs, strict=True) if not mask.any()]
     if without:
         monitor.warn(f"No lungs were found in {len(without)} of {len(paths)} images: {', '.join(without[:5])}.")
+    document["warnings"] = list(monitor.warnings)
     with monitor.stage("writing", "Writing the masks"):
         write_masks(options.output, [path.stem for path in paths], found.lungs, found.lesions, document)
     return document
@@ -399,12 +400,13 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
 
     name, maker = _readable(folder.name), models.bundle.identity
     try:
-        _, images, left_out = read_slice_folder(folder)
+        try:
+            _, images, left_out = read_slice_folder(folder)
+        except OSError as error:
+            raise InputError(f"It cannot be read: {error.strerror or error}.") from error
         found = diagnose_images(images, models, read_as, report)
     except (InputError, ResourceError) as error:
         return SeriesRow(name, "", "", _readable(error.message), maker)
-    except OSError as error:
-        return SeriesRow(name, "", "", f"It cannot be read: {error.strerror or error}.", maker)
     warnings = _readable(" ".join([*left_out, *found.warnings]))
     return SeriesRow(name, f"{found.probability:.4f}", found.label, warnings, maker)
 
@@ -488,7 +490,7 @@ def _picture_maker() -> Callable[[Path, Any, Path], None]:
     except ImportError as error:
         raise UsageError(
             f"Pictures need slicer-core, which cannot be loaded ({error}).",
-            "Install it: pip install 'covid-ct-diagnosis[picture]'.",
+            "Install it: pip install '.[picture]' in the folder of this program.",
         ) from error
     return contact_sheet
 
@@ -882,7 +884,7 @@ def _training_packages() -> Iterator[None]:
     except ImportError as error:
         raise UsageError(
             f"Training and evaluation need more packages ({error}).",
-            "Install them: pip install 'covid-ct-diagnosis[train]'.",
+            "Install them: pip install '.[train]' in the folder of this program.",
         ) from error
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import BundleError
+from .errors import BundleError, ResourceError
 
 PACKAGES = ("torch", "numpy", "SimpleITK", "scipy", "skimage", "safetensors", "jsonschema", "rich", "psutil", "PIL")
 NEEDED_MEMORY_GB, NEEDED_DISK_GB = 4.5, 1.0
@@ -50,10 +50,16 @@ def check_computer(bundle: Path | None = None) -> list[Check]:
 def _packages(known: Callable[[str], object] = find_spec) -> Check:
     missing = [name for name in PACKAGES if known(name) is None]
     if missing:
-        remedy = "Let the panel install them, or: pip install covid-ct-diagnosis."
+        remedy = "Let the panel install them, or install this program again with pip."
         return Check("Packages", False, f"Missing: {', '.join(missing)}.", remedy)
     import torch
 
+    from .pipeline.compute import require_torch
+
+    try:
+        require_torch()
+    except ResourceError as error:
+        return Check("Packages", False, error.message, error.remedy)
     return Check("Packages", True, f"All are there; PyTorch {torch.__version__}.")
 
 

@@ -61,7 +61,7 @@ def print_findings(document: dict[str, Any], study: Any, replaced: bool) -> None
     size = " x ".join(map(str, scan["size"]))
     print(f"\nScan                    {scan['name']}, {size} voxels of {describe_spacing(scan['spacing_mm'])}")
     print(
-        f"COVID-19 probability  {diagnosis['probability']:.2f}  (threshold {diagnosis['threshold']:.2f}):",
+        f"COVID-19 probability  {diagnosis['probability']:.3f}  (threshold {diagnosis['threshold']:.3f}):",
         end="",
     )
     print(f"  {diagnosis['label']}\n")

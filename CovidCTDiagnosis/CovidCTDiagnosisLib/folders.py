@@ -48,9 +48,10 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
         raise UsageError(f"The folder {folder.parent} does not exist.", "Create it or choose another.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder.", f"Choose another folder for the {kind}.")
-    if folder.is_mount():
+    if os.path.ismount(folder.resolve()):
         raise UsageError(f"A disk or volume is mounted at {folder}.", "Give a folder inside it.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+    holds = folder.is_dir() and not all(is_left_by_file_manager(path.name) for path in folder.iterdir())
+    if holds and not (folder / marker).is_file():
         raise UsageError(
             f"The folder {folder} is not empty and is not a {kind}.", f"Choose another folder for the {kind}."
         )

@@ -110,9 +110,12 @@ def require_columns(path: Path, columns: Collection[str], needed: Collection[str
 
 
 def spelled_alike(patients: Iterable[str]) -> list[str]:
-    """The same names, each as it is spelled where it stands first: in any case of letters it is one patient."""
-    first: dict[str, str] = {}
-    return [first.setdefault(patient.casefold(), patient) for patient in patients]
+    """The same names, each in the first of its spellings by the alphabet: in any case of letters it is one patient."""
+    names = list(patients)
+    chosen: dict[str, str] = {}
+    for name in sorted(names):
+        chosen.setdefault(name.casefold(), name)
+    return [chosen[name.casefold()] for name in names]
 
 
 class Splits:

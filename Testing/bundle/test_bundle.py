@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from CovidCTDiagnosisLib import __version__
 from CovidCTDiagnosisLib.bundle import (
     NetworkRecord,
     default_bundle_folder,
@@ -223,6 +224,16 @@ def test_metadata_that_are_not_json_are_refused(folder: Path, content: bytes) ->
 def test_monai_fields_that_we_do_not_use_are_allowed(folder: Path) -> None:
     edit_metadata(folder, authors="A hospital", changelog={"0.1.0": "first"})
     assert open_bundle(folder).name == "covid-ct"
+
+
+def test_the_metadata_stand_for_their_bundle(folder: Path) -> None:
+    assert open_bundle(folder / "configs" / "metadata.json").folder == folder
+
+
+def test_the_program_is_not_older_than_its_bundle() -> None:
+    """Whoever installs a newer wheel must get what is in it."""
+    program, bundle = (tuple(map(int, v.split(".")[:2])) for v in (__version__, open_bundle().version))
+    assert program >= bundle
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:

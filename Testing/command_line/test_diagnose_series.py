@@ -152,6 +152,25 @@ def test_a_picture_or_an_empty_folder_of_an_odd_name_loses_no_row(
     assert "sch?n.png" in rows["a"]["warnings"] and "l?re" in rows["l?re"]["warnings"]
 
 
+def test_a_reader_that_goes_away_costs_no_row_of_an_older_table(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "scores.csv"
+    assert main(arguments(scans, table, tiny_bundle)) == 0
+    before = table.read_text()
+
+    told: list[object] = []
+
+    def gone(event: object) -> None:
+        told.append(event)
+        if len(told) > 2:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("CovidCTDiagnosisLib.console.emit_json", gone)
+    assert main(arguments(scans, table, tiny_bundle, "--events", "jsonl")) != 0
+    assert table.read_text() == before
+
+
 def test_progress_never_goes_back_and_the_last_event_has_the_rows(
     scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

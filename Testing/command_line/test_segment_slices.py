@@ -133,6 +133,9 @@ def test_what_is_no_slice_costs_the_others_nothing_and_empty_lungs_are_told_of(
         and "a_mask.png" in told
         and "No lungs were found in 1 of 4 images: z.png" in told
     )
+    kept = json.loads((tmp_path / "masks" / "slices.json").read_text())["warnings"]
+    for text in ("d.png", "a_mask.png", "No lungs were found in 1 of 4 images: z.png"):
+        assert any(text in warning for warning in kept)
 
 
 @pytest.mark.parametrize(("side", "pixel_mm"), [(1, 4), (20, 4), (40, 0.1)])

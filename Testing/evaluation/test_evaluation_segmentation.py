@@ -44,8 +44,8 @@ from CovidCTDiagnosisLib.evaluation.segmentation_figures import fold_boxes, shar
 from CovidCTDiagnosisLib.evaluation.segmentation_page import WORST, worst_slices, write_page
 from CovidCTDiagnosisLib.evaluation.targets import MET, MISSED, NOT_MEASURED, table
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.training.folds import Folds, held_out
-from CovidCTDiagnosisLib.training.sources import Case, read_lesion_slices
+from CovidCTDiagnosisLib.training.folds import MASKING_NETWORKS, Folds, held_out, recipe_fingerprint
+from CovidCTDiagnosisLib.training.sources import Case, data_fingerprint, read_lesion_slices
 from monai.metrics import compute_dice
 from PIL import Image
 from scipy import ndimage
@@ -447,8 +447,9 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     evaluated: tuple[list[str], Path], scored: Scored, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments, output = evaluated
-    assert main(arguments) == 0
+    assert main([*arguments, "--lesion-source", "both"]) == 0
     known = document(output)
+    known["folds_made"]["precision"] = ""
     earlier = Results(known["bundle"], made_up([]).ct, scored.scores, scored.curves).document()
     known["folds"], known["curves"], known["lesion_source"] = earlier["folds"], earlier["curves"], "both"
     (output / "segmentation.json").write_text(json.dumps(known), "utf-8")
@@ -463,6 +464,37 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     after = document(output)
     assert sorted(map(str, after["folds"])) == sorted(map(str, earlier["folds"]))  # the same networks: the same scores
     assert len(after["curves"]) == 2
+
+
+def test_folds_of_other_data_or_made_otherwise_are_not_shown_as_these(
+    evaluated: tuple[list[str], Path],
+    tiny_bundle: Path,
+    small_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, output = evaluated
+    monkeypatch.setattr(Folds, "trained", lambda self, fold: open_bundle(tiny_bundle))
+    assert main([*arguments, "--folds", "with"]) == 0
+    made = document(output)["folds_made"]
+    assert made == {
+        "data": data_fingerprint(small_data),
+        "recipe": recipe_fingerprint(MASKING_NETWORKS),
+        "precision": "",
+    }
+    assert main(arguments) == 0 and document(output)["folds_made"] == made  # nothing of it is lost
+    without_data = [a for a in arguments if a not in ("--data", str(small_data))]
+    assert main(without_data) == 0 and document(output)["folds_made"] == made
+    assert main([*arguments, "--folds", "without", "--precision", "bf16-mixed"]) == 2
+    assert "trained otherwise" in capsys.readouterr().err
+    known = document(output)
+    for key in ("data", "recipe"):
+        changed = {**known, "folds_made": {**made, key: "another"}}
+        (output / "segmentation.json").write_text(json.dumps(changed), "utf-8")
+        assert main(arguments) == 2 and "of other data" in capsys.readouterr().err
+    del known["folds_made"]  # as written until 0.9.0
+    (output / "segmentation.json").write_text(json.dumps(known), "utf-8")
+    assert main(arguments) == 2 and "by an older version" in capsys.readouterr().err
 
 
 def test_who_draws_says_which_networks_are_trained_and_is_kept_apart(

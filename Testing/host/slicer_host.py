@@ -373,6 +373,7 @@ class Host:
         module: the module's file, imported.
         widget: its panel, after ``open``.
         answers: what dialogs answer; what they asked is in ``asked``.
+        testing: whether Slicer runs its self-tests, where dialogs answer no.
         failures: what was raised where nobody could catch it, as in a slot or an observer.
     """
 
@@ -381,7 +382,7 @@ class Host:
     def __init__(self, module_path: pathlib.Path, settings: pathlib.Path) -> None:
         Host.current = self
         self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
-        self.module_path, self.answers, self.asked = module_path, True, []
+        self.module_path, self.answers, self.asked, self.testing = module_path, True, [], False
         self.failures: list[BaseException] = []
         sys.excepthook = lambda kind, error, traceback: self.failures.append(error)
         self.settings = QtCore.QSettings(str(settings), QtCore.QSettings.Format.IniFormat)
@@ -390,6 +391,10 @@ class Host:
         assert spec is not None and spec.loader is not None
         self.module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.module)
+
+    def _confirm(self, question: str, windowTitle: str) -> bool:
+        self.asked.append(question)
+        return self.answers and not self.testing
 
     def _fill_slicer(self, cache: pathlib.Path) -> None:
         slicer.mrmlScene = slicer.vtkMRMLScene()
@@ -423,12 +428,13 @@ class Host:
             userSettings=lambda: self.settings,
             clipboard=lambda: show(self.qt.clipboard()),
             connect=lambda signature, slot: None,
+            testingEnabled=lambda: self.testing,
         )
         terminologies = slicer.vtkSlicerTerminologiesModuleLogic()
         slicer.modules = SimpleNamespace(terminologies=SimpleNamespace(logic=lambda: terminologies))
         slicer.util.loadUI, slicer.util.childWidgetVariables = load_ui, child_widgets
         slicer.util.mainWindow = lambda: object()
-        slicer.util.confirmOkCancelDisplay = lambda question, windowTitle: self.asked.append(question) or self.answers
+        slicer.util.confirmOkCancelDisplay = self._confirm
         slicer.util.VTKObservationMixin = _Observations
         sys.modules["qt"] = _Qt("qt")
         sys.modules["SampleData"] = _sample_data()

@@ -31,6 +31,7 @@ KNOWN = {
     "slicer.i18n.tr",
     "slicer.i18n.translate",
     "slicer.modules",
+    "slicer.app.testingEnabled",
     "slicer.mrmlScene",
     "slicer.mrmlScene.Clear",
     "slicer.mrmlScene.EndCloseEvent",
@@ -125,6 +126,8 @@ def test_the_catalog_entry_follows_the_index_s_rules() -> None:
     assert {"$schema", "category", "scm_url"} <= entry.keys() <= allowed.keys()
     assert all(isinstance(value, allowed[key]) for key, value in entry.items())
     assert entry["scm_url"].startswith("https://") and entry["scm_url"].endswith(".git") and 1 <= entry["tier"] <= 5
+    depends = re.search(r'EXTENSION_DEPENDS "([^"]*)"', (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
+    assert depends is not None and entry["build_dependencies"] == depends[1].split()
     assert re.search(r"schema-v\d+\.\d+\.\d+\.json#$", entry["$schema"])
 
 

@@ -520,6 +520,7 @@ def test_packages_come_from_slicer_s_helpers_or_from_a_folder(host: Any, monkeyp
 
 def test_the_self_test_passes_on_phantom_and_sample(host: Any, pictures: Path) -> None:
     host.show_views(590)
+    host.testing = True
     host.module.CovidCTDiagnosisTest().runTest()
     host.open()  # on the sample, which comes last
     assert host.widget.ui.findingLabel.text and host.widget.ui.slicesTable.rowCount == 20

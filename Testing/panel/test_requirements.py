@@ -86,7 +86,7 @@ def test_who_does_not_agree_gets_nothing(lines: Path, installer: Installer) -> N
     assert installer.installed == ["numpy"]
 
 
-@pytest.mark.parametrize("error", [CalledProcessError(1, "pip"), RuntimeError("no network")])
+@pytest.mark.parametrize("error", [CalledProcessError(1, "pip"), RuntimeError("no network"), ImportError("torch")])
 def test_an_installation_that_fails_is_said_with_its_remedy(
     lines: Path, installer: Installer, error: Exception
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
-from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, VolumeClassifier
+from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, VolumeClassifier, make_2ds
 from CovidCTDiagnosisLib.pipeline.compute import (
     choose_device,
     count_macs,
@@ -16,9 +18,11 @@ from CovidCTDiagnosisLib.pipeline.compute import (
     fuse_batch_norm,
     is_out_of_memory,
     memory_errors,
+    require_torch,
     watch_macs,
 )
 from CovidCTDiagnosisLib.pipeline.tiles import plan_slabs, run_network
+from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -89,9 +93,9 @@ def test_counting_neither_computes_nor_changes_the_network() -> None:
 class Slicewise(nn.Module):
     """2DS on (1, 1, K, J, I), slice by slice."""
 
-    def __init__(self) -> None:
+    def __init__(self, **architecture: Any) -> None:
         super().__init__()
-        self.network = UNet2D()
+        self.network = make_2ds(**architecture)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.network(x[0].transpose(0, 1)).transpose(0, 1)[None]
@@ -111,6 +115,7 @@ def estimated_share(make: Make, sizes: list[Size]) -> float:
         (DeepMedic, [(90, 104, 121), (67, 104, 121)]),  # in slabs
         (UNet3D, [(40, 112, 96), (24, 200, 160), (32, 72, 104)]),
         (Slicewise, [(1, 160, 208), (1, 112, 96), (1, 32, 48)]),
+        (partial(Slicewise, **INVOLVEMENT), [(1, 160, 192), (1, 96, 128)]),
     ],
 )
 def test_estimated_work_is_within_three_percent(make: Make, sizes: list[Size]) -> None:
@@ -223,6 +228,14 @@ def test_too_small_an_overlap_would_be_seen() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA card")
+def test_a_pytorch_that_is_too_old_is_said() -> None:
+    for version in ("2.5.0", "2.13.0+cpu", "3.0"):
+        require_torch(version)
+    for version in ("2.2.2", "2.4.1+cu121", "1.13.1"):
+        with pytest.raises(ResourceError, match=r"is too old: 2\.5"):
+            require_torch(version)
+
+
 def test_cuda_is_refused_where_there_is_none() -> None:
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="CUDA") as caught:

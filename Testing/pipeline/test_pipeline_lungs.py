@@ -32,6 +32,7 @@ from CovidCTDiagnosisLib.pipeline.lungs import (
 from CovidCTDiagnosisLib.pipeline.models import Models
 from scipy import ndimage
 from skimage.segmentation import watershed
+from torch import nn
 
 SHAPE = (44, 40, 64)
 MIDLINE = SHAPE[2] / 2
@@ -84,6 +85,19 @@ def test_a_smaller_left_lung_is_still_the_left_one(lungs: tuple[np.ndarray, np.n
     small = ellipsoid((22, 20, 46), tuple(n * share ** (1 / 3) for n in (17, 13, 11)))
     told = tell_sides(lungs[0] | small, STEP, MIDLINE)
     assert (told[lungs[0]] == RIGHT).all() and (told[small] == LEFT).all()
+
+
+@pytest.mark.parametrize("gap", [3, 6])
+@pytest.mark.parametrize("height", [19, 22, 26])
+@pytest.mark.parametrize("cut", [0, 1], ids=["right", "left"])
+def test_both_pieces_of_a_lung_that_effusion_cuts_in_two_are_of_its_side(
+    lungs: tuple[np.ndarray, np.ndarray], gap: int, height: int, cut: int
+) -> None:
+    parts = [part.copy() for part in lungs]
+    parts[cut][height : height + gap] = False
+    assert ndimage.label(parts[cut])[1] == 2
+    sides = tell_sides(parts[0] | parts[1], STEP, MIDLINE)
+    np.testing.assert_array_equal(sides, np.where(parts[0], RIGHT, np.where(parts[1], LEFT, 0)))
 
 
 def test_nothing_stays_nothing() -> None:
@@ -164,6 +178,38 @@ def test_the_phantoms_lungs_are_found_on_their_own_sides(chest_phantom: Callable
         assert (found == side)[:, :, half].sum() > 0.99 * (found == side).sum()
         assert (truth & (found == side)).sum() > 0.85 * truth[:, :, half].sum()
     assert reported == sorted(reported) and 0.9 <= reported[-1] <= 1
+
+
+class FullCard(nn.Module):
+    """A network on a graphics card that holds its weights and nothing more; like torch, it takes no other's input."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.where = network, "meta"
+
+    def to(self, device: torch.device) -> FullCard:  # type: ignore[override]
+        self.where = device.type
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != self.where:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        if self.where == "meta":
+            raise torch.OutOfMemoryError
+        found: torch.Tensor = self.network(x)
+        return found
+
+
+def test_the_cpu_finds_the_same_lungs_where_the_card_is_full(
+    chest_phantom: Callable[..., Volume], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ct, warnings = chest_phantom(spacing=(4.0, 4.0, 5.0)), list[str]()
+    expected = segment_lungs(ct, cpu(bundle), lambda f: None).labels
+    network = Models.network
+    monkeypatch.setattr(Models, "network", lambda models, name: FullCard(network(cpu(bundle), name)))
+    found = segment_lungs(ct, Models(bundle, torch.device("meta")), lambda f: None, warnings.append).labels
+    np.testing.assert_array_equal(found, expected)
+    assert any("the CPU is used" in text for text in warnings)
 
 
 def test_the_probability_of_lung_lies_where_the_lungs_do(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:

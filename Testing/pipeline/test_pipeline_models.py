@@ -10,6 +10,7 @@ import torch
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.pipeline.diagnosis import Diagnosis, classifier_input, diagnose
+from CovidCTDiagnosisLib.pipeline.lesions import usual_source
 from CovidCTDiagnosisLib.pipeline.models import Models
 
 CPU = torch.device("cpu")
@@ -33,6 +34,12 @@ def test_the_cpu_diagnoses_where_the_card_is_full(tiny_bundle: Path) -> None:
     assert tried == [torch.device("meta"), CPU]
     assert found == diagnose(inputs, Models(card.bundle, CPU), lambda fraction: None)
     assert len(warnings) == 1 and warnings[0].startswith("The graphics card has not enough memory: the CPU is used")
+
+
+def test_who_draws_is_known_without_a_network_on_the_card(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Models, "network", None)
+    assert usual_source(Models(open_bundle(tiny_bundle), torch.device("meta"))) == "both"
+    assert usual_source(Models(open_bundle(), torch.device("meta"))) == "involvement"
 
 
 @pytest.mark.parametrize("device, error", [("cpu", MemoryError), ("meta", ZeroDivisionError), ("meta", RuntimeError)])

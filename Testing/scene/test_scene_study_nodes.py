@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+from CovidCTDiagnosisLib.ct.files import rows
+from CovidCTDiagnosisLib.ct.orientation import straightened
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import study_nodes
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import hide_study, remember_layers, restore_layers, show_layers, shows_study
-from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan
+from CovidCTDiagnosisLib.scene.nodes import _on_same_grid, add_ct, find_study_nodes, first_scan, ijk_to_ras
 from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import COLUMNS, kept_analysis, measurement_rows, methods_paragraph
 from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, show_only_surfaces
@@ -226,6 +228,19 @@ def test_a_study_of_another_grid_changes_nothing_in_the_scene(scene: Any, phanto
     with pytest.raises(InputError, match="not on the grid"):
         put_study(phantom.folder, right)
     assert np.array_equal(slicer.util.arrayFromVolume(nodes.lungs), kept)
+
+
+def test_a_ct_of_rounded_cosines_is_on_the_grid_of_its_study_whose_axes_are_straight(scene: Any) -> None:
+    rounded = np.array([[0.996, -0.087, 0.0], [0.087, 0.996, 0.0], [0.0, 0.0, 1.0]])
+    nodes = [
+        add_ct(scene, Volume(np.zeros((8, 480, 480), np.uint8), (0.75, 0.75, 5.0), direction=rows(axes)))
+        for axes in (rounded, straightened(rounded))
+    ]
+    corners = [ijk_to_ras(node)[:3, :3] @ [479, 479, 7] for node in nodes]
+    assert np.linalg.norm(corners[0] - corners[1]) > 0.01
+    assert _on_same_grid(nodes[1], nodes[0])
+    nodes[1].SetOrigin(0.0, 0.1, 0.0)
+    assert not _on_same_grid(nodes[1], nodes[0])
 
 
 def test_a_ct_that_has_left_the_scene_gets_no_study(scene: Any, phantom: Any) -> None:

@@ -365,13 +365,20 @@ def test_other_things_are_not_overwritten(tmp_path: Path, attempt: Callable[[Pat
     assert snapshot(tmp_path) == {"slices/1.dcm": b"mine"}
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder where even root cannot write")
 @pytest.mark.skipif(sys.platform != "linux", reason="a place that is always a mount point")
 def test_a_mount_point_is_refused_before_the_work_starts() -> None:
     with pytest.raises(UsageError, match="mounted at /proc"):
         check_output(Path("/proc"))
 
 
+def test_the_folder_one_is_in_may_become_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / ".DS_Store").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    assert not check_output(Path())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder where even root cannot write")
 def test_an_unwritable_parent_is_found_before_the_work_starts() -> None:
     with pytest.raises(UsageError, match="Nothing can be written"):
         check_output(Path("/proc/study"))

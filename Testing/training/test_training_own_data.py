@@ -217,6 +217,19 @@ def test_no_patient_is_learned_from_and_held_out(patients: list[tuple[str, bool,
     assert len({c.patient for c in check}) == wanted if kind == "lungs" else len({c.patient for c in check}) <= wanted
 
 
+@given(patients=st.lists(PATIENTS, min_size=4, max_size=40), named=st.integers(0, 3))
+def test_the_last_with_lesions_of_a_known_class_are_learned_from(
+    patients: list[tuple[str, bool, bool]], named: int
+) -> None:
+    cases = [
+        replace(case, found=frozenset({UNKNOWN_LESION} | ({2} if n < named else set()))) if case.found else case
+        for n, case in enumerate(owned(patients))
+    ]
+    known = [case for case in cases if 2 in case.found and case.split != "test"]
+    learn, _ = hold_out(cases, "lesions")
+    assert not known or any(2 in case.found for case in learn)
+
+
 @given(patients=st.lists(PATIENTS, min_size=1, max_size=40))
 def test_who_is_kept_has_lesions_and_so_has_someone_who_is_learned_from(patients: list[tuple[str, bool, bool]]) -> None:
     cases = owned(patients)

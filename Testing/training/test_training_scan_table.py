@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,25 @@ def test_a_patient_written_in_other_letters_is_not_divided(empty_scans: Path) ->
     split = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + rows)))
     parts = [{s.path.name for s in part} for part in (split.learn, split.calibrate, split.test)]
     assert all(any({f"scan{n}.nii.gz", f"scan{n + 40}.nii.gz"} <= part for part in parts) for n in range(40))
+    backwards = "".join(f"{row}\n" for row in reversed(rows.splitlines()))
+    again = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + backwards)))
+    assert [{s.path.name for s in part} for part in (again.learn, again.calibrate, again.test)] == parts
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_linked_scan_is_known_by_what_the_link_leads_to(empty_scans: Path) -> None:
+    for n in range(2):
+        (empty_scans / f"archive{n}").mkdir()
+        (empty_scans / f"archive{n}" / "1.dcm").write_text(f"scan {n}")
+        (empty_scans / f"patient{n}").mkdir()
+        (empty_scans / f"patient{n}" / "series").symlink_to(empty_scans / f"archive{n}")
+    path = table(empty_scans, "scan,label\npatient0,1\npatient1,0\n")
+    first, second = read_scan_table(path)
+    assert first.digest != second.digest
+    before = table_fingerprint(path)
+    (empty_scans / "patient1" / "series").unlink()
+    (empty_scans / "patient1" / "series").symlink_to(empty_scans / "archive0")
+    assert table_fingerprint(path) != before
 
 
 def test_a_scan_that_changes_is_another_state_of_the_data(empty_scans: Path) -> None:

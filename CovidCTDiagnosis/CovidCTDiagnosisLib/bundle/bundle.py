@@ -137,13 +137,16 @@ def open_bundle(folder: Path | None = None) -> Bundle:
     """Open a bundle (the shipped one by default) and check every file of it before anything is loaded.
 
     Args:
-        folder: of the bundle, or a zip file with it, which is unpacked into the user's cache.
+        folder: of the bundle, its metadata.json (a file is all that some dialogs can choose), or a zip file with it,
+            which is unpacked into the user's cache.
 
     Raises:
         BundleError: the folder is no bundle; a file is missing, has another SHA-256, is not listed in the
             metadata, or holds pickled weights.
     """
     folder = default_bundle_folder() if folder is None else folder
+    if folder.is_file() and folder.match(METADATA):
+        folder = folder.parents[1]
     if folder.is_file():
         folder = unpack_bundle(folder, METADATA)
     try:

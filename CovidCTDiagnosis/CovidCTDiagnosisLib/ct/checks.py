@@ -7,13 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .orientation import to_axial
+from .orientation import ROUNDING, skewness, to_axial
 from .volume import Volume
 
 MIN_SLICES = 5
 SPACING_MM = (0.1, 20.0)
-ORTHOGONALITY = 1e-3
-"""Products of axes may be so far from those of unit vectors at right angles: cosines are often rounded."""
 AIR_HU = (
     -1100.0,
     -500.0,
@@ -47,8 +45,12 @@ def check_grid(volume: Volume) -> None:
             f"The voxel spacing of {describe_spacing(volume.spacing)} cannot be right.",
             "Convert the scan again from the original DICOM series.",
         )
-    direction = np.asarray(volume.direction)
-    if not np.abs(direction.T @ direction - np.eye(3)).max() <= ORTHOGONALITY:
+    check_axes(volume)
+
+
+def check_axes(volume: Volume) -> None:
+    """Raise InputError for skewed axes."""
+    if not skewness(np.asarray(volume.direction)) <= ROUNDING:
         raise not_at_right_angles()
 
 

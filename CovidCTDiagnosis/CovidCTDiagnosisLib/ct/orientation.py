@@ -8,6 +8,26 @@ import numpy as np
 
 from .volume import Volume
 
+ROUNDING = 1e-3
+"""Skewness up to this is that of rounded cosines."""
+
+
+def skewness(direction: np.ndarray) -> float:
+    """How far products of axes (columns of 3 x 3) are from those of unit vectors at right angles."""
+    return float(np.abs(direction.T @ direction - np.eye(3)).max())
+
+
+def straightened(direction: np.ndarray) -> np.ndarray:
+    """The nearest axes at right angles where cosines were rounded; NIfTI, as a study is written, holds no others.
+
+    Axes that are right to single precision, and skewed ones, stay as they are.
+    """
+    if not 1e-6 < skewness(direction) <= ROUNDING:
+        return direction
+    left, _, right = np.linalg.svd(direction)
+    straight: np.ndarray = left @ right
+    return straight
+
 
 def to_axial(volume: Volume) -> Volume:
     """The same voxels with i running right to left, j anterior to posterior, k inferior to superior.

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, UsageError
-from .checks import ORTHOGONALITY, check_grid, check_hounsfield, not_at_right_angles, not_numbers
+from .checks import check_axes, check_grid, check_hounsfield, not_at_right_angles, not_numbers
 from .dicom import choose, files_below, find_series, may_be_dicom, read_series, series_of
 from .files import (
     COPY_AGAIN,
@@ -29,6 +29,7 @@ from .files import (
     rows,
     unreadable,
 )
+from .orientation import straightened
 from .volume import Volume
 
 
@@ -100,23 +101,15 @@ def read_image(path: Path) -> Volume:
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
     x, y, z = image.GetSpacing()
-    return Volume(
+    volume = Volume(
         voxels=compact(sitk.GetArrayFromImage(image)),
         spacing=(x, y, z),
         origin=image.GetOrigin(),
-        direction=rows(_straightened(np.reshape(image.GetDirection(), (3, 3)))),
+        direction=rows(straightened(np.reshape(image.GetDirection(), (3, 3)))),
         orientation_known=_says_orientation(path),
     )
-
-
-def _straightened(direction: np.ndarray) -> np.ndarray:
-    """The nearest axes at right angles, where cosines were rounded: NIfTI, as a study is written, holds no others."""
-    error = np.abs(direction.T @ direction - np.eye(3)).max()
-    if not 1e-6 < error <= ORTHOGONALITY:
-        return direction
-    left, _, right = np.linalg.svd(direction)
-    straight: np.ndarray = left @ right
-    return straight
+    check_axes(volume)
+    return volume
 
 
 def _says_orientation(path: Path) -> bool:

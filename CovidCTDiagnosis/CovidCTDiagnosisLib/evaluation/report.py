@@ -311,8 +311,10 @@ def _begun(network: str, training: dict[str, Any]) -> str:
 
 
 def _chosen(network: str, training: dict[str, Any]) -> str:
-    """Which weights of a training were taken; bundles before 0.10 do not say whether it was stopped early."""
-    paper, own = training.get("recipe") == PAPER, training.get("sources") == OWN_SOURCES and "recipe" not in training
+    """Which weights of a training were taken."""
+    paper = training.get("recipe") == PAPER
+    own = str(training.get("sources", "")).startswith(OWN_SOURCES) and "recipe" not in training
+    # Older bundles do not say whether a training was stopped early.
     if training.get("early_stopping", own or (paper and network == "classifier")):
         kept = "scans for validation" if paper else "cases kept for early stopping"
         return f"smallest loss on the {kept}"

@@ -105,7 +105,7 @@ class Results:
         curves: of either kind of training, as far as measured.
         ceiling: what lesion Dice each working grid allows.
         lesion_source: who draws the lesion masks of the folds.
-        folds_made: fingerprints of the ``data`` that the folds' networks learned from, and of their ``recipe``.
+        folds_made: how the folds' networks were made: fingerprints of ``data`` and ``recipe``, and ``precision``.
     """
 
     bundle: dict[str, Any]

@@ -84,7 +84,7 @@ def evaluate_segmentation(
         raise InputError(
             f"The data folder has {len(cases)} expert slices, too few for {FOLDS} folds.", "Add more to lesion_slices."
         )
-    scores, curves, made = _earlier_folds(output, source, _folds_made(data, source))
+    scores, curves, made = _earlier_folds(output, source, _folds_made(data, source, folds, precision))
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     if folds:
@@ -110,10 +110,11 @@ def evaluate_segmentation(
         print(f"Page: {output / PAGE}")
 
 
-def _folds_made(data: Path | None, source: LesionSource) -> dict[str, str]:
-    """From which data the folds' networks are made today, as far as it is known, and how."""
-    known = {"data": data_fingerprint(data)} if data else {}
-    return {**known, "recipe": recipe_fingerprint(_networks(source))}
+def _folds_made(data: Path | None, source: LesionSource, folds: FoldKinds, precision: str | None) -> dict[str, str]:
+    """How the folds' networks would be made today: by which recipe and, where that is known, of which data."""
+    of_data = {"data": data_fingerprint(data)} if data else {}
+    of_training = {"precision": precision or ""} if folds else {}
+    return {**of_data, **of_training, "recipe": recipe_fingerprint(_networks(source))}
 
 
 def _networks(source: LesionSource) -> tuple[SegmentingNetwork, ...]:
@@ -143,6 +144,11 @@ def _earlier_folds(
             f"{output / RESULTS} holds scores of another lesion source.", "Choose another folder for the results."
         )
     made = document.get("folds_made", {})
+    if document["folds"] and not made:
+        raise UsageError(
+            f"{output / RESULTS} holds scores of folds by an older version, which does not say how they were made.",
+            "Choose another folder for the results.",
+        )
     if document["folds"] and any(made.get(key) != value for key, value in wanted.items()):
         raise UsageError(
             f"{output / RESULTS} holds scores of folds of other data, or of networks that were trained otherwise.",

@@ -83,7 +83,9 @@ def ensure_packages(requirements: Path, settings: Any, user: User, installer: In
     reason = ""
     try:
         installer.install(missing)
-    except (CalledProcessError, RuntimeError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # PyTorch's installer imports it at once, and so may raise anything
         reason = f" ({error})"
     still = missing_packages(requirements)
     _note(settings, [package_name(line) for line in missing if line not in still])

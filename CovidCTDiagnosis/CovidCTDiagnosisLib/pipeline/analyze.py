@@ -119,7 +119,7 @@ class _LungSource:
                 lambda m: segment_with_lungmask(axial, self.weights, m.device, monitor.report), monitor.warn
             )
             return _FoundLungs(lungs, {"source": "lungmask", **weights})
-        found = segment_lungs(axial, models, monitor.report, monitor.warn)
+        found = models.on_card_or_cpu(lambda m: segment_lungs(axial, m, monitor.report, monitor.warn), monitor.warn)
         return _FoundLungs(found.labels, {"source": "network"}, found.probabilities(axial))
 
 
@@ -147,9 +147,10 @@ def _analyze(
     with monitor.stage("lungs", "Segmenting the lungs"):
         found_lungs = lung_source.lungs(ct, axial, models, monitor)
     with monitor.stage("lesions", "Segmenting lesions"):
-        own_mask = lung_source.mask is not None
-        found = segment_lesions(
-            axial, found_lungs.labels, models, monitor.report, lesion_source, widen=not own_mask, warn=monitor.warn
+        widen, labels = lung_source.mask is None, found_lungs.labels
+        found = models.on_card_or_cpu(
+            lambda m: segment_lesions(axial, labels, m, monitor.report, lesion_source, widen=widen, warn=monitor.warn),
+            monitor.warn,
         )
         lungs, lesions = found.lungs, found.labels
     with monitor.stage("diagnosis", "Computing the COVID-19 probability"):

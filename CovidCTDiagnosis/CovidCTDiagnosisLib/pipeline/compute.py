@@ -23,8 +23,10 @@ from ..errors import ResourceError, UsageError
 
 CPU_TAKES_OVER = "The graphics card has not enough memory: the CPU is used, which takes longer."
 
-PROBE = (24, 48, 32)
-"""Voxels along (k, j, i) of what ``estimate_macs`` runs: the U-Nets need no padding for it, DeepMedic little."""
+OLDEST_TORCH = (2, 5)
+
+PROBE = (24, 64, 32)
+"""Voxels along (k, j, i) of what ``estimate_macs`` runs: U-Nets and 2DS need no padding for it, DeepMedic little."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -47,12 +49,25 @@ def tune_allocator() -> None:
         libc.mallopt(m_trim_threshold, 256 << 20)
 
 
+def require_torch(version: str = torch.__version__) -> None:
+    """Raise ResourceError for a PyTorch that is too old; that of Slicer on some Macs does not know NumPy 2."""
+    major, minor = version.split(".")[:2]
+    if (int(major), int(minor)) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ResourceError(
+            f"PyTorch {version} is too old: {oldest} or newer is needed.",
+            "Install a newer one; for Macs with Intel processors, and programs made for them, there is none.",
+        )
+
+
 def choose_device(name: str) -> torch.device:
     """``auto`` takes a CUDA graphics card when there is one.
 
     Raises:
         UsageError: CUDA was asked for and is not there.
+        ResourceError: see ``require_torch``.
     """
+    require_torch()
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UsageError("No CUDA graphics card can be used.", "Use --device cpu.")
@@ -186,7 +201,7 @@ def free_memory(device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: by a plain RuntimeError too, of torch's CPU allocator, cuDNN or cuBLAS."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     text = str(error).lower()
     told = "out of memory" in text or "alloc_failed" in text or ("alloc" in text and "memory" in text)

@@ -144,7 +144,8 @@ def segment_lesions(
 
 def usual_source(models: Models) -> LesionSource:
     """Who draws the mask with this bundle: 2DS, or both networks where 2DS is an older one of one output."""
-    return "involvement" if models.network("involvement").outputs > 1 else "both"
+    architecture = models.bundle.networks["involvement"]["architecture"]
+    return "involvement" if architecture.get("outputs", 1) > 1 else "both"
 
 
 def share_out(lesion: np.ndarray, classes: np.ndarray, tissue: np.ndarray) -> None:

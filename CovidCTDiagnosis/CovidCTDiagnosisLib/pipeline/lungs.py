@@ -99,7 +99,6 @@ def segment_lungs(
     Raises:
         InputError: no lungs are found.
     """
-    network = models.network("lungs")
     settings = models.preprocessing("lungs")
     spacing = axial.spacing[::-1]
     extent = np.multiply(axial.shape, spacing)
@@ -108,7 +107,7 @@ def segment_lungs(
         """Logits of lung and the mean HU of the working voxels."""
         hu = sample_hu(axial, grid)
         logits = run_network(
-            network,
+            models.network("lungs"),  # anew: where a graphics card is too small, the one before has left it
             scale(hu, LUNG_SEGMENTATION),
             models.device,
             lambda x: x,
@@ -346,7 +345,7 @@ def tell_sides(mask: np.ndarray, step: Triple, midline: float) -> np.ndarray:
             if not positions[right] < midline < positions[left]:
                 continue  # two lobes of one lung
             markers = np.where(labels == right, RIGHT, np.where(labels == left, LEFT, 0))
-            return _grow(markers, mask, depth)
+            return _grow(markers, mask, depth, (positions[right] + positions[left]) / 2)
     columns = np.nonzero(mask)[2]
     if columns.size == 0:
         return np.zeros(mask.shape, np.uint8)
@@ -371,11 +370,13 @@ def _sides_apart(mask: np.ndarray, midline: float) -> np.ndarray | None:
     return np.where(mask, np.where(on_the_right, RIGHT, LEFT)[pieces], 0).astype(np.uint8)
 
 
-def _grow(markers: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def _grow(markers: np.ndarray, mask: np.ndarray, depth: np.ndarray, middle: float) -> np.ndarray:
+    """Sides grown from their cores; islands that touch neither, as a base below effusion, by the column ``middle``."""
     grown = watershed(-depth, markers.astype(np.int32), mask=mask)
-    # Islands that touch neither core belong to the nearer one.
-    nearest = ndimage.distance_transform_edt(grown == 0, return_distances=False, return_indices=True)
-    return np.where(mask, grown[tuple(nearest)], 0).astype(np.uint8)
+    islands, count = ndimage.label(mask & (grown == 0))
+    centers = ndimage.center_of_mass(mask, islands, range(1, count + 1))
+    side = np.array([0, *(RIGHT if center[2] < middle else LEFT for center in centers)])
+    return np.where(islands, side[islands], grown).astype(np.uint8)
 
 
 def boundary_depth(logits: np.ndarray, lungs: np.ndarray, hu: np.ndarray, step: Triple) -> np.ndarray:

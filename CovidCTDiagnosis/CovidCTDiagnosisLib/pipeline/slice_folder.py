@@ -199,12 +199,16 @@ def _segment_stack(
     volume = Volume(np.stack(upright[::order]), (options.pixel_mm, options.pixel_mm, options.slice_mm))
     try:
         with monitor.stage("lungs", "Segmenting the lungs"):
-            lungs = segment_lungs(volume, models, monitor.report, monitor.warn).labels
+            lungs = models.on_card_or_cpu(
+                lambda m: segment_lungs(volume, m, monitor.report, monitor.warn).labels, monitor.warn
+            )
     except InputError:
         monitor.warn("No lungs were found in the stack of slices: each slice is segmented on its own.")
         return None
     with monitor.stage("lesions", "Segmenting lesions"):
-        found = segment_lesions(volume, lungs, models, monitor.report, merge=True, warn=monitor.warn)
+        found = models.on_card_or_cpu(
+            lambda m: segment_lesions(volume, lungs, m, monitor.report, merge=True, warn=monitor.warn), monitor.warn
+        )
     return list(found.lungs[::order] > 0), list(found.labels[::order]), "base first" if order == 1 else "apex first"
 
 

@@ -10,6 +10,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
+from CovidCTDiagnosisLib.ct.orientation import straightened
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, label_colors
@@ -194,7 +195,9 @@ def _on_same_grid(node: slicer.vtkMRMLVolumeNode, other: slicer.vtkMRMLVolumeNod
 
 
 def _corners_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """Centres of a volume's corner voxels, RAS mm, (3, 8)."""
+    """Centres of a volume's corner voxels, RAS mm, (3, 8), on axes that are straightened as those of a study are."""
     ends = np.array(node.GetImageData().GetDimensions()) - 1
     ijk = np.indices((2, 2, 2)).reshape(3, 8) * ends[:, None]
-    return (ijk_to_ras(node) @ np.vstack([ijk, np.ones(8)]))[:3]
+    matrix, spacing = ijk_to_ras(node), np.array(node.GetSpacing())
+    corners: np.ndarray = straightened(matrix[:3, :3] / spacing) * spacing @ ijk + matrix[:3, 3:]
+    return corners

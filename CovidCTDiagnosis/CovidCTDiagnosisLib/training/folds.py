@@ -21,11 +21,9 @@ from .lesions import LesionCases, LesionNetwork, lesion_cases, train_lesions
 from .loop import Hardware, Steps
 from .lungs import LungCases, lung_cases, train_lungs
 from .sources import Case, data_fingerprint
-from .train import PLANS, VOLUMETRIC
+from .train import PLANS, RECIPE, VOLUMETRIC
 
 FOLDS = 5
-RECIPE = 1
-"""Counted up when a recipe changes in what its steps and architecture do not tell: older runs are not gone on with."""
 
 SegmentingNetwork = Literal["lungs"] | LesionNetwork
 

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
+from ..ct.dicom import files_below
 from ..ct.files import IMAGE_SUFFIXES
 from ..errors import CovidCTError, InputError
 from ..networks import LESION_CLASSES
@@ -112,15 +113,20 @@ def check_own_data(data: Path, network: str) -> list[OwnCase]:
 def hold_out(cases: list[OwnCase], kind: Label) -> tuple[list[OwnCase], list[OwnCase]]:
     """Cases to learn from, and those of one patient in eight for early stopping (none below four patients).
 
-    Cases of the split ``test`` are in neither. Where lesions are learned, only patients who have any are kept, and
-    never the last one: without lesions, the network that finds least would be the best.
+    Cases of the split ``test`` are in neither. Where lesions are learned, only patients who have any are kept: without
+    lesions, the network that finds least would be the best. The last ones with lesions, and with lesions of a known
+    class, are learned from.
     """
     cases = [case for case in cases if case.split != "test"]
     patients = {case.patient for case in cases}
     telling = {case.patient for case in cases if kind == "lungs" or case.found}
+    named = {case.patient for case in cases if case.found - {UNKNOWN_LESION}}
     wanted = max(len(patients) // ONE_IN, 1) if len(patients) >= 4 else 0
-    in_order = sorted(telling, key=lambda p: hashlib.sha256(p.encode()).hexdigest())
-    kept = in_order[: max(min(wanted, len(telling) - 1), 0)]
+    kept: set[str] = set()
+    for patient in sorted(telling, key=lambda p: hashlib.sha256(p.encode()).hexdigest()):
+        without = kept | {patient}
+        if len(kept) < wanted and telling - without and (not named or named - without):
+            kept = without
     return [c for c in cases if c.patient not in kept], [c for c in cases if c.patient in kept]
 
 
@@ -148,7 +154,7 @@ def prepare(cases: list[OwnCase], cache: Path, kind: Label) -> list[Case]:
 def _prepare(case: OwnCase, cache: Path, kind: Label) -> Case:
     label = case.label(kind)
     assert label is not None
-    files = (case.image, *sorted(case.image.rglob("*")), label)
+    files = (case.image, *files_below(case.image), label)
     key = "-".join(f"{p.name}-{p.stat().st_size}-{p.stat().st_mtime_ns}" for p in files)
     stem = hashlib.sha256(f"{kind}-{key}".encode()).hexdigest()[:16]
     hu_file, label_file, spacing_file = (cache / f"{stem}-{part}.npy" for part in ("hu", "labels", "spacing"))

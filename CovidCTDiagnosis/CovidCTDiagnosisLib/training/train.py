@@ -42,6 +42,8 @@ from .splits import require_enough
 USUAL_WINDOWS = (0.0, 0.5, 1.0)
 """Shares of ``in_window`` that are nothing unusual: the classifier has learned from such pictures."""
 
+RECIPE = 2
+"""Counted up when a recipe changes in what its steps and architecture do not tell: older runs are not gone on with."""
 VOLUMETRIC = ("lungs", "lesions")
 """Networks with 3-D convolutions."""
 
@@ -144,7 +146,8 @@ def _own_cases(job: _Job, network: str) -> tuple[list[Case], list[Case]]:
 def _examples(data: Path, output: Path, part: Part) -> list[Example]:
     models = Models(open_bundle(output), choose_device("auto"))
     split = split_data(data)
-    require_enough(split)
+    if is_scan_table(data):
+        require_enough(split)
     scans = getattr(split, part)
     return prepare_examples(scans, models, _runs(output), print)
 
@@ -363,7 +366,7 @@ def _run_key(
     """Tells runs apart that must not go on from each other's checkpoints."""
     used = open_bundle(output).fingerprint(built_on) if built_on else ""
     state = table_fingerprint(data) if is_scan_table(data) else data_fingerprint(data)
-    told = f"{state} {used} {tuple(steps)} {seed} {manner} {hardware.precision} {inputs_kind()} {architecture}"
+    told = f"{RECIPE} {state} {used} {tuple(steps)} {seed} {manner} {hardware.precision} {inputs_kind()} {architecture}"
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
