@@ -231,12 +231,13 @@ def test_a_study_of_another_grid_changes_nothing_in_the_scene(scene: Any, phanto
 
 
 def test_a_ct_of_rounded_cosines_is_on_the_grid_of_its_study_whose_axes_are_straight(scene: Any) -> None:
-    rounded = np.array([[0.996, -0.087, 0.0], [0.087, 0.996, 0.0], [0.0, 0.0, 1.0]])
+    rounded = np.array([[0.989, -0.087, -0.117], [0.080, 0.995, -0.062], [0.122, 0.052, 0.991]])
+    rounded /= np.linalg.norm(rounded, axis=0)
     nodes = [
-        add_ct(scene, Volume(np.zeros((8, 480, 480), np.uint8), (0.75, 0.75, 5.0), direction=rows(axes)))
+        add_ct(scene, Volume(np.zeros((8, 480, 480), np.uint8), (0.75, 0.75, 45.0), direction=rows(axes)))
         for axes in (rounded, straightened(rounded))
     ]
-    corners = [ijk_to_ras(node)[:3, :3] @ [479, 479, 7] for node in nodes]
+    corners = [ijk_to_ras(node)[:3, :3] @ [479, 479, 7] for node in nodes]  # opposite the first
     assert np.linalg.norm(corners[0] - corners[1]) > 0.01
     assert _on_same_grid(nodes[1], nodes[0])
     nodes[1].SetOrigin(0.0, 0.1, 0.0)
