@@ -203,7 +203,8 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
         Args:
             volumeNode: the CT (vtkMRMLScalarVolumeNode).
             progress: called with a share of the work done, 0 to 1, and a message.
-            acceptTerms: accepts the terms of the weights, and installing packages, where there is no window to ask in.
+            acceptTerms: accepts the terms of the weights, and installing packages, where nobody can be asked: without
+                a window, and in Slicer's self-tests.
             options: further arguments of ``covid-ct analyze``.
             wheels: folder (pathlib.Path) with Python packages, for a computer without internet.
             lungs: segmentation or label map of the lungs to use in place of the network's.

@@ -26,9 +26,15 @@ def cache_folder() -> Path:
     return Path(parent) / "covid-ct"
 
 
+_LEFT_BY_FILE_MANAGERS = frozenset({".DS_Store", ".localized", ".directory", "Thumbs.db", "desktop.ini", "__MACOSX"})
+
+
 def is_left_by_file_manager(name: str) -> bool:
-    """Whether a file or folder of this name was not put there by the user: file managers leave them everywhere."""
-    return name.startswith(".") or name in ("Thumbs.db", "__MACOSX")
+    """Whether a file or folder of this name was not put there by the user: file managers leave them everywhere.
+
+    Not all that is hidden: ``.git`` or ``.ssh`` must never go with a folder that is replaced.
+    """
+    return name.startswith("._") or name in _LEFT_BY_FILE_MANAGERS
 
 
 def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | None = None) -> None:
@@ -41,8 +47,8 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
         own: names of all that a folder of this kind holds; None when that is not fixed.
 
     Raises:
-        UsageError: `folder` is a file, holds something else, or is where a disk is mounted, as which it cannot be
-            replaced; or its parent does not exist.
+        UsageError: `folder` is a file, holds something else, or cannot be replaced, as a disk is mounted there or the
+            program runs in it; or its parent does not exist.
     """
     if not folder.resolve().parent.is_dir():
         raise UsageError(f"The folder {folder.parent} does not exist.", "Create it or choose another.")
@@ -50,6 +56,8 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
         raise UsageError(f"{folder} is a file, not a folder.", f"Choose another folder for the {kind}.")
     if os.path.ismount(folder.resolve()):
         raise UsageError(f"A disk or volume is mounted at {folder}.", "Give a folder inside it.")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UsageError(f"{folder} is the folder that you are in, or above it.", "Give a folder inside it.")
     holds = folder.is_dir() and not all(is_left_by_file_manager(path.name) for path in folder.iterdir())
     if holds and not (folder / marker).is_file():
         raise UsageError(

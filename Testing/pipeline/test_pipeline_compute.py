@@ -227,7 +227,6 @@ def test_too_small_an_overlap_would_be_seen() -> None:
     assert np.abs(whole - cut).max() > 1e-5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA card")
 def test_a_pytorch_that_is_too_old_is_said() -> None:
     for version in ("2.5.0", "2.13.0+cpu", "3.0"):
         require_torch(version)
@@ -236,6 +235,7 @@ def test_a_pytorch_that_is_too_old_is_said() -> None:
             require_torch(version)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA card")
 def test_cuda_is_refused_where_there_is_none() -> None:
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="CUDA") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume
+from CovidCTDiagnosisLib.errors import BundleError
 from CovidCTDiagnosisLib.pipeline.diagnosis import Diagnosis, classifier_input, diagnose
 from CovidCTDiagnosisLib.pipeline.lesions import usual_source
 from CovidCTDiagnosisLib.pipeline.models import Models
@@ -40,6 +42,13 @@ def test_who_draws_is_known_without_a_network_on_the_card(tiny_bundle: Path, mon
     monkeypatch.setattr(Models, "network", None)
     assert usual_source(Models(open_bundle(tiny_bundle), torch.device("meta"))) == "both"
     assert usual_source(Models(open_bundle(), torch.device("meta"))) == "involvement"
+
+
+def test_a_network_that_is_not_there_is_named(tiny_bundle: Path) -> None:
+    models = Models(replace(open_bundle(tiny_bundle), networks={}), CPU)
+    for ask in (models.network, models.preprocessing):
+        with pytest.raises(BundleError, match="has no network lungs"):
+            ask("lungs")
 
 
 @pytest.mark.parametrize("device, error", [("cpu", MemoryError), ("meta", ZeroDivisionError), ("meta", RuntimeError)])

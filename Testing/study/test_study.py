@@ -371,11 +371,27 @@ def test_a_mount_point_is_refused_before_the_work_starts() -> None:
         check_output(Path("/proc"))
 
 
-def test_the_folder_one_is_in_may_become_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / ".DS_Store").touch()
-    monkeypatch.chdir(tmp_path / "here")
-    assert not check_output(Path())
+def test_the_folder_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    for folder in (Path(), Path(".."), tmp_path / "here"):
+        with pytest.raises(UsageError, match="that you are in"):
+            check_output(folder)
+    assert not check_output(Path("study"))
+
+
+@pytest.mark.parametrize(("name", "fine"), [(".DS_Store", True), ("Thumbs.db", True), (".git", False), (".ssh", False)])
+def test_of_what_is_hidden_only_a_file_manager_s_may_go(name: str, fine: bool, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / name).mkdir(parents=True)
+    if fine:
+        write_study(target, make_analysis(), make_images())
+        assert (target / "analysis.json").is_file()
+        return
+    for attempt in (check_output, lambda folder: write_study(folder, make_analysis(), make_images())):
+        with pytest.raises(UsageError, match="is not empty"):
+            attempt(target)
+    assert (target / name).is_dir()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder where even root cannot write")

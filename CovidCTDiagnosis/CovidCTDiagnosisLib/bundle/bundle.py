@@ -78,6 +78,19 @@ class Bundle:
         """Markdown."""
         return (self.folder / MODEL_CARD).read_text(encoding="utf-8")
 
+    def network(self, name: str) -> dict[str, Any]:
+        """What the bundle says of a network, see ``networks``.
+
+        Raises:
+            BundleError: there is no such network.
+        """
+        if name not in self.networks:
+            have = ", ".join(sorted(self.networks)) or "none"
+            raise BundleError(
+                f"The bundle {self.name} has no network {name} (it has: {have}).", "Choose another bundle."
+            )
+        return self.networks[name]
+
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         """A network's state dict on the CPU; half precision becomes float32, integers stay.
 
@@ -87,12 +100,7 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        if name not in self.networks:
-            have = ", ".join(sorted(self.networks)) or "none"
-            raise BundleError(
-                f"The bundle {self.name} has no network {name} (it has: {have}).", "Choose another bundle."
-            )
-        file = self.networks[name]["file"]
+        file = self.network(name)["file"]
         try:
             tensors = load_file(self.folder / file)
         except (SafetensorError, OSError) as error:

@@ -144,7 +144,7 @@ def segment_lesions(
 
 def usual_source(models: Models) -> LesionSource:
     """Who draws the mask with this bundle: 2DS, or both networks where 2DS is an older one of one output."""
-    architecture = models.bundle.networks["involvement"]["architecture"]
+    architecture = models.bundle.network("involvement")["architecture"]
     return "involvement" if architecture.get("outputs", 1) > 1 else "both"
 
 

@@ -102,4 +102,5 @@ class Models:
 
     def preprocessing(self, name: str) -> dict[str, Any]:
         """What the bundle says is done to a CT before this network sees it."""
-        return self.bundle.networks[name]["preprocessing"]
+        preprocessing: dict[str, Any] = self.bundle.network(name)["preprocessing"]
+        return preprocessing
