@@ -394,11 +394,12 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
 
 def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[float], None]) -> Any:
     """The row of one series."""
+    from .ct.files import readable
     from .ct.slice_images import read_slice_folder
     from .pipeline.slice_series import diagnose_images
     from .study.series_table import SeriesRow
 
-    name, maker = _readable(folder.name), models.bundle.identity
+    name, maker = readable(folder.name), models.bundle.identity
     try:
         try:
             _, images, left_out = read_slice_folder(folder)
@@ -406,8 +407,8 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
             raise InputError(f"It cannot be read: {error.strerror or error}.") from error
         found = diagnose_images(images, models, read_as, report)
     except (InputError, ResourceError) as error:
-        return SeriesRow(name, "", "", _readable(error.message), maker)
-    warnings = _readable(" ".join([*left_out, *found.warnings]))
+        return SeriesRow(name, "", "", readable(error.message), maker)
+    warnings = readable(" ".join([*left_out, *found.warnings]))
     return SeriesRow(name, f"{found.probability:.4f}", found.label, warnings, maker)
 
 
@@ -470,12 +471,9 @@ def _plate_files(output: Path) -> list[Path]:
 
 def _plain_name(scan: Path) -> str:
     """The scan's name without its folders, in characters that any JSON reader takes."""
-    return _readable(scan.resolve().name.replace("\\", "_")) or "CT"
+    from .ct.files import readable
 
-
-def _readable(text: str) -> str:
-    """A file's name, or what names one, in characters that can be written."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return readable(scan.resolve().name.replace("\\", "_")) or "CT"
 
 
 def _check_picture(picture: Path) -> None:

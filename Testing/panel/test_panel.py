@@ -35,6 +35,18 @@ def layers(host: Any) -> list[tuple[Any, Any, Any]]:
     return [(c.GetBackgroundVolumeID(), c.GetForegroundVolumeID(), c.GetLabelVolumeID()) for c in composites]
 
 
+def saved_scene(folder: Path) -> Path:
+    """The scene as Slicer archives it."""
+    scene, path = slicer.mrmlScene, folder / "scene.mrb"
+    scene.SetRootDirectory(str(folder))
+    for n in range(scene.GetNumberOfNodes()):
+        node = scene.GetNthNode(n)
+        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.GetStorageNode() is None:
+            node.AddDefaultStorageNode()
+    assert scene.WriteToMRB(str(path))
+    return path
+
+
 def children() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if _is_ours(process)]
 
@@ -297,14 +309,9 @@ def test_display_controls_change_the_layers(opened: Any) -> None:
 def test_choices_and_findings_come_back_with_the_scene(opened: Any, new_scene: Any, tmp_path: Path) -> None:
     analyze(opened)
     opened.widget.logic.getParameterNode().relevanceOpacity = 0.35
-    slicer.mrmlScene.SetRootDirectory(str(tmp_path))
-    for n in range(slicer.mrmlScene.GetNumberOfNodes()):
-        node = slicer.mrmlScene.GetNthNode(n)
-        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.GetStorageNode() is None:
-            node.AddDefaultStorageNode()
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    archive = saved_scene(tmp_path)
     scene = new_scene()
-    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    assert scene.ReadFromMRB(str(archive))
     ct = scene.GetFirstNodeByName("Phantom")
     analysis = kept_analysis(ct)
     assert analysis is not None and analysis["diagnosis"] == kept_analysis(opened.ct)["diagnosis"]
@@ -417,15 +424,10 @@ def test_a_scene_that_is_read_while_the_panel_is_open_shows_its_findings(opened:
     ui, scene = opened.widget.ui, slicer.mrmlScene
     found, rows = ui.findingLabel.text, ui.slicesTable.rowCount
     opened.widget.logic.getParameterNode().relevanceOpacity = 0.35
-    scene.SetRootDirectory(str(tmp_path))
-    for n in range(scene.GetNumberOfNodes()):
-        node = scene.GetNthNode(n)
-        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.GetStorageNode() is None:
-            node.AddDefaultStorageNode()
-    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    archive = saved_scene(tmp_path)
     scene.Clear()
     assert ui.findingLabel.text == ""
-    assert scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    assert scene.ReadFromMRB(str(archive))
     assert opened.widget.logic.getParameterNode().inputVolume.GetName() == "Phantom"
     assert ui.findingLabel.text == found and ui.slicesTable.rowCount == rows
     assert {label for _, _, label in layers(opened)} == {find_study_nodes(first_scan(scene)).lesions.GetID()}

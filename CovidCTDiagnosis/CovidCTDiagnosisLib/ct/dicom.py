@@ -25,6 +25,7 @@ from .files import (
     no_spacing,
     only_pictures,
     quiet,
+    readable,
     rows,
     unreadable,
 )
@@ -383,7 +384,7 @@ def _read_header(path: Path) -> _Slice | None:
     def text(key: str) -> str:
         # Headers in undeclared character sets arrive with bytes that no terminal can print.
         value = reader.GetMetaData(key) if key in keys else ""
-        return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip()
+        return readable(value).replace("\0", "").strip()
 
     return _Slice(
         path=path,

@@ -31,6 +31,11 @@ def head_of(path: Path, length: int = 1024) -> bytes:
         raise InputError(f"{path.name} cannot be opened.", "Check that you may read it.") from error
 
 
+def readable(text: str) -> str:
+    """A file's name, or what names one, in characters that can be written: names and headers may hold any bytes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def itk_name(path: Path, error: type[CovidCTError] = InputError) -> str:
     """A path as ITK takes it: a name that is not UTF-8, as old archives have, would end the whole program there.
 
@@ -41,8 +46,7 @@ def itk_name(path: Path, error: type[CovidCTError] = InputError) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        shown = name.encode("utf-8", "replace").decode("utf-8")
-        raise error(f"The name {shown} has bytes that are no UTF-8.", "Rename it.") from None
+        raise error(f"The name {readable(name)} has bytes that are no UTF-8.", "Rename it.") from None
     return name
 
 

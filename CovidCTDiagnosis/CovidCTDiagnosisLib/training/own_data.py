@@ -91,12 +91,12 @@ def check_own_data(data: Path, network: str) -> list[OwnCase]:
     cases, problems = _list_cases(data)
     kind = NEEDED[network]
     usable = [case for case in cases if case.label(kind) is not None]
-    for case in usable:
-        problems += [f"{case.name}: {problem}" for problem in _problems(case)]
-    if kind == "lesions" and not problems:
-        usable = [replace(case, found=_lesion_numbers(case)) for case in usable]
-        if usable and not any(case.found for case in usable if case.split != "test"):
-            problems.append("no label map in lesions/ holds a lesion")
+    for number, case in enumerate(usable):
+        usable[number], wrong = _examined(case)
+        problems += [f"{case.name}: {problem}" for problem in wrong]
+    learned = [case for case in usable if case.split != "test"]
+    if usable and kind == "lesions" and not problems and not any(case.found for case in learned):
+        problems.append("no label map in lesions/ holds a lesion")
     if not usable:
         problems.append(f"no image has a label map in {kind}/, which {network} learns from")
     elif all(case.split == "test" for case in usable):
@@ -249,29 +249,25 @@ def _read_table(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str]]
     return table, problems
 
 
-def _problems(case: OwnCase) -> list[str]:
-    """What is wrong with a case's files."""
+def _examined(case: OwnCase) -> tuple[OwnCase, list[str]]:
+    """The case with what its lesion labels hold, and what is wrong with its files."""
     try:
         ct = read_scan(case.image)
         check_chest_ct(ct)
     except CovidCTError as error:
-        return [f"image: {error.message}"]
+        return case, [f"image: {error.message}"]
     problems: list[str] = []
     lungs = _label(case.lungs, ct, "lungs", problems)
     lesions = _label(case.lesions, ct, "lesions", problems)
     if lungs is not None and not lungs.any():
         problems.append("lungs: the label map is empty")
     elif lungs is not None and lesions is not None and lesions.any():
-        inside = float(lungs[lesions].mean())
+        inside = float((lungs[lesions > 0] > 0).mean())
         if inside < LEAST_INSIDE:
             problems.append(f"lesions: {1 - inside:.0%} of them lie outside the lungs")
-    return problems
-
-
-def _lesion_numbers(case: OwnCase) -> frozenset[int]:
-    if case.lesions is None:
-        return frozenset()
-    return frozenset(int(n) for n in np.unique(read_image(case.lesions).voxels)) - {0}
+    if lesions is not None:
+        case = replace(case, found=frozenset(map(int, np.unique(lesions[lesions > 0]))))
+    return case, problems
 
 
 def _unknown(values: np.ndarray, kind: Label) -> np.ndarray:
@@ -282,7 +278,7 @@ def _unknown(values: np.ndarray, kind: Label) -> np.ndarray:
 
 
 def _label(path: Path | None, ct: Volume, kind: Label, problems: list[str]) -> np.ndarray | None:
-    """Where the label map is not 0, or None if there is none or it cannot be used."""
+    """The label map's numbers, (K, J, I), or None if there is none or it cannot be used."""
     if path is None:
         return None
     if path.is_dir():
@@ -301,4 +297,4 @@ def _label(path: Path | None, ct: Volume, kind: Label, problems: list[str]) -> n
         more = f" and {len(strange) - MOST_NAMED} more" if len(strange) > MOST_NAMED else ""
         problems.append(f"{kind}: unknown label {', '.join(f'{v:g}' for v in strange[:MOST_NAMED])}{more}")
         return None
-    return label.voxels != 0
+    return label.voxels
