@@ -338,7 +338,7 @@ def _add_diagnose_series(commands: Any) -> None:
         "diagnose-series",
         _diagnose_series,
         "COVID-19 probability of many scans: a folder of folders, each with the 8-bit lung-window slices of one scan. "
-        "Writes a table (CSV): series, probability, label, warnings. A series that cannot be read keeps its row, and "
+        "Writes a table (CSV): series, probability, label, warnings, bundle. A series that cannot be read keeps its row, and "
         "its warning says why.",
     )
     command.add_argument("folder", type=Path, help="folder of series folders")
@@ -763,6 +763,7 @@ def _add_evaluate_ablation(parts: Any) -> None:
     command.add_argument("--output", type=Path, required=True, help="folder for results and checkpoints")
     command.add_argument("--steps", type=int, default=300, help="optimiser steps of every network (default: 300)")
     command.add_argument("--cvae-steps", type=int, help="optimiser steps of pre-training (default: as many as --steps)")
+    command.add_argument("--seed", type=int, default=0, help="of first weights and batches (default: 0)")
     command.add_argument("--folds", type=int, default=5, help="how many of the five folds (default: all)")
     _add_recipe(command)
     _add_precision(command)
@@ -790,6 +791,7 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
         options.folds,
         options.cvae_steps,
         options.recipe,
+        options.seed,
     )
 
 

@@ -11,8 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.ct import Volume, fetch_truth, read_image, read_scan
+from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.ct import Volume, fetch_truth, read_image, read_scan, to_axial
+from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
+from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.pipeline.slice_folder import SliceOptions
+from CovidCTDiagnosisLib.pipeline.slice_series import diagnose_images
 from CovidCTDiagnosisLib.study import Study, read_study
 from PIL import Image
 
@@ -96,6 +102,20 @@ def test_relevance_is_not_empty(nifti: Analyzed) -> None:
 
 def test_memory_stays_within_four_gigabytes(nifti: Analyzed) -> None:
     assert nifti[1].analysis["peak_memory_mb"] <= 4096
+
+
+def test_slice_pictures_of_a_ct_get_its_probability(dicom: Analyzed) -> None:
+    """``diagnose-series`` segments each slice alone and knows no HU; it answers what ``analyze`` does all the same."""
+    scan, study, _ = dicom
+    axial = to_axial(read_scan(scan))
+    found = diagnose_images(
+        [hu_to_grey(hu) for hu in axial.voxels],
+        Models(open_bundle(), torch.device("cpu")),
+        SliceOptions(orientation="upright", pixel_mm=axial.spacing[0], slice_mm=axial.spacing[2]),
+    )
+    diagnosis = study.analysis["diagnosis"]
+    assert abs(found.probability - diagnosis["probability"]) < 0.05
+    assert found.label == diagnosis["label"] and not found.warnings
 
 
 def test_nothing_that_names_a_patient_is_written(

@@ -302,7 +302,8 @@ def test_the_command_runs_on_pictures(
             Image.fromarray(np.rint(grey).astype(np.uint8)).save(data / "series" / name / f"{n:03}.png")
     (data / "series.csv").write_text("\n".join(lines) + "\n")
     call = ["evaluate", "ablation", "--data", str(data), "--output", str(tmp_path / "out"), "--bundle"]
-    assert main([*call, str(tiny_bundle), "--steps", "1", "--folds", "1"]) == 0
+    assert main([*call, str(tiny_bundle), "--steps", "1", "--folds", "1", "--seed", "7"]) == 0
+    assert all("-seed7" in run.name for run in (tmp_path / "out" / "runs").iterdir())
     assert (tmp_path / "out" / TABLE).read_text().count("\n") == 1 + len(GREYS) * len(METHODS) * 4
     said = capsys.readouterr().out
     assert "on 1 folds twice" in said and "Grey levels matched (1 of 5 folds): AUC" in said

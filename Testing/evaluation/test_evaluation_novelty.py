@@ -46,7 +46,8 @@ def test_scans_without_lungs_are_refused(tiny_bundle: Path, chest_phantom: Calla
 @pytest.mark.parametrize("count", [0, 7])
 def test_the_table_has_a_line_a_kind(count: int) -> None:
     lines = [*novelty_lines([Caught("noise", 1, count, 20)])]
-    assert lines[1].split() == ["noise", "1", str(count), "20"]
+    low, share, high = {0: ("0.009", "0.050", "0.236"), 7: ("0.219", "0.400", "0.613")}[count]
+    assert lines[1].split() == ["noise", "1", str(count), "20", share, f"[{low},", f"{high}]"]
 
 
 def test_abdomen_and_neck_get_no_answer_without_a_warning() -> None:

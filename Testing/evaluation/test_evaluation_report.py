@@ -201,6 +201,8 @@ def test_every_item_of_the_checklist_is_there_and_facts_are_filled_in(tmp_path: 
         assert fact in page, fact
     assert page.count("to be stated by the authors") > 10
     shipped = report(read_all(tmp_path, **ALL), 0.5, open_bundle(), replicates=50)
+    assert "involvement: mean of 2 networks" in shipped and "none</span>" not in shipped
+    assert "the weights were written with PyTorch" in shipped and "diagnosis --spoil" in shipped
     for fact in (
         "lungs: random",
         "seed 0",

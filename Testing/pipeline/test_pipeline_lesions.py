@@ -392,7 +392,7 @@ def test_the_two_classes_of_experts() -> None:
 def test_little_memory_changes_no_finding(chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many parts the U-Net sees; 2DS needs a slice at a time."""
     whole = segment(chest, models, source="lesions")
-    monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.lesions.free_memory", lambda device: 5 * 10**6)
+    monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.tiles.free_memory", lambda device: 5 * 10**6)
     in_parts = segment(chest, models, source="lesions")
     assert whole.labels.any()
     np.testing.assert_allclose(in_parts.mask, whole.mask, atol=2e-3)  # half precision

@@ -11,6 +11,7 @@ from CovidCTDiagnosisLib.bundle import Bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, bounding_region, from_grid, to_grid
 from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.networks import DeepMedic
 from CovidCTDiagnosisLib.pipeline.lungs import (
     AIRWAY_HU,
     BAND_MM,
@@ -210,6 +211,26 @@ def test_the_cpu_finds_the_same_lungs_where_the_card_is_full(
     found = segment_lungs(ct, Models(bundle, torch.device("meta")), lambda f: None, warnings.append).labels
     np.testing.assert_array_equal(found, expected)
     assert any("the CPU is used" in text for text in warnings)
+
+
+def test_little_memory_changes_no_lungs(
+    chest_phantom: Callable[..., Volume], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ct, slabs = chest_phantom(spacing=(4.0, 4.0, 5.0)), list[int]()
+    forward = DeepMedic.forward
+
+    def counted(network: DeepMedic, x: torch.Tensor) -> torch.Tensor:
+        slabs.append(x.shape[2])
+        return forward(network, x)
+
+    monkeypatch.setattr(DeepMedic, "forward", counted)
+    whole = segment_lungs(ct, cpu(bundle), lambda f: None)
+    once = len(slabs)
+    monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.tiles.free_memory", lambda device: 5 * 10**6)
+    in_slabs = segment_lungs(ct, cpu(bundle), lambda f: None)
+    assert len(slabs) > 2 * once
+    np.testing.assert_allclose(in_slabs.probability, whole.probability, atol=2e-3)  # half precision
+    assert (in_slabs.labels != whole.labels).mean() < 1e-4
 
 
 def test_the_probability_of_lung_lies_where_the_lungs_do(chest_phantom: Callable[..., Volume], bundle: Bundle) -> None:

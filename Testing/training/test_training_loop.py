@@ -13,6 +13,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.training import loop
 from CovidCTDiagnosisLib.training.loop import DrawnBatches, Hardware, Recipe, fit
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -122,6 +123,25 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, mo
     watched = Recipe(nn.Linear(3, 1), draw, loss, steps=40, learning_rate=0.5, seed=1, check=draw)
     fit(watched, tmp_path / "all")
     assert watched.trainer.global_step == 40
+
+
+def test_batches_that_are_kept_are_all_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 5)
+    kept = [(torch.full((1, 3), float(n)), torch.zeros(1, 1)) for n in range(3)]
+    seen: list[float] = []
+
+    class Observed(Recipe):
+        def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+            seen.append(float(batch[0][0, 0]))
+            super().validation_step(batch, index)
+
+    recipe = Observed(nn.Linear(3, 1), draw, loss, steps=10, learning_rate=0.1, seed=1, constant_rate=True, check=kept)
+    network = fit(recipe, tmp_path)
+    assert seen == [0.0, 1.0, 2.0] * 2
+    with safe_open(tmp_path / loop.BEST, "pt") as file:
+        best = float(file.metadata()["check_loss"])
+    with torch.inference_mode():
+        assert best == pytest.approx(np.mean([float(loss(network, batch)) for batch in kept]), rel=1e-5)
 
 
 @pytest.mark.parametrize("averaged", [False, True])

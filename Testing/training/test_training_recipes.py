@@ -197,6 +197,9 @@ def test_the_paper_s_recipe_is_that_of_section_5() -> None:
     given = examples(9, 21)
     recipe = classifier_recipe(given, None, steps=7, manner=MANNERS[PAPER], kept=given)
     assert recipe.steps == 200 * math.ceil(30 / VOLUMES_A_STEP) and recipe.check is not None
+    # Each scan for validation is checked once.
+    assert isinstance(recipe.check, list) and [len(batch) for batch in recipe.check] == [1] * len(given)
+    assert all(torch.equal(batch[0][0], e.ct) for batch, e in zip(recipe.check, given, strict=True))
     optimizer = recipe.configure_optimizers()
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.param_groups[0]["lr"] == 1e-5 and optimizer.param_groups[0]["weight_decay"] == 1e-5

@@ -53,6 +53,7 @@ class Bundle:
         sha256: SHA-256 of each file but the metadata, by path relative to the folder.
         networks: by network name: `file`, `architecture` (keyword arguments), `preprocessing`, `training`.
         settings: numbers that belong to the weights, such as the diagnosis threshold and calibration.
+        written_with: versions of the packages that wrote it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Bundle:
     sha256: dict[str, str]
     networks: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    written_with: dict[str, str]
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """Tells apart what different weights or preprocessing of these networks make of one input."""
@@ -170,6 +172,7 @@ def open_bundle(folder: Path | None = None) -> Bundle:
         sha256=metadata["sha256"],
         networks=metadata["networks"],
         settings=metadata["settings"],
+        written_with={"PyTorch": metadata["pytorch_version"], "NumPy": metadata["numpy_version"]},
     )
     _refuse_pickles(folder)
     _check_listed(bundle)

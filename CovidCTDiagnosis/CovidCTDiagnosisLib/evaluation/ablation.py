@@ -217,6 +217,7 @@ def evaluate_ablation(
     folds: int = BLOCKS,
     cvae_steps: int | None = None,
     manner: str = SHORT,
+    seed: int = 0,
 ) -> None:
     """Train, answer, write ``ablation.csv`` and print the table.
 
@@ -230,6 +231,7 @@ def evaluate_ablation(
         folds: how many of them, from the first.
         cvae_steps: of pre-training, or None for as many as ``steps``.
         manner: see ``Ablation``.
+        seed: of everything random; each has runs of its own.
 
     Raises:
         InputError: the data folder lacks a part.
@@ -248,7 +250,7 @@ def evaluate_ablation(
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}{cleaning()}"
-    answers = Ablation(output, key, steps, 0, tuple(range(folds)), precision, cvae_steps, manner).answers(subjects)
+    answers = Ablation(output, key, steps, seed, tuple(range(folds)), precision, cvae_steps, manner).answers(subjects)
     write_answers(output / TABLE, answers)
     print_ablation(answers)
     print_with_lesions(answers, {e.name: e.involvement_percent for e in examples})

@@ -11,15 +11,18 @@ from scipy import ndimage
 from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..ct.slice_images import hu_to_grey
 from ..errors import InputError
+from ..pipeline.appearance import UNRELIABLE
 from ..pipeline.models import Models
 from ..pipeline.slice_folder import SliceOptions
 from ..pipeline.slice_series import diagnose_images
 from ..training.sources import Series
+from .metrics import wilson
 from .scores import LEFT_LOBES, RIGHT_LOBES
+from .targets import interval_text
 
 
 class Caught(NamedTuple):
-    """Of scans of one kind: how many were refused or got a warning."""
+    """Of scans of one kind: how many were refused, or were told not to be relied on."""
 
     kind: str
     refused: int
@@ -80,7 +83,7 @@ def _caught(kind: str, scans: Iterable[list[np.ndarray]], models: Models) -> Cau
         except InputError:
             refused += 1
             continue
-        warned += bool(found.warnings)
+        warned += any(UNRELIABLE in text for text in found.warnings)
     return Caught(kind, refused, warned, count)
 
 
@@ -89,7 +92,8 @@ def _spoilt(kind: str, grey: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def novelty_lines(found: Iterable[Caught]) -> Iterator[str]:
-    """Lines of text, each as soon as its scans are known."""
-    yield f"{'spoilt':28}{'refused':>9}{'warned':>9}{'scans':>7}"
+    """Lines of text, each as soon as its scans are known; the share of either with Wilson's 95 % interval."""
+    yield f"{'spoilt':28}{'refused':>9}{'warned':>9}{'scans':>7}   refused or warned"
     for caught in found:
-        yield f"{caught.kind:28}{caught.refused:9}{caught.warned:9}{caught.scans:7}"
+        share = interval_text(wilson(caught.refused + caught.warned, caught.scans))
+        yield f"{caught.kind:28}{caught.refused:9}{caught.warned:9}{caught.scans:7}   {share}"

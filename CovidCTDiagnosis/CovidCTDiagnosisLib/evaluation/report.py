@@ -288,17 +288,30 @@ def _known_of(bundle: Bundle) -> dict[int | str, str]:
     facts: dict[int | str, str] = {
         7: "; ".join(f"{n} learned from {t['sources']}" for n, t in training.items() if "sources" in t),
         9: "CT to HU, window [-1000, 400], lungs masked, in-plane bounding box; see the model card",
-        17: "see the model card for the labels that the bundle learned from",
+        14: "of this table: " + AUTHORS + "; of what the bundle learned from: see its model card",
         22: f"{bundle.name} {bundle.version}: {', '.join(sorted(bundle.networks))}; see its model card",
-        23: f"covid-ct-diagnosis {__version__} wrote this page",
+        23: f"covid-ct-diagnosis {__version__} wrote this page; {_made_with(bundle)}",
         24: "; ".join(f"{n}: {_begun(n, t)}" for n, t in training.items() if "seed" in t),
         25: "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t),
         26: "; ".join(f"{n}: {_chosen(n, t)}" for n, t in training.items() if "seed" in t),
+        27: "; ".join(f"{n}: mean of {count} networks" for n, count in _ensembles(bundle)) or "none",
+        30: f"scans spoilt on purpose (covid-ct evaluate diagnosis --spoil): see the model card; on these data: {AUTHORS}",
         31: "layer-wise relevance propagation, written with every study",
         38: "see the model card; research use only",
         "13a": "the program sees the images alone",
     }
     return {key: text for key, text in facts.items() if text}
+
+
+def _made_with(bundle: Bundle) -> str:
+    """The packages that the weights were made with."""
+    return "the weights were written with " + ", ".join(f"{name} {n}" for name, n in bundle.written_with.items())
+
+
+def _ensembles(bundle: Bundle) -> list[tuple[str, int]]:
+    """Those of its networks that are several."""
+    members = {name: network["architecture"].get("members", 1) for name, network in bundle.networks.items()}
+    return [(name, count) for name, count in members.items() if count > 1]
 
 
 def _begun(network: str, training: dict[str, Any]) -> str:

@@ -24,11 +24,10 @@ from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid,
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import LESION_CLASSES
-from .compute import free_memory
 from .domes import dome_skins
 from .lungs import contact_shares, sample_hu
 from .models import Models
-from .tiles import Tile, plan_slices, plan_tiles, run_tiles
+from .tiles import Tile, affordable_voxels, plan_slices, plan_tiles, run_tiles
 
 LesionSource = Literal["both", "lesions", "involvement"]
 """Who draws the lesion mask: where the mean of both networks' probabilities passes the threshold, or one network's."""
@@ -37,7 +36,6 @@ MARGIN_MM = 9.0
 TILE_VOXELS = 1_800_000
 BYTES_PER_VOXEL = 1200
 """The 3-D U-Net's feature maps at their peak, a working voxel."""
-MEMORY_USED = 0.75
 SMALLER_TILES = 5
 """Sizes that are tried for what is to be classed, each half of the one before."""
 HALO, BLEND = (8, 16, 16), (4, 8, 8)
@@ -119,7 +117,7 @@ def segment_lesions(
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
     source = source or usual_source(models)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
-    voxels = _tile_voxels(models.device)
+    voxels = affordable_voxels(models.device, TILE_VOXELS, BYTES_PER_VOXEL)
     inside = _nearest(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
@@ -233,11 +231,6 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
     start = np.maximum(np.asarray(box.start) - MARGIN_MM, 0)
     stop = np.minimum(np.asarray(box.stop) + MARGIN_MM, extent)
     return WorkingGrid.covering(tuple(start), tuple(stop), step)
-
-
-def _tile_voxels(device: torch.device) -> int:
-    """What fits into ``MEMORY_USED`` of the free memory, at most ``TILE_VOXELS``."""
-    return min(TILE_VOXELS, max(int(free_memory(device) * MEMORY_USED) // BYTES_PER_VOXEL, 1))
 
 
 def _support(lungs: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:

@@ -19,7 +19,7 @@ from ..ct.volume import Volume
 from ..ct.windows import LUNG_SEGMENTATION, scale
 from ..errors import InputError
 from .models import Models
-from .tiles import run_network
+from .tiles import affordable_voxels, run_network
 
 RIGHT, LEFT = 1, 2
 AIR_HU = -1024
@@ -46,7 +46,8 @@ ONE_LUNG_MM = 30.0
 """A mask whose middle lies this far from the body's is one lung."""
 SMALL_LUNG = 0.02
 """A piece on the other side is a lung, destroyed or cut off, from this share of both on."""
-SLAB_VOXELS = 3_000_000
+SLAB_VOXELS, BYTES_PER_VOXEL = 3_000_000, 480
+"""The most that the network sees at once, and its feature maps at their peak, a working voxel."""
 ROOM_AIR_HU = -500
 BOUNDARY_HU = -470
 """Between aerated lung and tissue; agrees best with the expert labels of the training CT ``ct-64``."""
@@ -112,7 +113,7 @@ def segment_lungs(
             models.device,
             lambda x: x,
             lambda f: report(first + (last - first) * f),
-            SLAB_VOXELS,
+            affordable_voxels(models.device, SLAB_VOXELS, BYTES_PER_VOXEL),
             overlap=24,
             warn=warn,
         )[0]

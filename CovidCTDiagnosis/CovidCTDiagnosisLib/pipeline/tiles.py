@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from ..ct.regrid import Region, bounding_region
-from .compute import CPU_TAKES_OVER, estimate_macs, give_back, is_out_of_memory, report_macs
+from .compute import CPU_TAKES_OVER, estimate_macs, free_memory, give_back, is_out_of_memory, report_macs
 
+MEMORY_USED = 0.75
+"""Of the free memory, by a tile."""
 HALVINGS = 3
 """So often tiles are halved before the CPU takes over from a graphics card, or gives up."""
 
@@ -38,6 +40,17 @@ class Tile:
 
 Plan = Callable[[int], list[Tile]]
 """Tiles that each see at most about so many voxels."""
+
+
+def affordable_voxels(device: torch.device, most: int, bytes_per_voxel: int) -> int:
+    """How large a tile may be: what ``MEMORY_USED`` of the free memory holds, at least one voxel.
+
+    Args:
+        device: where the network is.
+        most: voxels from which on larger tiles gain nothing.
+        bytes_per_voxel: of the network's feature maps at their peak.
+    """
+    return min(most, max(int(free_memory(device) * MEMORY_USED) // bytes_per_voxel, 1))
 
 
 def run_network(

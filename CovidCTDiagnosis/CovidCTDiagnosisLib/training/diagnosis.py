@@ -188,7 +188,8 @@ def classifier_recipe(
         weight_decay=WEIGHT_DECAY,
         constant_rate=manner.constant_rate,
         seed=seed,
-        check=(lambda rng: draw_volumes(rng, kept, False, manner.balanced)) if manner.stop_early and kept else None,
+        # One by one, so that each counts once.
+        check=[[(e.ct, e.lesions, e.covid)] for e in kept] if manner.stop_early and kept else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -96,7 +96,8 @@ class Recipe(lightning.LightningModule):
         learning_rate, weight_decay: of AdamW; one-cycle schedule.
         constant_rate: Adam without a schedule, and no average of the weights.
         seed: of everything random.
-        check: one random batch of what is kept for early stopping, or None to train all steps.
+        check: what is kept for early stopping: all its batches, or one random batch of it (the same few are drawn every
+            time); None to train all steps.
 
     Attributes:
         freeze_from: step from which the statistics of batch normalisations stay as they are.
@@ -113,7 +114,7 @@ class Recipe(lightning.LightningModule):
         weight_decay: float = 1e-4,
         constant_rate: bool = False,
         seed: int = 0,
-        check: Draw | None = None,
+        check: Draw | Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.draw, self.loss, self.check = network, draw, loss, check
@@ -137,16 +138,16 @@ class Recipe(lightning.LightningModule):
         """The same batches every time, or none."""
         if self.check is None:
             return []
-        return DataLoader(self._check_batches(self.check), batch_size=None)
+        return DataLoader(self._check_batches(), batch_size=None)
 
-    def _check_batches(self, check: Draw) -> DrawnBatches:
-        return DrawnBatches(check, (self.seed, 1), 0, CHECK_BATCHES)
+    def _check_batches(self) -> Any:
+        """A sequence of batches."""
+        return DrawnBatches(self.check, (self.seed, 1), 0, CHECK_BATCHES) if callable(self.check) else self.check
 
     @torch.inference_mode()
     def check_loss(self) -> float:
         """Mean loss on what is kept for early stopping, of the network as it is."""
-        assert self.check is not None
-        batches = self._check_batches(self.check)
+        batches = self._check_batches()
         return float(np.mean([float(self.loss(self.network, batches[n])) for n in range(len(batches))]))
 
     def on_train_epoch_start(self) -> None:
@@ -174,7 +175,7 @@ class Recipe(lightning.LightningModule):
         loss = self.loss(self.network, batch)
         self.log("check_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
         self._check_losses = [*(self._check_losses if index else []), loss.detach()]
-        if index == CHECK_BATCHES - 1:
+        if index == len(self._check_batches()) - 1:
             mean = self.trainer.strategy.reduce(torch.stack(self._check_losses).mean(), reduce_op="mean")
             if self.trainer.is_global_zero:
                 keep_best(self.network, float(mean), Path(self.trainer.default_root_dir) / BEST)
