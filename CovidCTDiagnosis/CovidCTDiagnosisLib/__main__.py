@@ -306,7 +306,7 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     from .pipeline import Monitor
     from .pipeline.compute import choose_device
     from .pipeline.models import Models
-    from .pipeline.slice_folder import segment_images
+    from .pipeline.slice_folder import SMALLEST_SIDE, segment_images
     from .study.slice_masks import check_masks_output, write_masks
 
     read_as = _slice_options(options)
@@ -315,7 +315,7 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     models.require("lungs", "lesions", "involvement")
     monitor = Monitor(emit=emit)
     with monitor.stage("reading", "Reading the images"):
-        paths, images, left_out = read_slice_folder(options.images)
+        paths, images, left_out = read_slice_folder(options.images, SMALLEST_SIDE)
         for text in left_out:
             monitor.warn(text)
     found = segment_images(images, models, read_as, monitor)
@@ -338,8 +338,8 @@ def _add_diagnose_series(commands: Any) -> None:
         "diagnose-series",
         _diagnose_series,
         "COVID-19 probability of many scans: a folder of folders, each with the 8-bit lung-window slices of one scan. "
-        "Writes a table (CSV): series, probability, label, warnings, bundle. A series that cannot be read keeps its row, and "
-        "its warning says why.",
+        "Writes a table (CSV): series, probability, label, warnings, bundle. A series that cannot be read keeps its "
+        "row, and its warning says why.",
     )
     command.add_argument("folder", type=Path, help="folder of series folders")
     command.add_argument("--output", type=Path, required=True, help="CSV file to write")
@@ -362,12 +362,13 @@ def _diagnose_series(options: argparse.Namespace) -> None:
 
 def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> Any:
     from .bundle import open_bundle
+    from .ct.files import readable
     from .ct.slice_images import find_series
     from .pipeline import Monitor
     from .pipeline.compute import choose_device
     from .pipeline.models import Models
     from .pipeline.slice_series import NETWORKS as USED
-    from .study.series_table import check_table_output, write_table
+    from .study.series_table import check_table_output, read_table, write_table
 
     read_as = _slice_options(options)
     folders = find_series(options.folder)
@@ -376,6 +377,8 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
     models.require(*USED)
     monitor = Monitor(emit=emit, stages={"diagnosis": 1.0})
     rows: list[Any] = []
+    # Those of a run before stay until they are made anew, so that a run which is stopped costs none.
+    older = {row.series: row for row in read_table(options.output) if row.bundle == models.bundle.identity}
     if not options.output.exists():
         # At once, so that a place that cannot be written to costs no work.
         write_table(options.output, rows)
@@ -385,7 +388,8 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
                 _diagnose_folder(folder, models, read_as, monitor.part(number / len(folders), 1 / len(folders)))
             )
             # After each series, so that a run which is stopped leaves what it knows.
-            write_table(options.output, rows)
+            to_come = [older[name] for f in folders[number + 1 :] if (name := readable(f.name)) in older]
+            write_table(options.output, [*rows, *to_come])
     failed = [row for row in rows if not row.label]
     if len(failed) == len(rows):
         raise InputError(f"No series could be diagnosed. {failed[0].series}: {failed[0].warnings}", "Check the folder.")
@@ -396,13 +400,14 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
     """The row of one series."""
     from .ct.files import readable
     from .ct.slice_images import read_slice_folder
+    from .pipeline.slice_folder import SMALLEST_SIDE
     from .pipeline.slice_series import diagnose_images
     from .study.series_table import SeriesRow
 
     name, maker = readable(folder.name), models.bundle.identity
     try:
         try:
-            _, images, left_out = read_slice_folder(folder)
+            _, images, left_out = read_slice_folder(folder, SMALLEST_SIDE)
         except OSError as error:
             raise InputError(f"It cannot be read: {error.strerror or error}.") from error
         found = diagnose_images(images, models, read_as, report)

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume, slice_images
 from CovidCTDiagnosisLib.ct.slice_images import grey_to_hu, hu_to_grey, read_slice_image
-from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.pipeline import slice_series
+from CovidCTDiagnosisLib.pipeline.diagnosis import Diagnosis, calibrated
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.examples import prepare_examples
 from CovidCTDiagnosisLib.training.sources import Series
@@ -237,6 +240,34 @@ def test_an_older_table_is_replaced_another_file_is_not(
     assert [row["series"] for row in read(older)] == ["p10"]
     assert main(arguments(one, tmp_path / "none" / "x.csv", tiny_bundle)) == 2
     assert main(arguments(one, tmp_path, tiny_bundle)) == 2
+
+
+def test_a_run_that_is_stopped_costs_no_row_of_the_run_before(
+    scans: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = tmp_path / "series", tmp_path / "scores.csv"
+    for name in ("a", "b", "c", "__MACOSX"):
+        shutil.copytree(scans / "p10", folder / name)
+    assert main(arguments(folder, table, tiny_bundle)) == 0
+    before = read(table)
+    assert [row["series"] for row in before] == ["a", "b", "c"]
+    diagnose = slice_series.diagnose_images
+
+    def stop_at_the_second(*given: Any) -> Diagnosis:
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(None)
+        return replace(diagnose(*given), probability=0.9375)
+
+    done: list[None] = []
+    monkeypatch.setattr(slice_series, "diagnose_images", stop_at_the_second)
+    assert main(arguments(folder, table, tiny_bundle)) == 130
+    assert read(table) == [before[0] | {"probability": "0.9375", "label": "COVID-19"}, *before[1:]]
+    # Rows of other weights are not kept.
+    table.write_text(table.read_text().replace(before[0]["bundle"], "another 1.0.0 0123456789ab"))
+    done.clear()
+    assert main(arguments(folder, table, tiny_bundle)) == 130
+    assert [row["series"] for row in read(table)] == ["a"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="arguments are bytes")

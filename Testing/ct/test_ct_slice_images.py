@@ -10,12 +10,14 @@ from CovidCTDiagnosisLib.ct.slice_images import (
     find_slice_images,
     grey_to_hu,
     hu_to_grey,
+    is_mask,
     read_slice_folder,
     read_slice_image,
     write_png,
 )
 from CovidCTDiagnosisLib.errors import InputError
 from PIL import Image
+from scipy import ndimage
 
 GREY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 
@@ -35,11 +37,45 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         find_slice_images(tmp_path / "notes.txt")
 
 
-def test_images_whose_masks_would_have_one_name_are_refused(tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg"):
-        (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"a\.jpg and a\.png"):
-        find_slice_images(tmp_path)
+def test_of_images_of_one_name_the_first_is_used_and_the_other_named(tmp_path: Path) -> None:
+    for name in ("a.png", "a.bmp", "b.png"):
+        Image.fromarray(GREY).save(tmp_path / name)
+    found = read_slice_folder(tmp_path)
+    assert [p.name for p in found.paths] == ["a.bmp", "b.png"]
+    assert found.warnings == ["Left out: a.png is called as a.bmp."]
+
+
+def test_a_mask_may_have_the_name_of_its_image(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "0.jpg")
+    Image.fromarray((GREY > 99).astype(np.uint8) * 255).save(tmp_path / "0.png")
+    assert [p.name for p in read_slice_folder(tmp_path).paths] == ["0.jpg"]
+
+
+def test_images_too_small_for_a_slice_are_left_out_and_named(tmp_path: Path) -> None:
+    Image.fromarray(np.kron(GREY, np.ones((4, 4), np.uint8))).save(tmp_path / "1.png")
+    Image.fromarray(GREY).save(tmp_path / "thumb.png")
+    found = read_slice_folder(tmp_path, smallest_side=32)
+    assert [p.name for p in found.paths] == ["1.png"]
+    assert found.warnings == ["Left out: thumb.png has only 20 x 12 pixels."]
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(InputError, match=r"thumb\.png has only") as caught:
+        read_slice_folder(tmp_path, smallest_side=32)
+    assert "32 pixels" in caught.value.remedy
+
+
+def test_masks_with_soft_edges_are_masks_and_dark_pictures_are_not(tmp_path: Path) -> None:
+    mask = ndimage.gaussian_filter(255.0 * (np.indices((60, 80))[1] > 40), 1).astype(np.uint8)
+    assert len(np.unique(mask)) > 5 and is_mask(mask)
+    assert not is_mask(np.zeros((60, 80), np.uint8))
+    assert not is_mask(np.full((60, 80), 3, np.uint8) + np.arange(80, dtype=np.uint8) // 10)
+
+
+def test_machine_masks_are_masks_and_slices_are_none(training_data: Path) -> None:
+    """Of the real pictures; the masks of one volume are half grey, and one that is black all over may be a slice."""
+    pictures = [*(training_data / "covid_volumes").glob("*/*.jpg"), *(training_data / "series").glob("*/*.png")]
+    assert not any(is_mask(read_slice_image(path)) for path in sorted(pictures)[::40])
+    masks = [read_slice_image(p) for p in sorted((training_data / "covid_volumes").glob("*/*_machine_mask.png"))[::9]]
+    assert np.mean([is_mask(mask) for mask in masks if mask.any()]) > 0.9
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
@@ -111,6 +147,15 @@ def test_damaged_images_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match="cannot be read"):
             read_slice_image(tmp_path / name)
+
+
+def test_whatever_fails_in_a_picture_s_reader_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> Image.Image:
+        raise TypeError("Missing dimensions")  # as Pillow does with some damaged TIFF files
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(InputError, match=r"a\.tif cannot be read"):
+        read_slice_image(tmp_path / "a.tif")
 
 
 def test_several_pages_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
-from CovidCTDiagnosisLib.ct.regrid import WorkingGrid
+from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, to_grid
 from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.pipeline import domes
 from CovidCTDiagnosisLib.pipeline.lesions import (
@@ -18,6 +18,8 @@ from CovidCTDiagnosisLib.pipeline.lesions import (
     MOST_OUTSIDE,
     SMALL_OUTSIDE,
     Lesions,
+    _nearest,
+    _widened,
     reach_out,
     segment_lesions,
     share_out,
@@ -372,6 +374,28 @@ def test_rules_of_a_lone_slice() -> None:
     np.testing.assert_array_equal(labels, paving * CRAZY_PAVING + combined * COMBINED)
     _, merged = one.lesions(lungs, 0.5, merge=True)
     np.testing.assert_array_equal(merged, piece)  # neither is denser: ground-glass opacity
+
+
+@pytest.mark.parametrize("edge", range(40, 46))
+def test_no_seam_parts_the_lungs_from_what_reaches_out(edge: int) -> None:
+    """Wherever the lungs' fine edge lies in a pixel of the working grid, on lone slices and CTs alike."""
+    shape, spacing, step = (6, 80, 120), (2.0, 0.7, 0.7), (3.0, 1.75, 1.75)
+    lungs, piece = np.zeros(shape, bool), np.zeros(shape, bool)
+    lungs[:, 10:70, 10:edge] = True
+    piece[:, 25:55, edge - 15 : edge + 25] = True
+
+    flat = Volume(np.zeros((1, *shape[1:]), np.int16), (0.7, 0.7, 2.0))
+    plane = WorkingGrid.covering((0, 0, 0), (2.0, 56.0, 84.0), (2.0, *step[1:]))
+    tissue = to_grid(piece[:1].astype(np.float32), flat.spacing[::-1], plane)[None]
+    one = SliceProbabilities(flat, plane, np.zeros((4, *plane.count), np.float32), tissue, "involvement")
+    reached, labels = one.lesions(lungs[0], 0.4)
+    assert reached[30:50, 20 : edge + 22].all() and labels[30:50, edge - 12 : edge + 22].all()
+
+    grid = WorkingGrid.covering((0, 0, 0), (12.0, 56.0, 84.0), step)
+    inside, whole = (_nearest(mask.astype(np.uint8), spacing, grid) for mask in (lungs, piece))
+    widened = _widened(lungs.astype(np.uint8), inside, (whole > 0) & (inside == 0), grid, spacing)
+    assert widened[:, 30:50, 20 : edge + 22].all()
+    assert not widened[:, :20, edge:].any()
 
 
 @pytest.mark.parametrize(("threshold", "seen"), [(0.4, True), (0.5, False)])

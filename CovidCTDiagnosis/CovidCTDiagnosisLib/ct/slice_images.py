@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..folders import is_left_by_file_manager
 from .files import PICTURE_SUFFIXES
 from .windows import CLASSIFIER, Window, unscale
 
@@ -18,30 +19,24 @@ COLOUR_TOLERANCE, COLOURED_SHARE = 12, 0.01
 may differ by more."""
 MASK_LEVELS = 3
 """A picture of no more grey levels, but more than one, is a mask."""
+NEARLY_BLACK, NEARLY_WHITE, SOFT_MASK_SHARE = 20, 235, 0.9
+"""So is one of which this share and more is darker or brighter, some of it either: as JPEG, or with soft edges."""
 
 _REMEDY = "Export the slices as 8-bit grey PNG, JPEG, BMP or TIFF images."
 
 
 def find_slice_images(folder: Path) -> list[Path]:
-    """The images of a folder in natural order of their names (2 before 10), one per name.
+    """The images of a folder in natural order of their names (2 before 10).
 
     Raises:
-        InputError: there is no such folder, it has no images, or two images differ in nothing but the suffix.
+        InputError: there is no such folder, or it has no images.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.", "Give a folder of slice images.")
     paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.name[0] != "." and p.is_file()]
     if not paths:
         raise InputError(f"The folder {folder} has no images.", _REMEDY)
-    paths.sort(key=_natural)
-    stems: dict[str, Path] = {}
-    for path in paths:
-        other = stems.setdefault(path.stem, path)
-        if other != path:
-            raise InputError(
-                f"{other.name} and {path.name} would get masks of the same name.", "Rename or remove one of them."
-            )
-    return paths
+    return sorted(paths, key=_natural)
 
 
 def find_series(folder: Path) -> list[Path]:
@@ -52,7 +47,8 @@ def find_series(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.", "Give a folder of series folders.")
-    folders = sorted((p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."), key=_natural)
+    held = (p for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and not is_left_by_file_manager(p.name))
+    folders = sorted(held, key=_natural)
     if not folders:
         raise InputError(
             f"The folder {folder} holds no folders of slices.", "Give the folder above the series, one folder each."
@@ -77,7 +73,9 @@ def read_slice_image(path: Path) -> np.ndarray:
             if getattr(image, "n_frames", 1) > 1:
                 raise InputError(f"{path.name} has several pages.", "Save each slice as an image of its own.")
             return _grey(image, path.name)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # damage makes Pillow's readers fail in many ways
         raise InputError(f"{path.name} cannot be read as an image.", _REMEDY) from error
 
 
@@ -94,34 +92,58 @@ class SliceImages(NamedTuple):
     warnings: list[str]
 
 
-def read_slice_folder(folder: Path) -> SliceImages:
-    """The slices of a folder: without masks that lie beside them, and without what cannot be read.
+def read_slice_folder(folder: Path, smallest_side: int = 1) -> SliceImages:
+    """The slices of a folder, one per name: without masks that lie beside them, and without what cannot be used.
+
+    Args:
+        folder: of images.
+        smallest_side: pixels; smaller images (icons, previews) are left out.
 
     Raises:
-        InputError: as `find_slice_images`, or nothing can be read: then what the first one lacks.
+        InputError: as `find_slice_images`, or nothing can be used: then what the first one lacks.
     """
     found = SliceImages([], [], [])
     masks, errors = [], []
     for path in find_slice_images(folder):
         try:
             image = read_slice_image(path)
+            if is_mask(image):
+                masks.append(path.name)
+                continue
+            _check_use(path, image.shape, smallest_side, found.paths)
         except InputError as error:
             errors.append(error)
-            continue
-        if 1 < len(np.unique(image)) <= MASK_LEVELS:
-            masks.append(path.name)
             continue
         found.paths.append(path)
         found.images.append(image)
     if not found.images:
         raise errors[0] if errors else InputError(f"The folder {folder} holds masks only.", _REMEDY)
     if errors:
-        others = f" {len(errors) - 1} more cannot be read either." if len(errors) > 1 else ""
-        found.warnings.append(f"Left out: {errors[0].message}{others}")
+        found.warnings.append("Left out: " + " ".join(error.message for error in errors))
     if masks:
         others = f" and {len(masks) - 1} more" if len(masks) > 1 else ""
         found.warnings.append(f"Left out: {masks[0]}{others}, with so few grey levels, will be a mask.")
     return found
+
+
+def _check_use(path: Path, shape: tuple[int, ...], smallest_side: int, others: list[Path]) -> None:
+    """Raise InputError if the image is too small, or one of its name is there."""
+    if min(shape) < smallest_side:
+        raise InputError(
+            f"{path.name} has only {shape[1]} x {shape[0]} pixels.",
+            f"Give whole axial slices, at least {smallest_side} pixels a side.",
+        )
+    same = next((other for other in others if other.stem == path.stem), None)
+    if same is not None:
+        raise InputError(f"{path.name} is called as {same.name}.", "Rename or remove one of them.")
+
+
+def is_mask(image: np.ndarray) -> bool:
+    """Whether an image, uint8 (rows, columns), has so few grey levels that it will be a mask; a black one is none."""
+    if len(np.unique(image)) <= MASK_LEVELS:
+        return int(np.ptp(image)) > 0
+    black, white = float((image < NEARLY_BLACK).mean()), float((image > NEARLY_WHITE).mean())
+    return min(black, white) > 0 and black + white >= SOFT_MASK_SHARE
 
 
 def _grey(image: Image.Image, name: str) -> np.ndarray:

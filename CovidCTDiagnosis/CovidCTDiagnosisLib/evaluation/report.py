@@ -295,7 +295,7 @@ def _known_of(bundle: Bundle) -> dict[int | str, str]:
         25: "; ".join(f"{n}: {_length(t)}, seed {t.get('seed')}" for n, t in training.items() if "seed" in t),
         26: "; ".join(f"{n}: {_chosen(n, t)}" for n, t in training.items() if "seed" in t),
         27: "; ".join(f"{n}: mean of {count} networks" for n, count in _ensembles(bundle)) or "none",
-        30: f"scans spoilt on purpose (covid-ct evaluate diagnosis --spoil): see the model card; on these data: {AUTHORS}",
+        30: f"scans spoilt on purpose (evaluate diagnosis --spoil): see the model card; on these data: {AUTHORS}",
         31: "layer-wise relevance propagation, written with every study",
         38: "see the model card; research use only",
         "13a": "the program sees the images alone",

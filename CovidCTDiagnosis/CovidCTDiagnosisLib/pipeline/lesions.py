@@ -312,13 +312,17 @@ def _plan_sparse(wanted: np.ndarray, most: int) -> list[Tile]:
 def _widened(
     lungs: np.ndarray, inside: np.ndarray, outside: np.ndarray, grid: WorkingGrid, spacing: Triple
 ) -> np.ndarray:
-    """The lungs with what lies outside of them, which gets the number of the nearer side."""
+    """The lungs with what lies outside of them, which gets the number of the nearer side.
+
+    Also what lies between in working voxels that are lung, so that no seam parts the two.
+    """
     if not outside.any():
         return lungs
     near = bounding_region(outside, NEAR)
     places = ndimage.distance_transform_edt(inside[near] == 0, return_distances=False, return_indices=True)
     sides = np.zeros(inside.shape, np.uint8)
-    sides[near] = np.where(outside[near], inside[near][tuple(places)], 0)
+    joined = outside[near] | (ndimage.binary_dilation(outside[near], np.ones((3, 3, 3), bool)) & (inside[near] > 0))
+    sides[near] = np.where(joined, inside[near][tuple(places)], 0)
     own = WorkingGrid.of_volume(lungs.shape, spacing)  # type: ignore[arg-type]
     holds = [_containing(own, grid, axis) for axis in range(3)]
     return np.where(lungs > 0, lungs, _take(sides, holds))

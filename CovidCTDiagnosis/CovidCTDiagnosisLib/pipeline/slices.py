@@ -170,7 +170,9 @@ class SliceProbabilities:
         """
         inside = to_grid(lungs[None].astype(np.float32), self.slice.spacing[::-1], self.grid) > 0.5
         outside = reach_out(inside, self.tissue[0] > threshold)
-        reached = lungs | (self._back(outside.astype(np.float32)) > 0.5)
+        # Of both together, as what lies outside alone fades before it meets the lungs, which would leave a seam.
+        both = self._back((inside | outside).astype(np.float32)) > 0.5
+        reached = lungs | (both & (self._back(outside.astype(np.float32)) > 0))
         probability, classes = mask_probability(self.unet, self.tissue[0], self.source), self.unet.copy()
         share_out(probability, classes, self.tissue)
         lesion = (self._back(probability) > threshold) & reached

@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
 from ..pipeline.scan_input import scan_input
-from ..pipeline.slice_folder import SliceOptions
+from ..pipeline.slice_folder import SMALLEST_SIDE, SliceOptions
 from ..pipeline.slice_series import images_input
 from ..tables import Row, Splits, read_rows, require_columns, spelled_alike
 from .sources import NOMINAL_SLICE_MM, fingerprint
@@ -68,7 +68,9 @@ class OwnScan:
     def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
         """See ``examples.Scan``; a folder of slice images is read as ``covid-ct diagnose-series`` does."""
         if _holds_images(self.path):
-            return images_input(read_slice_folder(self.path).images, models, longest_side, SliceOptions())
+            return images_input(
+                read_slice_folder(self.path, SMALLEST_SIDE).images, models, longest_side, SliceOptions()
+            )
         return scan_input(read_scan(self.path), models, slice_mm=NOMINAL_SLICE_MM, longest_side=longest_side)
 
 
