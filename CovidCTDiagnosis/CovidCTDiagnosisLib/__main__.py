@@ -851,6 +851,8 @@ def _evaluate_report(options: argparse.Namespace) -> None:
     # Predictions of a bundle that is not here may be judged, at a threshold that is given.
     elsewhere = options.threshold is not None and not options.bundle
     told = not elsewhere and predictions.made_by(bundle)
+    if options.threshold is None and not told:
+        predictions.require_called_at(threshold)
     # Facts of a bundle belong into the checklist only if it is said to have made the predictions.
     maker = bundle if options.bundle or told else None
     write_report(predictions, threshold, options.output, maker, options.pictures)

@@ -77,22 +77,31 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     """Columns of a table (in small letters, with _ for - and spaces, by their usual names), and its rows.
 
     Cells are separated as in the first line: by commas, semicolons (as spreadsheets do where a comma is the decimal
-    sign) or tabs. Empty rows are left out.
+    sign) or tabs. Empty rows are left out, and a first line ``sep=;`` as Excel writes it.
 
     Raises:
-        InputError: it is not there or cannot be read, a column stands twice, or a row has more cells than columns.
+        InputError: it is not there or cannot be read, a quote is not closed, a column stands twice, or a row has more
+            cells than columns.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file.", "Give a CSV file in UTF-8.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
-            reader.fieldnames = columns = [_plain(name) for name in reader.fieldnames or []]
-            rows = [Row(path.name, reader.line_num, cells) for cells in reader]
+            lines = file.readlines()
+        if any("\0" in line for line in lines):
+            raise csv.Error("no text")
+        before = 0
+        while before < len(lines) and (not lines[before].strip() or lines[before].lower().startswith("sep=")):
+            before += 1
+        delimiter = max(",;\t", key="".join(lines[before : before + 1]).count)
+        # Strictly: a quote that is not closed would swallow the rows after it without a word.
+        reader = csv.DictReader(lines[before:], delimiter=delimiter, strict=True)
+        reader.fieldnames = columns = [_plain(name) for name in reader.fieldnames or []]
+        rows = [Row(path.name, before + reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error
+        raise InputError(
+            f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8, in which every quote is closed."
+        ) from error
     for column in columns:
         if column and columns.count(column) > 1:
             raise InputError(f"{path.name} has two columns {column}.", "Leave one of them.")

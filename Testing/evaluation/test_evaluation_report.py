@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,7 +93,7 @@ def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
     table[4]["probability"] = ""
     table[5]["co_rads"] = table[5]["involvement_percent"] = table[5]["split"] = ""
     read = read_predictions(write(tmp_path / "t.csv", table))
-    assert read.undiagnosed == ["s4"] and len(read.scans) == 59
+    assert [(s.name, s.covid) for s in read.undiagnosed] == [("s4", 0)] and len(read.scans) == 59
     assert read.scans[0] == Prediction("s0", float(str(table[0]["probability"])), 1, 1, "Liège", "validation", 25, "p0")
     assert (read.scans[4].co_rads, read.scans[4].involvement_percent, read.scans[4].split) == (None, None, "")
     assert read.covid.sum() == 20 and read.probability.shape == (59,)
@@ -122,6 +123,9 @@ def test_names_may_be_scans_and_other_columns_do_not_matter(tmp_path: Path) -> N
         ("series,probability,covid\na,0.5,1\nb,0.1,1\n", "needs COVID-19 and other scans"),
         ("series,probability,covid\n", "needs COVID-19 and other scans"),
         ("series,probability,covid\n,,\n\na,0.5,1\nb,2,0\n", "line 5: probability is 2"),
+        ("\nsep=;\nseries;probability;covid\na;0,5;1\nb;2;0\n", "line 5: probability is 2"),
+        ('series,probability,covid,warnings\na,0.5,1,"no\nb,0.1,0,\nc,0.9,1,\n', "t.csv cannot be read as a table"),
+        ("series,probability,covid\na,,77\nb,0.1,0\n", "line 2: covid is 77"),
     ],
 )
 def test_a_bad_table_is_answered_in_one_sentence(text: str, complaint: str, tmp_path: Path) -> None:
@@ -223,7 +227,8 @@ def test_examples_are_the_surest_of_each_kind_wrong_ones_first(tmp_path: Path) -
     scans = [Prediction(f"c{n}", p, 1) for n, p in enumerate((0.9, 0.8, 0.3))]
     scans += [Prediction(f"n{n}", p, 0) for n, p in enumerate((0.95, 0.6, 0.7, 0.55, 0.1))]
     Image.new("L", (8, 8)).save(tmp_path / "n0.png")
-    page = report(Predictions(scans, ["lost"]), 0.5, pictures=tmp_path, replicates=50)
+    lost = [Prediction(f"lost {n}", math.nan, covid, split=split) for n, covid, split in ((1, 1, ""), (2, 0, "train"))]
+    page = report(Predictions(scans, lost), 0.5, pictures=tmp_path, replicates=50)
     shown = page[page.index("<h2>Examples") : page.index("<h2>Checklist")]
     assert re.findall(r"([cn]\d): probability", re.sub(r'alt="[^"]*"', "", shown)) == [
         *("n0", "n2", "n1"),
@@ -232,7 +237,8 @@ def test_examples_are_the_surest_of_each_kind_wrong_ones_first(tmp_path: Path) -
         "n4",
     ]
     assert [kind for kind, _ in pictures(shown)] == ["png"]
-    assert "1 more have no probability" in page and "lost" in page
+    assert "1 more (1 COVID-19) have no probability and count nowhere: lost 1. Were all" in page
+    assert "sensitivity would be 0.500 and specificity 0.200" in page  # 2 of 4, 1 of 5
 
 
 def test_pictures_come_from_the_folder_alone(tmp_path: Path) -> None:
@@ -240,7 +246,7 @@ def test_pictures_come_from_the_folder_alone(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "secret.png")
     scans = [Prediction("../secret", 0.9, 1), Prediction("x" * 300, 0.8, 1), Prediction("n", 0.1, 0)]
     page = report(Predictions(scans, []), 0.5, pictures=tmp_path / "inside", replicates=20)
-    assert all(kind != "png" for kind, _ in pictures(page)) and "../secret: probability 0.90" in page
+    assert all(kind != "png" for kind, _ in pictures(page)) and "../secret: probability 0.9000" in page
 
 
 @pytest.mark.parametrize("probabilities", [(1, 1, 1, 0, 0, 0), (0.5,) * 6, (0.9, 0.8, 0.7, 0.3)], ids=str)
@@ -299,6 +305,11 @@ def test_figures_draw_the_numbers(tmp_path: Path) -> None:
     curve = roc(probability, covid, replicates=50)
     (axes,) = roc_figure(curve, "AUC", (0.2, 0.7)).axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), curve.true_positive_rate)
+    tied = np.round(probability, 1)
+    (axes,) = roc_figure(roc(tied, covid, replicates=50), "AUC", (0.2, 0.7)).axes
+    drawn = axes.lines[0]
+    assert drawn.get_drawstyle() == "default"
+    assert np.trapezoid(drawn.get_ydata(), drawn.get_xdata()) == pytest.approx(roc_auc_score(covid, tied))
     assert axes.lines[-1].get_xydata().tolist() == [[0.2, 0.7]]
     bins = reliability_curve(probability, covid)
     (axes,) = reliability_figure(bins).axes
@@ -339,14 +350,57 @@ def test_a_wrong_call(wrong: tuple[str, str], tmp_path: Path, tiny_bundle: Path)
     assert {p.name for p in tmp_path.iterdir()} == {"t.csv"}
 
 
+def test_labels_that_another_threshold_gave_are_not_judged_at_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of before there was a column bundle; or one that names it for some rows only."""
+    page, shipped = tmp_path / "p.html", open_bundle()
+    above = shipped.settings["diagnosis"]["threshold"] + 0.1
+    label = {True: "COVID-19", False: "not COVID-19"}
+    for named in (lambda n, covid: "", lambda n, covid: shipped.identity if n == 3 else ""):
+        table = rows(label=lambda n, covid: "", bundle=named)
+        for row in table:
+            row["label"] = label[float(str(row["probability"])) >= above]
+        table[0] |= {"probability": above - 0.05, "label": label[False]}
+        arguments = ["evaluate", "report", str(write(tmp_path / "t.csv", table)), "--output", str(page)]
+        assert main(arguments) == 3 and "of another bundle" in capsys.readouterr().err
+        assert main([*arguments, "--threshold", str(above)]) == 0
+
+
+def test_a_row_for_scans_whose_centre_is_not_stated() -> None:
+    scans = [Prediction(f"{n}", n / 20, n % 2, centre="Gent" if n < 12 else "") for n in range(20)]
+    page = report(Predictions(scans, []), 0.5, replicates=20)
+    table = page[page.index("<h2>By centre") :]
+    assert "<td>Gent</td><td>12</td>" in table and "<td>not stated</td><td>8</td>" in table
+
+
+@pytest.mark.parametrize(
+    ("split", "judged"), [("Training set", False), ("val-2", False), ("train 1", False), ("trained", True)]
+)
+def test_splits_are_known_by_their_first_word(split: str, judged: bool, tmp_path: Path) -> None:
+    table = rows(split=lambda n, covid: split if n < 9 else "test")
+    assert len(read_predictions(write(tmp_path / "t.csv", table)).tested.scans) == (60 if judged else 51)
+
+
+def test_letters_that_no_picture_may_hold_are_left_out() -> None:
+    scans = [Prediction(f"{n}", n / 20, n % 2, centre=f"G\x08{n % 3}$") for n in range(20)]
+    drawn = [data for _, data in pictures(report(Predictions(scans, []), 0.5, replicates=20))]
+    assert any(b"G1" in data for data in drawn)
+    for data in drawn:
+        ElementTree.fromstring(data)
+
+
 def test_what_few_cases_cannot_tell_is_not_told_as_certain() -> None:
     """Eight COVID-19 scans that nothing overlaps: no rate at 0.95 with an interval of no width, no binormal area."""
     scans = [Prediction(f"{n}", 0.9 - 0.05 * n, int(n < 8)) for n in range(16)]
     page = report(Predictions(scans, []), 0.5, replicates=20)
-    assert "0.000 (an interval needs 20 COVID-19 scans)" in page and "Demidenko" not in page
-    scans += [Prediction(f"more{n}", 0.3 + 0.02 * n, n % 2) for n in range(30)]
+    assert (
+        "0.000 (an interval needs 40 COVID-19 scans)" in page and "it is too narrow" in page and "Demidenko" not in page
+    )
+    scans += [Prediction(f"more{n}", 0.3 + 0.009 * n, n % 2) for n in range(70)]
     page = report(Predictions(scans, []), 0.5, replicates=20)
-    assert "an interval needs" not in page and "AUC (binormal, Demidenko)" in page
+    assert "an interval needs" not in page and "it is too narrow" not in page
+    assert "AUC (binormal, Demidenko)" in page and "; supposes that the log odds" in page
 
 
 def test_warned_scans_and_the_splits_that_were_judged_are_named(tmp_path: Path) -> None:

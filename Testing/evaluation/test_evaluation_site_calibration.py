@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.evaluation import site_calibration
 from CovidCTDiagnosisLib.evaluation.predictions import Prediction, Predictions
 from CovidCTDiagnosisLib.evaluation.site_calibration import fit_site
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.training.calibration import fit_platt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +75,43 @@ def test_few_scans_are_less_sure() -> None:
         fitted = fit_site(site(scans)[0], SETTINGS, 0.9, replicates=100)
         widths.append(fitted.sensitivity.high - fitted.sensitivity.low)
     assert widths[0] > 1.5 * widths[1]
+
+
+def test_what_few_scans_tell_is_on_average_what_is_true_and_never_certain() -> None:
+    """Sites of ten COVID-19 and 40 other scans, aiming at 0.9; the truth by many scans more."""
+    many, many_scores = site(20_000, seed=1)
+    told, true = [], []
+    for seed in range(12):
+        pool, _ = site(400, seed + 2)
+        chosen = [s for kind, n in ((1, 10), (0, 40)) for s in [s for s in pool.scans if s.covid == kind][:n]]
+        fitted = fit_site(Predictions(chosen, []), SETTINGS, 0.9, replicates=100)
+        found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold}
+        called = np.array([calibrated((0.0, s), found).label == "COVID-19" for s in many_scores])
+        told.append(fitted.sensitivity.value)
+        true.append(called[many.covid == 1].mean())
+        for interval in (fitted.sensitivity, fitted.specificity):
+            assert interval.high - interval.low > 0.05
+    assert np.mean(told) == pytest.approx(np.mean(true), abs=0.05)
+
+
+def test_scans_of_one_patient_are_never_both_fitted_to_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four scans of each patient, all of one score."""
+    once = site(40, seed=3)[0].scans
+    scans = [replace(s, name=f"{s.name}-{n}", patient=s.name) for s in once for n in range(4)]
+    assert len({s.probability for s in once}) == len(once)
+    drawn: list[np.ndarray] = []
+
+    def fit(scores: np.ndarray, *others: Any, **named: Any) -> tuple[float, float]:
+        drawn.append(np.unique(scores, return_counts=True)[1])
+        return fit_platt(scores, *others, **named)
+
+    monkeypatch.setattr(site_calibration, "fit_platt", fit)
+    by_patient = fit_site(Predictions(scans, []), SETTINGS, 0.9, replicates=50)
+    assert all((counts % 4 == 0).all() for counts in drawn)
+    drawn.clear()
+    by_scan = fit_site(Predictions([replace(s, patient="") for s in scans], []), SETTINGS, 0.9, replicates=50)
+    assert not all((counts % 4 == 0).all() for counts in drawn)
+    assert by_scan.brier_after < by_patient.brier_after
 
 
 def test_too_few_scans_are_refused() -> None:
@@ -162,6 +203,19 @@ def test_predictions_that_tell_nothing_are_refused_and_weak_ones_are_called_so(
     weak = [f"{n},{0.5 + 0.01 * (n % 7 == 0)},{n % 2}" for n in range(40)] + ["a,0.9,1", "b,0.1,0"]
     assert _calibrate(weak, tiny_bundle, tmp_path) == 0
     assert "Chance alone" in capsys.readouterr().out
+
+
+def test_a_threshold_below_all_scans_is_told_and_stands_in_the_card(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n},{0.6 + 0.01 * n},1" for n in range(7)] + [f"n{n},{0.3 + 0.01 * n},0" for n in range(12)]
+    assert _calibrate([*rows, "odd,0.05,1"], tiny_bundle, tmp_path) == 0
+    said, card = capsys.readouterr().out, open_bundle(tmp_path / "site").model_card
+    for text in ("every scan is called COVID-19", "Fewer than 50 scans", "does not name the patient of each"):
+        assert text in said and text in card
+    assert "On the scans fitted to, sensitivity 1.000 and specificity 0.000." in said
+    assert _calibrate(rows, tiny_bundle, tmp_path) == 0
+    assert "every scan is called" not in capsys.readouterr().out
 
 
 def test_what_was_fitted_to_is_said(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

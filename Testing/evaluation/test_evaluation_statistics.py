@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.evaluation.confusion import Confusion
-from CovidCTDiagnosisLib.evaluation.metrics import wilson
+from CovidCTDiagnosisLib.evaluation.metrics import Interval, wilson
 from CovidCTDiagnosisLib.evaluation.reliability import (
     brier,
+    brier_interval,
+    calibration_error_by_chance,
     decision_curve,
     expected_calibration_error,
     reliability_curve,
@@ -298,6 +300,31 @@ def test_the_calibration_error_by_hand() -> None:
     probability, labels = np.array([0.1, 0.1, 0.9, 0.9, 1.0]), np.array([0, 1, 1, 1, 0])
     # Bins at 0.1 (observed 0.5) and at 0.9..1 (predicted 0.9333, observed 2/3).
     assert expected_calibration_error(probability, labels) == pytest.approx((2 * 0.4 + 3 * (2.8 / 3 - 2 / 3)) / 5)
+
+
+def test_few_cases_have_a_calibration_error_though_all_probabilities_are_right() -> None:
+    probability = np.random.default_rng(0).random(30)
+    few = calibration_error_by_chance(probability)
+    assert few == pytest.approx(0.177, abs=0.02)  # simulated with other draws
+    assert calibration_error_by_chance(np.tile(probability, 40)) < few / 4
+
+
+def test_the_brier_score_s_interval_is_that_of_its_mean() -> None:
+    probability, labels = np.random.default_rng(0).random(400), np.arange(400) % 2
+    errors = (probability - labels) ** 2
+    found = brier_interval(probability, labels)
+    half = 1.96 * errors.std() / 20
+    assert found.value == pytest.approx(errors.mean()) and found.high - found.low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_a_rate_that_no_replicate_changes_is_not_certain() -> None:
+    scores, labels = np.r_[np.linspace(0.6, 1, 40), np.linspace(0, 0.4, 12)], np.r_[np.ones(40), np.zeros(12)]
+    assert false_positive_rate_at(scores, labels) == Interval(0, 0, wilson(0, 12).high)
+
+
+def test_all_hundredths_are_thresholds_of_the_decision_curve() -> None:
+    at = decision_curve(np.array([0.7, 0.7, 0.1]), np.array([1, 1, 0])).thresholds
+    assert all(f"{t!r}" == f"{n / 100!r}" for n, t in enumerate(at.tolist(), start=1))
 
 
 def test_the_decision_curve_by_hand_and_its_limits() -> None:

@@ -36,8 +36,8 @@ def png(figure: Figure) -> bytes:
 
 
 def as_written(text: str) -> str:
-    """A text of the user's, in which dollars do not begin a formula."""
-    return text.replace("$", r"\$")
+    """A text of the user's, in which dollars do not begin a formula, and nothing is no letter (SVG forbids some)."""
+    return "".join(letter for letter in text if letter.isprintable()).replace("$", r"\$")
 
 
 def plain(axes: Axes) -> None:

@@ -57,6 +57,12 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return Overlap.of(a, b).dice
 
 
+def widened(share: Interval, trials: int) -> Interval:
+    """The interval of a share, made as wide as Wilson's of so many trials: a bootstrap of few cases is too narrow."""
+    _, low, high = wilson(share.value * trials, trials)
+    return Interval(share.value, min(share.low, low), max(share.high, high))
+
+
 def wilson(successes: float, trials: int) -> Interval:
     """A proportion with Wilson's 95 % interval; successes need not be whole."""
     z = 1.959963984540054

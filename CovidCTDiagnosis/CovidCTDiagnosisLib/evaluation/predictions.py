@@ -11,11 +11,14 @@ label, warnings, bundle             optional, as written: what the scan was call
 ==================================  =====================================================================
 
 The splits train (or training, dev, development) and validation (or val, valid, calibration, tuning) are what a bundle
-has learned from, in any case of letters; rows of another split, or of none, are taken for tests.
+has learned from, in any case of letters, with more words or numbers or without ("Training set 2"); rows of another
+split, or of none, are taken for tests.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,8 @@ from ..pipeline.appearance import UNRELIABLE
 from ..tables import Row, Splits, read_rows, require_columns
 
 NAMES = ("series", "scan")
+ROUNDED = 1e-4
+"""Half of a table's last digit, and some more: so near the threshold a label says nothing."""
 SMALLEST = 1e-4
 """Probabilities closer to 0 or 1 than this are not told apart in a table."""
 CALLS = {"covid-19": True, "not covid-19": False}
@@ -49,7 +54,7 @@ class Prediction:
         centre: as in the table, empty where not stated.
         split: in small letters, empty where not stated.
         involvement_percent: or None.
-        patient: empty where not stated; never written anywhere.
+        patient: in small letters, empty where not stated; never written anywhere.
         called: COVID-19 or not, by the table; None where not stated.
         warned: the program said that the probability is not to be relied on.
         bundle: what made the prediction, empty where not stated.
@@ -67,6 +72,20 @@ class Prediction:
     warned: bool = False
     bundle: str = ""
 
+    @property
+    def is_training(self) -> bool:
+        """Whether a bundle has learned from it."""
+        return _first_word(self.split) in TRAINING
+
+    @property
+    def is_validation(self) -> bool:
+        """Whether a bundle was fitted to it."""
+        return _first_word(self.split) in VALIDATION
+
+
+def _first_word(split: str) -> str:
+    return re.split(r"[^a-z]", split, maxsplit=1)[0]
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -74,11 +93,11 @@ class Predictions:
 
     Attributes:
         scans: those that have a probability.
-        undiagnosed: names of the others.
+        undiagnosed: the others, their probability not a number.
     """
 
     scans: list[Prediction]
-    undiagnosed: list[str]
+    undiagnosed: list[Prediction]
 
     @property
     def tested(self) -> Predictions:
@@ -87,7 +106,7 @@ class Predictions:
         Raises:
             InputError: one of the two kinds of cases is missing then.
         """
-        return self._only(lambda split: split not in (*TRAINING, *VALIDATION))
+        return self._only(lambda scan: not (scan.is_training or scan.is_validation))
 
     @property
     def to_fit(self) -> Predictions:
@@ -96,15 +115,15 @@ class Predictions:
         Raises:
             InputError: one of the two kinds of cases is missing then.
         """
-        if any(s.split in VALIDATION for s in self.scans):
-            return self._only(lambda split: split in VALIDATION)
-        return self._only(lambda split: split not in TRAINING)
+        if any(s.is_validation for s in self.scans):
+            return self._only(lambda scan: scan.is_validation)
+        return self._only(lambda scan: not scan.is_training)
 
     def made_by(self, bundle: Bundle) -> bool:
-        """Whether the table says that this bundle made the predictions.
+        """Whether the table says of each scan that this bundle made its prediction.
 
         Raises:
-            InputError: it says that another did.
+            InputError: it says of one that another did.
         """
         told = {s.bundle for s in self.scans if s.bundle}
         others = told - {bundle.identity}
@@ -113,17 +132,28 @@ class Predictions:
                 f"The predictions are of the bundle {min(others)}, not of {bundle.identity}.",
                 "Give the bundle that made them with --bundle.",
             )
-        return bool(told)
+        return all(s.bundle for s in self.scans)
 
-    def _only(self, wanted: Callable[[str], bool]) -> Predictions:
-        scans = [s for s in self.scans if wanted(s.split)]
+    def require_called_at(self, threshold: float) -> None:
+        """Raise InputError if a label of the table is not what this threshold gives."""
+        for scan in self.scans:
+            near = abs(scan.probability - threshold) <= ROUNDED
+            if scan.called is not None and not near and scan.called != (scan.probability >= threshold):
+                raise InputError(
+                    f"The predictions are of another bundle: this one's threshold is {threshold:.3f}, but a scan of "
+                    f"probability {scan.probability:g} is labelled {'' if scan.called else 'not '}COVID-19.",
+                    "Give the bundle that made them with --bundle.",
+                )
+
+    def _only(self, wanted: Callable[[Prediction], bool]) -> Predictions:
+        scans = [s for s in self.scans if wanted(s)]
         if len({s.covid for s in scans}) < 2:
-            left_out = ", ".join(sorted({s.split or "none" for s in self.scans if not wanted(s.split)}))
+            left_out = ", ".join(sorted({s.split or "none" for s in self.scans if not wanted(s)}))
             raise InputError(
                 f"Without the scans of the split {left_out} no COVID-19 or no other scan is left.",
                 "Add more scans, or correct the column split.",
             )
-        return Predictions(scans, self.undiagnosed)
+        return Predictions(scans, [s for s in self.undiagnosed if wanted(s)])
 
     @property
     def probability(self) -> np.ndarray:
@@ -151,7 +181,8 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
-    scans, undiagnosed = [], []
+    scans: list[Prediction] = []
+    undiagnosed: list[Prediction] = []
     seen: set[str] = set()
     splits = Splits()
     for row in rows:
@@ -161,10 +192,8 @@ def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
         seen.add(scan)
         if row.text("patient"):
             splits.put(row, row.text("patient"), row.text("split").lower())
-        if row.text("probability") == "":
-            undiagnosed.append(scan)
-            continue
-        scans.append(_prediction(scan, row))
+        prediction = _prediction(scan, row)
+        (undiagnosed if math.isnan(prediction.probability) else scans).append(prediction)
     if len({s.covid for s in scans}) < 2:
         raise InputError(f"{table} needs COVID-19 and other scans with a probability.", "Add more scans.")
     return Predictions(scans, undiagnosed)
@@ -172,16 +201,15 @@ def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
 
 def _prediction(name: str, row: Row) -> Prediction:
     covid, probability = row.flag("covid"), row.number("probability", 0, 1)
-    assert probability is not None
     return Prediction(
         name,
-        probability,
+        math.nan if probability is None else probability,
         int(covid),
         row.whole_number("co_rads", 1, 6),
         row.text("centre"),
         row.text("split").lower(),
         row.number("involvement_percent", 0, 100),
-        row.text("patient"),
+        row.text("patient").casefold(),
         CALLS.get(row.text("label").lower()),
         UNRELIABLE in row.text("warnings"),
         row.text("bundle"),

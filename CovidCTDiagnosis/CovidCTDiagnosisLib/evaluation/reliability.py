@@ -13,6 +13,7 @@ from sklearn.metrics import brier_score_loss
 from .metrics import Interval, wilson
 
 BINS = 10
+REPLICATES = 1000
 
 
 class Bin(NamedTuple):
@@ -61,6 +62,26 @@ def expected_calibration_error(probability: np.ndarray, labels: np.ndarray, bins
     return float(sum(b.cases * abs(b.predicted - b.observed.value) for b in curve) / len(labels))
 
 
+def calibration_error_by_chance(
+    probability: np.ndarray, bins: int = BINS, replicates: int = REPLICATES, seed: int = 0
+) -> float:
+    """Mean expected calibration error of cases whose probabilities are all right: with few cases it is far from 0."""
+    rng = np.random.default_rng(seed)
+    drawn = (rng.random(len(probability)) < probability for _ in range(replicates))
+    return float(np.mean([expected_calibration_error(probability, labels, bins) for labels in drawn]))
+
+
+def brier_interval(
+    probability: np.ndarray, labels: np.ndarray, replicates: int = REPLICATES, seed: int = 0
+) -> Interval:
+    """Brier score with the percentile interval of a bootstrap."""
+    rng = np.random.default_rng(seed)
+    errors = (np.asarray(probability) - np.asarray(labels)) ** 2
+    drawn = rng.choice(errors, (replicates, len(errors))).mean(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(brier(probability, labels), float(low), float(high))
+
+
 def brier(probability: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared difference of probability and truth."""
     return float(brier_score_loss(labels, probability))
@@ -68,7 +89,7 @@ def brier(probability: np.ndarray, labels: np.ndarray) -> float:
 
 def decision_curve(probability: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> NetBenefit:
     """Net benefit at each threshold between 0 and 1 (neither included)."""
-    at = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, float)
+    at = np.arange(1, 100) / 100 if thresholds is None else np.asarray(thresholds, float)
     covid = np.asarray(labels).astype(bool)
     called = np.asarray(probability)[None] >= at[:, None]
     odds = at / (1 - at)

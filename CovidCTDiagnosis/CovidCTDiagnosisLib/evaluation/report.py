@@ -23,7 +23,13 @@ from .drawing import svg
 from .html_page import document, figure, table
 from .metrics import Interval
 from .predictions import SMALLEST, Prediction, Predictions
-from .reliability import brier, decision_curve, expected_calibration_error, reliability_curve
+from .reliability import (
+    brier_interval,
+    calibration_error_by_chance,
+    decision_curve,
+    expected_calibration_error,
+    reliability_curve,
+)
 from .report_figures import (
     co_rads_counts,
     counted,
@@ -37,11 +43,12 @@ from .report_figures import (
 from .roc import REPLICATES, delong, demidenko, false_positive_rate_at, roc
 from .targets import interval_text
 
+NOT_STATED = "not stated"
 EXAMPLES = 3
 """Scans shown of each kind of call."""
 
-POSITIVES_AT_95 = 20
-"""COVID-19 scans from which 0.95 of them is less than all: the bootstrap's interval is far too narrow below."""
+POSITIVES_AT_95 = 40
+"""COVID-19 scans from which on the bootstrap says well what happens where 0.95 of them are found."""
 
 _CALLS = (
     ("False positives", 0, True),
@@ -99,13 +106,27 @@ def _facts(predictions: Predictions, threshold: float, learned: int) -> str:
     warned = sum(s.warned for s in predictions.scans)
     if warned:
         text += f" Of {warned} the program warned not to rely on the probability; they count like the others."
-    judged = sorted({s.split for s in predictions.scans if s.split})
-    if judged:
+    judged = sorted({s.split or NOT_STATED for s in predictions.scans})
+    if judged != [NOT_STATED]:
         text += f" They are of the split {', '.join(judged)}."
-    if predictions.undiagnosed:
-        names = ", ".join(predictions.undiagnosed[:10]) + (" …" if len(predictions.undiagnosed) > 10 else "")
-        text += f" {len(predictions.undiagnosed)} more have no probability and count nowhere: {names}."
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{escape(text + _undiagnosed(predictions, threshold))}</p>"
+
+
+def _undiagnosed(predictions: Predictions, threshold: float) -> str:
+    """That some scans have no answer, and what becomes of the rest's sensitivity and specificity if they count."""
+    lost = predictions.undiagnosed
+    if not lost:
+        return ""
+    names = ", ".join(s.name for s in lost[:10]) + (" …" if len(lost) > 10 else "")
+    covid = sum(s.covid for s in lost)
+    found = _confusion(predictions.scans, threshold)
+    missed = found._replace(
+        false_negative=found.false_negative + covid, false_positive=found.false_positive + len(lost) - covid
+    )
+    return (
+        f" {len(lost)} more ({covid} COVID-19) have no probability and count nowhere: {names}. Were all of them called "
+        f"wrongly, sensitivity would be {missed.sensitivity.value:.3f} and specificity {missed.specificity.value:.3f}."
+    )
 
 
 def _rows(values: Sequence[tuple[str, str]]) -> list[str]:
@@ -130,6 +151,8 @@ def _discrimination(predictions: Predictions, confusion: Confusion, threshold: f
     call = (1 - confusion.specificity.value, confusion.sensitivity.value)
     drawn = roc_figure(roc(probability, covid, replicates), area, call)
     caption = f"ROC curve; the band holds 95 % of {replicates} stratified bootstrap replicates."
+    if min(covid.sum(), (1 - covid).sum()) < POSITIVES_AT_95:
+        caption += f" With fewer than {POSITIVES_AT_95} scans of either kind it is too narrow."
     return [
         "<h2>How well it tells them apart</h2>",
         table(("Measure", f"Value, at threshold {threshold:g}"), _rows(values), "sources"),
@@ -142,18 +165,22 @@ def _areas(probability: np.ndarray, covid: np.ndarray) -> list[tuple[str, str]]:
     found = []
     kept = np.clip(probability, SMALLEST, 1 - SMALLEST)
     log_odds = np.log(kept / (1 - kept))  # nearer to normal than probabilities
-    areas = (("AUC (DeLong)", delong, probability), ("AUC (binormal, Demidenko)", demidenko, log_odds))
-    for name, area, scores in areas:
+    areas = (
+        ("AUC (DeLong)", delong, probability, ""),
+        ("AUC (binormal, Demidenko)", demidenko, log_odds, "; supposes that the log odds of either kind are normal"),
+    )
+    for name, area, scores, supposed in areas:
         with contextlib.suppress(ValueError):
-            found.append((name, interval_text(area(scores, covid))))
+            found.append((name, interval_text(area(scores, covid)) + supposed))
     return found
 
 
 def _probabilities(predictions: Predictions) -> list[str]:
     probability, covid = predictions.probability, predictions.covid
     values = [
-        ("Brier score", f"{brier(probability, covid):.3f}"),
+        ("Brier score", interval_text(brier_interval(probability, covid))),
         ("Expected calibration error", f"{expected_calibration_error(probability, covid):.3f}"),
+        ("The same by chance, were all probabilities right", f"{calibration_error_by_chance(probability):.3f}"),
     ]
     return [
         "<h2>Whether probabilities mean what they say</h2>",
@@ -176,7 +203,8 @@ def _groups(scans: Sequence[Prediction], threshold: float, name: str, key: Calla
     known = [s for s in scans if key(s)]
     if not known:
         return []
-    groups = [(g, _confusion([s for s in known if key(s) == g], threshold)) for g in sorted({key(s) for s in known})]
+    names = [*sorted({key(s) for s in known}), *([NOT_STATED] if len(known) < len(scans) else [])]
+    groups = [(g, _confusion([s for s in scans if (key(s) or NOT_STATED) == g], threshold)) for g in names]
     body = [
         "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in (group, str(sum(found)), *_measures(found))) + "</tr>"
         for group, found in groups
@@ -221,7 +249,7 @@ def _examples(scans: Sequence[Prediction], threshold: float, pictures: Path | No
 
 
 def _example(scan: Prediction, pictures: dict[str, Path]) -> str:
-    caption = f"{scan.name}: probability {scan.probability:.2f}"
+    caption = f"{scan.name}: probability {scan.probability:.4f}"
     if scan.name not in pictures:
         return f"<p>{escape(caption)}</p>"
     return figure(pictures[scan.name].read_bytes(), "png", caption)
@@ -279,7 +307,7 @@ def _disjoint(scans: Sequence[Prediction]) -> str:
     if not all(s.patient for s in scans):
         named = "the patients of some only" if any(s.patient for s in scans) else "no patients"
         return f"scans, as far as the table tells: it names {named}"
-    return f"patients: {len({s.patient.lower() for s in scans})} in {len(scans)} scans, none in two splits"
+    return f"patients: {len({s.patient for s in scans})} in {len(scans)} scans, none in two splits"
 
 
 def _known_of(bundle: Bundle) -> dict[int | str, str]:

@@ -38,7 +38,8 @@ def roc_figure(curve: Roc, area: str, call: tuple[float, float]) -> Figure:
     """
     figure, axes = _axes(5.0, 5.0)
     axes.fill_between(GRID, curve.low, curve.high, color=BLUE, alpha=0.2, linewidth=0, label="95 % band")
-    axes.step(curve.false_positive_rate, curve.true_positive_rate, where="post", color=BLUE, label=area)
+    # Straight from corner to corner: where cases are tied the area lies below the slope.
+    axes.plot(curve.false_positive_rate, curve.true_positive_rate, color=BLUE, label=area)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     axes.plot(*call, color=ORANGE, marker="D", linestyle="none", label="threshold in use")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")

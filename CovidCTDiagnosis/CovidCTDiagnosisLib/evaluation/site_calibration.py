@@ -11,8 +11,8 @@ from scipy.special import expit
 from ..bundle import Bundle, changed_version, revise_bundle, with_section
 from ..errors import InputError, UsageError
 from ..training.calibration import fit_platt, operating_point
-from .metrics import Interval
-from .predictions import SMALLEST, VALIDATION, Predictions
+from .metrics import Interval, widened
+from .predictions import SMALLEST, Predictions
 from .reliability import brier
 from .roc import delong
 from .targets import interval_text
@@ -21,8 +21,6 @@ FEWEST = 5
 """Scans of either kind that there must be; below 50 in all the result is called uncertain."""
 ENOUGH = 50
 REPLICATES = 500
-ROUNDED = 1e-4
-"""Half of a table's last digit, and some more: so near the threshold a label says nothing."""
 HEADING = "Calibrated on a site's own scans"
 CHANGE = "calibrated"
 """Of the model card; the last one."""
@@ -33,8 +31,9 @@ class SiteCalibration(NamedTuple):
 
     Attributes:
         slope, offset, threshold: of the bundle's ``diagnosis`` settings.
-        sensitivity, specificity: at the threshold, median and 95 % interval over scans left out of bootstrap
-            replicates, each with a fit of its own.
+        sensitivity, specificity: at the threshold, mean and 95 % interval over scans left out of bootstrap
+            replicates, each with a fit of its own; no narrower than Wilson's interval.
+        on_fitted: sensitivity and specificity of the threshold on the very scans that it was fitted to.
         brier_before, brier_after: of the probabilities; after: by the same replicates.
     """
 
@@ -43,6 +42,7 @@ class SiteCalibration(NamedTuple):
     threshold: float
     sensitivity: Interval
     specificity: Interval
+    on_fitted: tuple[float, float]
     brier_before: float
     brier_after: float
 
@@ -76,20 +76,31 @@ def fit_site(
     differences = (np.log(probability / (1 - probability)) - settings["offset"]) / settings["slope"]
     slope, offset = fit_platt(differences, covid, balanced=False)
     threshold = operating_point(differences, covid, sensitivity, slope, offset)
-    left_out = _left_out(differences, covid, sensitivity, replicates, seed)
-    low, middle, high = np.nanpercentile(left_out, [2.5, 50, 97.5], axis=0)
-    intervals = [Interval(float(middle[n]), float(low[n]), float(high[n])) for n in (0, 1)]
+    left_out = _left_out(differences, predictions, sensitivity, replicates, seed)
+    # Not the median: shares of few scans are coarse, and most often 1.
+    mean, (low, high) = np.nanmean(left_out, axis=0), np.nanpercentile(left_out, [2.5, 97.5], axis=0)
+    shares = [
+        widened(Interval(float(mean[n]), float(low[n]), float(high[n])), int((covid == kind).sum()))
+        for n, kind in enumerate((1, 0))
+    ]
+    called = expit(slope * differences + offset) >= threshold
+    on_fitted = (float(called[covid == 1].mean()), float((~called)[covid == 0].mean()))
     before = brier(predictions.probability, covid)
-    return SiteCalibration(slope, offset, threshold, intervals[0], intervals[1], before, float(middle[2]))
+    return SiteCalibration(slope, offset, threshold, shares[0], shares[1], on_fitted, before, float(mean[2]))
 
 
-def _left_out(differences: np.ndarray, covid: np.ndarray, sensitivity: float, replicates: int, seed: int) -> np.ndarray:
-    """Sensitivity, specificity and Brier score on the scans left out of each replicate, (replicates, 3)."""
-    rng = np.random.default_rng(seed)
-    groups = [np.flatnonzero(covid == kind) for kind in (1, 0)]
+def _left_out(
+    differences: np.ndarray, predictions: Predictions, sensitivity: float, replicates: int, seed: int
+) -> np.ndarray:
+    """Sensitivity, specificity and Brier score on the scans left out of each replicate, (replicates, 3).
+
+    Patients are drawn with all their scans, where the table names one for each scan.
+    """
+    rng, covid = np.random.default_rng(seed), predictions.covid
+    groups = _groups(predictions)
     found = []
     for _ in range(replicates):
-        drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        drawn = np.concatenate([group[n] for group in groups for n in rng.integers(len(group), size=len(group))])
         rest = np.setdiff1d(np.arange(len(covid)), drawn)
         slope, offset = fit_platt(differences[drawn], covid[drawn], balanced=False)
         threshold = operating_point(differences[drawn], covid[drawn], sensitivity, slope, offset)
@@ -99,6 +110,21 @@ def _left_out(differences: np.ndarray, covid: np.ndarray, sensitivity: float, re
         shares.append((~called[truth == 0]).mean() if (truth == 0).any() else np.nan)
         found.append([*shares, float(np.mean((probability - truth) ** 2)) if len(rest) else np.nan])
     return np.array(found)
+
+
+def _groups(predictions: Predictions) -> list[list[np.ndarray]]:
+    """Places of the scans of each patient (of each scan where patients are not known), those with COVID-19 first."""
+    scans = predictions.scans
+    of: dict[str, list[int]] = {}
+    for place, scan in enumerate(scans):
+        of.setdefault(scan.patient if named_patients(predictions) else scan.name, []).append(place)
+    ill = {key: any(scans[place].covid for place in places) for key, places in of.items()}
+    return [[np.array(places) for key, places in of.items() if ill[key] == kind] for kind in (True, False)]
+
+
+def named_patients(predictions: Predictions) -> bool:
+    """Whether the table names a patient for each scan."""
+    return all(scan.patient for scan in predictions.scans)
 
 
 def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensitivity: float) -> None:
@@ -117,14 +143,14 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
     if output.resolve() == bundle.folder.resolve():
         raise UsageError("The bundle itself is not changed.", "Give another folder with --output.")
     if not predictions.made_by(bundle):
-        _check_called(predictions, bundle)
+        predictions.require_called_at(bundle.settings["diagnosis"]["threshold"])
     given, predictions = len(predictions.scans), predictions.to_fit
     if len(predictions.scans) < given:
         print(f"{given - len(predictions.scans)} scans of other splits are left aside.")
-    if not any(s.split in VALIDATION for s in predictions.scans):
+    if not any(s.is_validation for s in predictions.scans):
         print("No split is called validation, so all these scans are fitted to: judge the new bundle on others.")
     fitted = fit_site(predictions, bundle.settings["diagnosis"], sensitivity)
-    _check_that_it_tells(predictions)
+    warnings = _check_that_it_tells(predictions) + _warnings(fitted, predictions)
     scans, covid = len(predictions.scans), int(predictions.covid.sum())
     facts = {"scans": scans, "covid": covid, "aimed_sensitivity": sensitivity}
     found = {"slope": fitted.slope, "offset": fitted.offset, "threshold": fitted.threshold, "calibrated_on": facts}
@@ -134,27 +160,16 @@ def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensi
         output,
         version=changed_version(bundle.version, CHANGE),
         settings={**bundle.settings, "diagnosis": found},
-        model_card=with_section(bundle.model_card, HEADING, _section(fitted, scans, covid, sensitivity)),
+        model_card=with_section(bundle.model_card, HEADING, _section(fitted, scans, covid, sensitivity, warnings)),
     )
     _print(fitted, scans, covid)
+    for text in warnings:
+        print(text)
     print(f"Bundle: {output}{' (replaces an older one)' if replaced else ''}")
 
 
-def _check_called(predictions: Predictions, bundle: Bundle) -> None:
-    """Raise InputError if the table's labels are not those that this bundle's threshold gives."""
-    threshold = bundle.settings["diagnosis"]["threshold"]
-    for scan in predictions.scans:
-        near = abs(scan.probability - threshold) <= ROUNDED
-        if scan.called is not None and not near and scan.called != (scan.probability >= threshold):
-            raise InputError(
-                f"The predictions are of another bundle: this one's threshold is {threshold:.3f}, but a scan of "
-                f"probability {scan.probability:g} is labelled {'' if scan.called else 'not '}COVID-19.",
-                "Give the bundle that made them with --bundle.",
-            )
-
-
-def _check_that_it_tells(predictions: Predictions) -> None:
-    """Raise InputError if other scans have the higher probabilities; say so if chance may have made the order."""
+def _check_that_it_tells(predictions: Predictions) -> list[str]:
+    """Raise InputError if other scans have the higher probabilities; a warning if chance may have made the order."""
     area = delong(predictions.probability, predictions.covid)
     if area.value <= 0.5:
         raise InputError(
@@ -162,11 +177,31 @@ def _check_that_it_tells(predictions: Predictions) -> None:
             "Check the column covid; if it is right, train on the site's scans.",
         )
     print(f"AUC {interval_text(area)}")
-    if area.low <= 0.5:
-        print("Chance alone may order scans so: do not rely on this bundle before it is tested on more scans.")
+    if area.low > 0.5:
+        return []
+    return ["Chance alone may order scans so: do not rely on this bundle before it is tested on more scans."]
 
 
-def _section(fitted: SiteCalibration, scans: int, covid: int, aimed: float) -> str:
+def _warnings(fitted: SiteCalibration, predictions: Predictions) -> list[str]:
+    """What a user of the new bundle should know of how it was fitted."""
+    told = []
+    if fitted.on_fitted[1] == 0:
+        told.append(
+            "At this threshold every scan is called COVID-19, as one with COVID-19 has a probability below all others: "
+            "label more scans, or aim at a lower sensitivity."
+        )
+    if len(predictions.scans) < ENOUGH:
+        told.append(f"Fewer than {ENOUGH} scans: take these numbers as a first guess.")
+    if not named_patients(predictions):
+        told.append("Scans were taken for independent patients, as the table does not name the patient of each.")
+    return told
+
+
+def _section(fitted: SiteCalibration, scans: int, covid: int, aimed: float, warnings: list[str]) -> str:
+    return " ".join([_summary(fitted, scans, covid, aimed), *warnings])
+
+
+def _summary(fitted: SiteCalibration, scans: int, covid: int, aimed: float) -> str:
     return (
         f"Probability and threshold ({fitted.threshold:.3f}) were fitted to {scans} scans of a site "
         f"({covid} COVID-19), for a sensitivity of {aimed:g}; what stands above of both is of the bundle before. "
@@ -180,6 +215,6 @@ def _print(fitted: SiteCalibration, scans: int, covid: int) -> None:
     for name, interval in (("sensitivity", fitted.sensitivity), ("specificity", fitted.specificity)):
         print(f"  {name:24} {interval_text(interval)}")
     print(f"  {'Brier score':24} {fitted.brier_after:.3f} (before: {fitted.brier_before:.3f}, on all scans)")
+    sensitivity, specificity = fitted.on_fitted
     print(f"  {'threshold':24} {fitted.threshold:.3f}")
-    if scans < ENOUGH:
-        print(f"Fewer than {ENOUGH} scans: take these numbers as a first guess.")
+    print(f"On the scans fitted to, sensitivity {sensitivity:.3f} and specificity {specificity:.3f}.")
