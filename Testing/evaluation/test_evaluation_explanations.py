@@ -76,6 +76,8 @@ def test_measures_by_hand() -> None:
     assert relevance_mass(relevance, mask) == 0.5
     assert relevance_rank(relevance, mask) == 0.5
     assert pointing_game(relevance, mask) and not pointing_game(relevance, ~mask)
+    for measured in (relevance_mass, relevance_rank, pointing_game):
+        assert np.isnan(measured(np.zeros(4), mask))  # a flat map points nowhere
     assert np.isnan(relevance_mass(-np.ones(3), np.ones(3, bool)))
 
 
@@ -142,6 +144,7 @@ def test_layers_are_drawn_anew_from_the_scores_down_and_the_network_stays() -> N
         for name, value in changed.state_dict().items():
             torch.testing.assert_close(value.flatten().sort().values, before[name].flatten().sort().values)
     assert changed_so_far[0] == "classify" and changed_so_far[-1] == "encoder.ct_branch.0"
+    assert "aggregate" in changed_so_far  # its centres belong to no convolution
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
 

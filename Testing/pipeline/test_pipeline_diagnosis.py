@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
-from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, calibrated, classifier_input
+from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput, calibrated, classifier_input, diagnose
+from CovidCTDiagnosisLib.pipeline.models import Models
 
 SPACING = (0.9, 0.8, 2.0)
 
@@ -51,6 +55,20 @@ def test_the_longest_side_is_what_was_asked_for(
     chest: tuple[Volume, np.ndarray, np.ndarray], longest_side: int
 ) -> None:
     assert max(seen(chest, longest_side=longest_side).ct.shape[2:]) == longest_side
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_lungs_of_one_plane_can_be_diagnosed(
+    chest: tuple[Volume, np.ndarray, np.ndarray], tiny_bundle: Path, axis: int
+) -> None:
+    """As somebody may have drawn them on a sagittal or coronal slice."""
+    ct, lungs, lesions = chest
+    plane = lungs.copy()
+    plane[(slice(None),) * axis + (np.arange(lungs.shape[axis]) != 70,)] = 0
+    inputs = seen((ct, plane, lesions))
+    assert sorted(inputs.ct.shape[2:]) == [4, 128] and inputs.inside.any()
+    diagnosis = diagnose(inputs, Models(open_bundle(tiny_bundle), torch.device("cpu")), lambda fraction: None)
+    assert 0 <= diagnosis.probability <= 1
 
 
 def test_nothing_is_seen_outside_the_lungs(chest: tuple[Volume, np.ndarray, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -81,6 +82,43 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(tmp_path: Path) -> 
     assert resumed.trainer.global_step == straight.trainer.global_step == 12
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+class Drawing(nn.Linear):
+    """Draws in its forward pass, as a CVAE does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.randn_like(x) * 0.1)
+
+
+def test_what_a_network_draws_itself_is_the_same_after_a_kill(tmp_path: Path) -> None:
+    def watched(dies_at: int | None = None) -> Watched:
+        recipe = Watched(dies_at=dies_at)
+        weights = recipe.network.state_dict()
+        recipe.network = Drawing(recipe.network.in_features, recipe.network.out_features)
+        recipe.network.load_state_dict(weights)
+        return recipe
+
+    expected = fit(watched(), tmp_path / "straight")
+    with pytest.raises(Killed):
+        fit(watched(dies_at=6), tmp_path / "killed")
+    torch.randn(7)
+    found = fit(watched(), tmp_path / "killed")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_run_folder_that_was_moved_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """However often it is killed there."""
+    with pytest.raises(Killed):
+        fit(Watched(dies_at=6), tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    for dies_at, begins in ((10, 4), (None, 8)):
+        run = Watched(dies_at=dies_at)
+        with contextlib.suppress(Killed):
+            fit(run, tmp_path / "moved")
+        assert min(run.seen) == begins
+    assert [p.name for p in (tmp_path / "moved").glob("last*")] == ["last.ckpt"]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_patient_of_dicom_scans_is_known_by_its_tag(dicom_ct_path: Path, empty
 
 def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -> None:
     for n in range(200):
-        (empty_scans / f"scan{n}.nii.gz").touch()
+        (empty_scans / f"scan{n}.nii.gz").write_bytes(bytes([n]))
     rows = "".join(f"scan{n}.nii.gz,{int(n < 90)},p{n // 2}\n" for n in range(200))
     scans = read_scan_table(table(empty_scans, "scan,label,patient\n" + rows))
     split = split_scans(scans)
@@ -114,7 +114,7 @@ def test_too_few_scans_of_a_kind_are_refused(empty_scans: Path) -> None:
 
 def test_a_patient_written_in_other_letters_is_not_divided(empty_scans: Path) -> None:
     for n in range(80):
-        (empty_scans / f"scan{n}.nii.gz").touch()
+        (empty_scans / f"scan{n}.nii.gz").write_bytes(bytes([n]))
     rows = "".join(f"scan{n}.nii.gz,{n % 2},{'pP'[n // 40]}{n % 40}\n" for n in range(80))
     split = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + rows)))
     parts = [{s.path.name for s in part} for part in (split.learn, split.calibrate, split.test)]
@@ -122,6 +122,43 @@ def test_a_patient_written_in_other_letters_is_not_divided(empty_scans: Path) ->
     backwards = "".join(f"{row}\n" for row in reversed(rows.splitlines()))
     again = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + backwards)))
     assert [{s.path.name for s in part} for part in (again.learn, again.calibrate, again.test)] == parts
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("p{n}", "P{n}"), ("p{n}", "./p{n}"), ("P{n}", "p{n}")], ids=["capitals", "other", "small"]
+)
+def test_whoever_joins_in_another_spelling_changes_nobody_s_part(before: str, after: str, empty_scans: Path) -> None:
+    header = "scan,label,patient\n"
+    old = "".join(f"scan{n}.nii.gz,{n % 2},{before.format(n=n)}\n" for n in range(30))
+    new = "".join(f"new{n}.nii.gz,{n % 2},{after.format(n=n)}\n" for n in range(30))
+    for n in range(30):
+        (empty_scans / f"new{n}.nii.gz").write_bytes(bytes([n, 1]))
+    parts = []
+    for rows in (header + old, header + old + new):
+        split = vars(split_scans(read_scan_table(table(empty_scans, rows))))
+        parts.append({s.path.name: part for part, scans in split.items() for s in scans})
+    assert parts[0].items() <= parts[1].items()
+
+
+def test_a_path_written_in_another_way_is_the_same_patient(empty_scans: Path) -> None:
+    parts = []
+    for prefix in ("", "./"):
+        rows = "".join(f"{prefix}scan{n}.nii.gz,{n % 2}\n" for n in range(30))
+        split = split_scans(read_scan_table(table(empty_scans, "scan,label\n" + rows)))
+        parts.append({part: [s.path.name for s in scans] for part, scans in vars(split).items()})
+    assert parts[0] == parts[1]
+
+
+def test_a_copy_of_a_scan_is_not_tested_on_where_the_scan_is_learned_from(empty_scans: Path) -> None:
+    (empty_scans / "copy.nii.gz").write_bytes((empty_scans / "scan0.nii.gz").read_bytes())
+    for split, refused in (("test", True), ("train", False)):
+        rows = f"scan,label,split\nscan0.nii.gz,1,train\nscan1.nii.gz,0,train\ncopy.nii.gz,1,{split}\n"
+        scans = read_scan_table(table(empty_scans, rows))
+        if refused:
+            with pytest.raises(InputError, match=r"scan0\.nii\.gz and copy\.nii\.gz are the same scan, one for train"):
+                split_scans(scans)
+        else:
+            assert len(split_scans(scans).learn) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

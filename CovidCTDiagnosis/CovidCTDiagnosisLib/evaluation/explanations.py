@@ -152,6 +152,8 @@ def evaluate_explanations(data: Path, output: Path | None, bundle: Path | None, 
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     slices, scans = read_lesion_slices(data), [s for s in split_data(data).test if s.covid]
+    if not scans:
+        raise InputError("No COVID-19 scan is for testing.", "Give some in the split test.")
     with tempfile.TemporaryDirectory() as cache:
         examples = prepare_examples(scans, models, Path(cache), print)
     results = measure(slices, examples, models)

@@ -24,7 +24,7 @@ from .explanations import (
     Results,
 )
 from .metrics import Interval
-from .targets import MET, MISSED, interval_text
+from .targets import MET, MISSED, NOT_MEASURED, interval_text
 
 _STYLES = {RELEVANCE: (BLUE, "-", "o"), GRADIENT: (ORANGE, "--", "^"), RANDOM: (GREEN, ":", "s")}
 _COLUMNS = ("What", "Relevance", "Gradient x input", "Random", "Target", "")
@@ -76,11 +76,13 @@ def _localised(results: Results, source: str, get: Callable[[Localisation], floa
 
 def _row(what: str, values: dict[str, np.ndarray], aimed: bool) -> Row:
     """``aimed``: relevance should be better than gradient x input, in the mean."""
-    measured = tuple(interval_text(_mean(values[m])) if len(values[m]) else "" for m in METHODS)
+    measured = tuple(_mean_text(values[m]) for m in METHODS)
     if not aimed:
         return Row(what, measured)
-    better = _mean(values[RELEVANCE] - values[GRADIENT]).value > 0
-    return Row(what, measured, "above gradient x input", MET if better else MISSED)
+    difference = values[RELEVANCE] - values[GRADIENT]
+    if np.isnan(difference).all():
+        return Row(what, measured, "above gradient x input", NOT_MEASURED)
+    return Row(what, measured, "above gradient x input", MET if _mean(difference).value > 0 else MISSED)
 
 
 def _layers(results: Results) -> list[str]:
@@ -93,12 +95,18 @@ def _correlations(results: Results, layer: str, method: str) -> np.ndarray:
 
 
 def _randomisation_row(results: Results, layer: str) -> Row:
-    measured = tuple(interval_text(_mean(_correlations(results, layer, m))) for m in (RELEVANCE, GRADIENT))
+    measured = tuple(_mean_text(_correlations(results, layer, m)) for m in (RELEVANCE, GRADIENT))
     row = Row(f"Rank correlation, drawn anew down to {layer}", (*measured, ""))
     if layer != _layers(results)[0]:
         return row
-    changed = _correlations(results, layer, RELEVANCE).mean() < 0.5
-    return row._replace(target="below 0.5", verdict=MET if changed else MISSED)
+    # The same map with its sign turned is not another map.
+    changed = abs(_correlations(results, layer, RELEVANCE).mean()) < 0.5
+    return row._replace(target="between -0.5 and 0.5", verdict=MET if changed else MISSED)
+
+
+def _mean_text(values: np.ndarray) -> str:
+    """Empty where nothing was measured."""
+    return "" if np.isnan(values).all() else interval_text(_mean(values))
 
 
 def _mean(values: np.ndarray, replicates: int = 2000) -> Interval:

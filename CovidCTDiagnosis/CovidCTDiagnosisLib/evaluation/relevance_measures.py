@@ -29,15 +29,18 @@ def relevance_mass(relevance: np.ndarray, mask: np.ndarray) -> float:
 
 
 def relevance_rank(relevance: np.ndarray, mask: np.ndarray) -> float:
-    """Of the K most relevant pixels, K the mask's size, the share in the mask (Arras et al. 2022), 0 to 1."""
-    size = int(mask.sum())
+    """Of the K most relevant pixels, K the mask's size, the share in the mask (Arras et al. 2022), 0 to 1.
+
+    NaN where no pixel is more relevant than another, or the mask is empty.
+    """
+    size = int(mask.sum()) if np.ptp(relevance) > 0 else 0
     top = np.argsort(-relevance.ravel(), kind="stable")[:size]
     return float(mask.ravel()[top].mean()) if size else float("nan")
 
 
-def pointing_game(relevance: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether the most relevant pixel lies in the mask (Zhang et al. 2016)."""
-    return bool(mask.ravel()[int(np.argmax(relevance))])
+def pointing_game(relevance: np.ndarray, mask: np.ndarray) -> float:
+    """1 if the most relevant pixel lies in the mask, else 0 (Zhang et al. 2016); NaN where all are alike."""
+    return float(mask.ravel()[int(np.argmax(relevance))]) if np.ptp(relevance) > 0 else float("nan")
 
 
 def lung_pixels(ct: Tensor, lesions: Tensor) -> Tensor:
@@ -124,9 +127,14 @@ def randomised(classifier: VolumeClassifier, seed: int) -> Iterator[tuple[str, V
     """
     changed = deepcopy(classifier).eval()
     generator = torch.Generator().manual_seed(seed)
-    for name, layer in reversed([(n, m) for n, m in changed.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]):
+    layers = [
+        (name, module)
+        for name, module in changed.named_modules()
+        if any(True for _ in module.parameters(recurse=False)) and not isinstance(module, nn.BatchNorm2d)
+    ]
+    for name, layer in reversed(layers):
         with torch.no_grad():
-            for parameter in layer.parameters():
+            for parameter in layer.parameters(recurse=False):
                 shuffled = torch.randperm(parameter.numel(), generator=generator)
                 parameter.copy_(parameter.flatten()[shuffled].view_as(parameter))
         yield name, changed

@@ -103,6 +103,8 @@ class CVAE(nn.Module):
     def loss(self, output: CVAEOutput, ct: Tensor) -> tuple[Tensor, Tensor]:
         """The two terms of equation 6, negated, in nats per slice: -log p(x|z) and the divergence.
 
+        The first lacks the constant of the normal distribution, half of log 2 pi a pixel.
+
         Their sum is the negative variational lower bound, to be minimised.
         """
         pixels = ct[0].numel()

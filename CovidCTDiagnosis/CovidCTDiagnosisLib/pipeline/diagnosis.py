@@ -19,6 +19,8 @@ from .compute import channels_last
 from .models import Models
 
 SLICES_AT_ONCE = 16
+FEWEST_PIXELS = 4
+"""In-plane, for the classifier's two poolings."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,12 @@ def _slices(voxels: np.ndarray) -> torch.Tensor:
 
 
 def _fit(box: WorkingGrid, step: Triple) -> WorkingGrid:
-    """A grid over the box with about this step: whole voxels, so that none reaches beyond the box."""
+    """A grid over the box with about this step: whole voxels, so that none reaches beyond the box.
+
+    In-plane there are as many as the classifier's pooling needs, however narrow the lungs are.
+    """
     extent = np.multiply(box.step, box.count)
-    count = np.maximum(np.rint(extent / np.asarray(step)), 1).astype(int)
+    count = np.maximum(np.rint(extent / np.asarray(step)), (1, FEWEST_PIXELS, FEWEST_PIXELS)).astype(int)
     fitted = extent / count
     return WorkingGrid(
         box.start,

@@ -5,6 +5,7 @@ Every scan is segmented once by the bundle's own networks and kept on disk as th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ Part = Literal["learn", "calibrate", "test"]
 
 LONGEST_SIDE = 128
 SEGMENTING = ("lungs", "lesions", "involvement")
-CLEANING = 5
+CLEANING = 6
 """Counted up when the code between the networks changes what the classifier sees: what was kept before is not used."""
 
 
@@ -108,7 +109,7 @@ def prepare_examples(
 
 def _save(file: Path, inputs: ClassifierInput) -> None:
     arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
-    partial = file.with_suffix(".partial.npz")
+    partial = file.with_name(f"{file.stem}.partial-{os.getpid()}.npz")  # several machines may share the folder
     np.savez_compressed(partial, **arrays, **inputs.appearance._asdict())
     partial.replace(file)
 

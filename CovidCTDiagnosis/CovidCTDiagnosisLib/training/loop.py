@@ -162,8 +162,14 @@ class Recipe(lightning.LightningModule):
                     module.eval()
 
     def training_step(self, batch: Any, _: int) -> Tensor:
-        """One step; logs the loss."""
-        loss = self.loss(self.network, batch)
+        """One step; logs the loss.
+
+        What is random in network and loss depends on seed, process and step alone, as the batches do.
+        """
+        with torch.random.fork_rng(devices=[]):
+            step = np.random.SeedSequence([self.seed, self.global_rank, self.global_step])
+            torch.manual_seed(int(step.generate_state(1)[0]))
+            loss = self.loss(self.network, batch)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
@@ -272,7 +278,8 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         default_root_dir=run,
         logger=CSVLogger(run, name="log", version=0),
         callbacks=[
-            ModelCheckpoint(run, filename="checkpoint", save_last=True, every_n_epochs=1),
+            # Without counted names, as a run folder that was moved would never get past its first checkpoint.
+            ModelCheckpoint(run, filename="checkpoint", save_last=True, every_n_epochs=1, enable_version_counter=False),
             RichProgressBar(),
             *average,
             *stop,

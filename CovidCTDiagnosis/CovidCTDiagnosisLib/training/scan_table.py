@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..ct import read_scan
 from ..ct.dicom import patient_id
-from ..ct.files import PICTURE_SUFFIXES
+from ..ct.files import PICTURE_SUFFIXES, readable
 from ..ct.slice_images import read_slice_folder
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
@@ -112,7 +112,7 @@ def _scan(number: int, row: Row, folder: Path) -> OwnScan:
     split = row.text("split").lower()
     if split not in ("", *SPLITS):
         raise row.wrong(f"the split is {split}, not {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-    patient = row.text("patient") or (patient_id(path) if path.is_dir() else "") or text
+    patient = row.text("patient") or (patient_id(path) if path.is_dir() else "") or Path(text).as_posix()
     return OwnScan(
         f"{number:04}-{path.name.split('.')[0]}",
         path,
@@ -125,11 +125,29 @@ def _scan(number: int, row: Row, folder: Path) -> OwnScan:
 
 
 def split_scans(scans: Sequence[OwnScan]) -> Split[OwnScan]:
-    """By the table's splits, or by patients where it names none."""
+    """By the table's splits, or by patients where it names none.
+
+    Raises:
+        InputError: one scan is there twice, in two parts.
+    """
     if not any(scan.split for scan in scans):
         scans = _divide(scans)
+    _require_apart(scans)
     of = {split: [scan for scan in scans if scan.split == split] for split in SPLITS}
     return Split(of[TRAIN], of[VALIDATION], of[TEST])
+
+
+def _require_apart(scans: Sequence[OwnScan]) -> None:
+    """Raise InputError if a copy of a scan stands in another part than the scan: files of two names may be alike."""
+    first: dict[str, OwnScan] = {}
+    for scan in scans:
+        other = first.setdefault(scan.digest, scan)
+        if other.split != scan.split and fingerprint(other.path) == fingerprint(scan.path):
+            raise InputError(
+                f"{readable(other.path.name)} and {readable(scan.path.name)} are the same scan, one for {other.split} "
+                f"and one for {scan.split}.",
+                "Remove one of them, or give both the same patient.",
+            )
 
 
 def table_fingerprint(path: Path) -> str:
@@ -139,11 +157,14 @@ def table_fingerprint(path: Path) -> str:
 
 
 def _divide(scans: Sequence[OwnScan]) -> list[OwnScan]:
-    """About 3 : 1 : 1, by a number that a patient keeps when others join the table: no test case is ever learned."""
+    """About 3 : 1 : 1, by a number that a patient keeps when others join the table: no test case is ever learned.
+
+    Also not when one joins who is the same in another case of letters.
+    """
     of_remainder = (TRAIN, TRAIN, TRAIN, VALIDATION, TEST)
 
     def split_of(patient: str) -> str:
-        digest = hashlib.sha256(patient.encode(errors="replace")).hexdigest()
+        digest = hashlib.sha256(patient.casefold().encode(errors="replace")).hexdigest()
         return of_remainder[int(digest, 16) % len(of_remainder)]
 
     return [replace(scan, split=split_of(scan.patient)) for scan in scans]
