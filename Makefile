@@ -1,6 +1,7 @@
 # make run    set everything up and analyze a real chest CT
 # make test   set everything up, check and test
 # make bench  seconds per stage on this machine
+# make numbers  put the tables of Resources/results into README and model card
 
 PYTHON ?= python3
 SAMPLE ?= chest-nifti
@@ -16,7 +17,7 @@ SCREEN := xvfb libgl1 libegl1 libxkbcommon0 libxkbcommon-x11-0 libdbus-1-3 libfo
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check screen bench clean
+.PHONY: run test check screen bench numbers clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -41,6 +42,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/covid-ct bench
+
+numbers: $(READY)
+	$(BIN)/python Resources/results/publish.py
 
 clean:
 	rm -rf .venv $(OUTPUT)

@@ -376,6 +376,31 @@ def test_2ds_learns_no_density_where_nobody_knows_it(label: int) -> None:
     assert tissue_loss(torch.zeros_like(labels), 6, labels) > 1
 
 
+def test_a_class_counts_in_each_slice_that_has_it_however_little() -> None:
+    """A pixel of consolidation that is missed costs more in a slice that has few of them."""
+    few, many = torch.ones(1, 1, 32, 32, dtype=torch.long), torch.ones(1, 1, 32, 32, dtype=torch.long)
+    few[..., :4, :8], many[..., :16, :] = 2, 2
+    labels = torch.cat([few, many])
+    dense = 12.0 * (labels == 2) - 6
+
+    def loss(missed_in: int) -> float:
+        said = dense.clone()
+        said[missed_in, 0, :2, :8] = -6
+        logits = torch.cat([torch.full_like(said, 6.0), said], 1)
+        return involvement_loss(Says(logits), (torch.zeros(labels.shape), labels)).item()
+
+    assert loss(0) > loss(1) + 0.02
+
+
+def test_slices_with_lesion_of_unknown_class_teach_no_class_dice() -> None:
+    known, partly = lower_half(2)[0], lower_half(2)[0]
+    partly[..., -1, :] = UNKNOWN_LESION
+    told = known > 0
+    assert lesions_module._class_dice_loss(told.float(), told, partly != UNKNOWN_LESION) is None
+    assert lesions_module._class_dice_loss(told.float(), told, torch.ones_like(told)) == pytest.approx(0)
+    assert lesions_module._class_dice_loss(told.float(), torch.zeros_like(told), torch.ones_like(told)) is None
+
+
 def test_the_networks_of_an_ensemble_learn_as_if_each_were_alone() -> None:
     network = UNet2DEnsemble(2, widths=(2, 4), outputs=2).eval()
     batch = torch.rand(1, 1, 4, 4), lower_half(2)[0]

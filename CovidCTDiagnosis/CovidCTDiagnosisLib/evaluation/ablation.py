@@ -49,12 +49,14 @@ from ..training.loop import Hardware, fit
 from ..training.sources import Series, data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
+from .markdown import write_markdown
 from .metrics import Interval
 from .roc import Difference, compare_areas, delong
 from .targets import interval_text
 from .terminal import table_console
 
-TABLE = "ablation.csv"
+TABLE, MARKDOWN = "ablation.csv", "ablation.md"
+COLUMNS = ("Grey levels", "Method", "AUC", "Sensitivity", "Specificity", "F1", "Proposed better by (p)")
 STEPS = 300
 PROPOSED = "proposed model"
 
@@ -252,6 +254,7 @@ def evaluate_ablation(
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}{cleaning()}"
     answers = Ablation(output, key, steps, seed, tuple(range(folds)), precision, cvae_steps, manner).answers(subjects)
     write_answers(output / TABLE, answers)
+    write_markdown(output / MARKDOWN, COLUMNS, ablation_rows(answers))
     print_ablation(answers)
     print_with_lesions(answers, {e.name: e.involvement_percent for e in examples})
     print(_told_lengths(steps, cvae_steps or steps, manner))
@@ -291,8 +294,7 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
 def print_ablation(answers: Sequence[Answer]) -> None:
     """The table: each method by itself, and the proposed model against it."""
     console, frame = table_console()
-    names = ("Grey levels", "Method", "AUC", "Sensitivity", "Specificity", "F1", "Proposed better by (p)")
-    rows = Table(*names, box=frame)
+    rows = Table(*COLUMNS, box=frame)
     for cells in ablation_rows(answers):
         rows.add_row(*cells)
     console.print(rows)

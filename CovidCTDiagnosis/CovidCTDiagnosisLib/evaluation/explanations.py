@@ -47,7 +47,7 @@ SHARES = np.linspace(0, 0.5, 11)
 NOISE = 0.01
 """Standard deviation of the noise that heatmaps should bear: 14 HU."""
 
-RESULTS, PAGE = "explanations.json", "explanations.html"
+RESULTS, TABLE, PAGE = "explanations.json", "explanations.md", "explanations.html"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Localisation:
         slice: name.
         method, input: of ``METHODS`` and ``INPUTS``.
         mass, rank: of the relevance in the expert's lesions.
-        points: whether the most relevant pixel lies there.
+        points: 1 if the most relevant pixel lies there, else 0.
         chance: share of the lungs that is lesion.
     """
 
@@ -67,7 +67,7 @@ class Localisation:
     input: str
     mass: float
     rank: float
-    points: bool
+    points: float
     chance: float
 
 
@@ -145,7 +145,7 @@ def evaluate_explanations(data: Path, output: Path | None, bundle: Path | None, 
         InputError: the data folder lacks a part.
         UsageError: ``output`` cannot be used.
     """
-    from .explanations_page import page, print_table
+    from .explanations_page import page, print_table, write_table
 
     if output is not None and not output.resolve().parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
@@ -162,6 +162,7 @@ def evaluate_explanations(data: Path, output: Path | None, bundle: Path | None, 
         output.mkdir(exist_ok=True)
         with replaced_file(output / RESULTS) as partial:
             partial.write_text(json.dumps(asdict(results), indent=1))
+        write_table(results, output / TABLE)
         with replaced_file(output / PAGE) as partial:
             partial.write_text(page(results), encoding="utf-8")
         print(f"Page with figures: {output / PAGE}")

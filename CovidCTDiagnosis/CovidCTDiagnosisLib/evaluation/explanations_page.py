@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from .explanations import (
     Localisation,
     Results,
 )
+from .markdown import write_markdown
 from .metrics import Interval
 from .targets import MET, MISSED, NOT_MEASURED, interval_text
 
@@ -127,6 +129,11 @@ def print_table(results: Results) -> None:
         table.add_row(*row.cells)
     console.print(table)
     print(_NOTE)
+
+
+def write_table(results: Results, path: Path) -> None:
+    """As Markdown."""
+    write_markdown(path, _COLUMNS, [row.cells for row in rows(results)])
 
 
 def page(results: Results) -> str:

@@ -29,6 +29,7 @@ from ..training.folds import (
 from ..training.loop import Hardware
 from ..training.sources import Case, data_fingerprint, read_lesion_slices
 from .ceiling import GridCeiling, slice_ceiling
+from .markdown import write_markdown
 from .metrics import mean_dice
 from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
 from .segmentation_page import write_page
@@ -36,6 +37,7 @@ from .targets import table
 from .terminal import table_console
 
 RESULTS, SPREADSHEET, PAGE, MASKS = "segmentation.json", "segmentation.csv", "segmentation.html", "masks"
+TABLE = "segmentation.md"
 
 _PACKAGE, _SCHEMA = "CovidCTDiagnosisLib.evaluation", "segmentation.schema.json"
 FoldKinds = tuple[bool, ...]
@@ -192,6 +194,7 @@ def _save(results: Results, output: Path | None, cases: list[Case]) -> None:
     with replaced_file(output / RESULTS) as partial:
         partial.write_bytes(encode_document(results.document(), _PACKAGE, _SCHEMA))
     _write_spreadsheet(results.folds, output / SPREADSHEET)
+    write_markdown(output / TABLE, [name for name, _ in _COLUMNS], _cells(results))
     write_page(results, table(results), cases, output / MASKS, output / PAGE)
 
 
@@ -213,9 +216,7 @@ def print_results(results: Results) -> None:
     rows = Table(expand=True, show_lines=True, box=frame)
     for name, share in _COLUMNS:
         rows.add_column(name, ratio=share)
-    for row in table(results):
-        measured = "\n".join(filter(None, (row.measured, row.beside)))
-        cells = (f"{row.what}\n({row.where})", measured, row.without, row.target, row.verdict, row.anchors)
+    for cells in _cells(results):
         rows.add_row(*map(Text, cells))
     console.print(rows)
     console.print(_grid_table("Lungs of the CT", "Dice at most", "GMAC a litre", results.ct.ceiling))
@@ -227,6 +228,21 @@ def print_results(results: Results) -> None:
         print(f"Lesion masks of the expert slices: drawn by {who}.")
     if not results.folds:
         print("Lesions are measured by cross-validation: add --folds --data DATA --output FOLDER (hours, resumes).")
+
+
+def _cells(results: Results) -> list[tuple[str, ...]]:
+    """Of ``_COLUMNS``."""
+    return [
+        (
+            f"{row.what}\n({row.where})",
+            "\n".join(filter(None, (row.measured, row.beside))),
+            row.without,
+            row.target,
+            row.verdict,
+            row.anchors,
+        )
+        for row in table(results)
+    ]
 
 
 def _grid_table(title: str, dice: str, price: str, ceiling: list[GridCeiling]) -> Table:

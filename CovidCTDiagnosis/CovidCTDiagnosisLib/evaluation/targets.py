@@ -138,7 +138,7 @@ def _lung_row(ct: CtScore) -> Row:
         "Lungs, Dice",
         f"five lobes of the {_CT}",
         "0.985",
-        f"{both:.3f}",
+        f"{both:.5f}",
         f"right {ct.lungs['right'].dice:.3f}, left {ct.lungs['left'].dice:.3f}",
         "",
         _verdict(both, 0.985),

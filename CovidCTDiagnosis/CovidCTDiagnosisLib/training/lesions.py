@@ -58,6 +58,8 @@ PLANTED_SHARE = 0.75
 EQUAL_KINDS = (0.25, 0.25, 0.25, 0.25)
 """How often the U-Net's planted lesions are of each class."""
 EXPERT_SHARE = 0.8
+CLASSES_TOLD = 0.999
+"""Of a slice, from which on it teaches 2DS the classes' Dice: no lesion, or of a class that is told."""
 
 # Distances between classes for the generalized Wasserstein Dice loss (Fidon 2017): every lesion class is far
 # from background, the combined pattern is near the patterns it combines.
@@ -243,9 +245,10 @@ def draw_involvement(rng: np.random.Generator, cases: LesionCases) -> tuple[Tens
 def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Dice, mean over slices, plus binary cross-entropy (Tilborghs et al. 2020); half as much for the class.
 
-    The class is learned where it is known to be consolidation or ground glass, with septa or without, and all such
-    voxels of a batch count alike, as many slices hold none. A network of one output does not learn it. Each network of
-    an ensemble has a loss of its own, of which this is the mean, so that none learns to lean on another.
+    The class is learned where it is known to be consolidation or ground glass, with septa or without: by cross-entropy
+    of all such voxels of a batch alike, as many slices hold none, and by the Dice of each class in each slice that has
+    it, as it will be measured. A network of one output does not learn it. Each network of an ensemble has a loss of its
+    own, of which this is the mean, so that none learns to lean on another.
     """
     members = network.members if isinstance(network, UNet2DEnsemble) else [network]
     return torch.stack([_tissue_loss(member(batch[0]).float(), batch[1]) for member in members]).mean()
@@ -254,17 +257,29 @@ def involvement_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor
 def _tissue_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Of one network's logits (B, 1 or 2, J, I) against labels (B, 1, J, I)."""
     lesion = (labels > 0).float()
-    dice = soft_dice(torch.sigmoid(logits[:, :1]), lesion, (1, 2, 3))
+    found = torch.sigmoid(logits[:, :1])
+    dice = soft_dice(found, lesion, (1, 2, 3))
     loss = (1 - dice).mean() + F.binary_cross_entropy_with_logits(logits[:, :1], lesion)
     if logits.shape[1] == 1:
         return loss
-    known = (labels == GROUND_GLASS) | (labels == CONSOLIDATION) | (labels == CRAZY_PAVING)
+    glass, dense = (labels == GROUND_GLASS) | (labels == CRAZY_PAVING), labels == CONSOLIDATION
+    known = glass | dense
     if not known.any():
         return loss
-    denser, dense = logits[:, 1:][known], (labels[known] == CONSOLIDATION).float()
-    share = torch.sigmoid(denser)
-    both = (soft_dice(share, dense, (0,)) + soft_dice(1 - share, 1 - dense, (0,))) / 2
-    return loss + (1 - both + F.binary_cross_entropy_with_logits(denser, dense)) / 2
+    denser = logits[:, 1:]
+    classes = F.binary_cross_entropy_with_logits(denser[known], dense[known].float())
+    share, told = torch.sigmoid(denser), known | (labels == 0)
+    losses = [_class_dice_loss(found * s, truth, told) for s, truth in ((share, dense), (1 - share, glass))]
+    here = [value for value in losses if value is not None]
+    return loss + (torch.stack(here).mean() + classes if here else classes) / 2
+
+
+def _class_dice_loss(probability: Tensor, truth: Tensor, told: Tensor) -> Tensor | None:
+    """Of the slices that have a class, and hardly a voxel of which nobody says the class; None if there are none."""
+    chosen = truth.flatten(1).any(1) & (told.float().mean((1, 2, 3)) > CLASSES_TOLD)
+    if not chosen.any():
+        return None
+    return (1 - soft_dice(probability * told, truth.float(), (1, 2, 3)))[chosen].mean()
 
 
 def soft_dice(probability: Tensor, truth: Tensor, axes: tuple[int, ...]) -> Tensor:
