@@ -65,7 +65,7 @@ class Lesions:
         labels: uint8 (K, J, I) on the CT's grid: 0 none, else the number in ``networks.LESION_CLASSES``.
         lungs: uint8 (K, J, I), the lungs given, and lesions that reach out of them.
         classes: float16 (4, K, J, I) on the working grid, the probability of each lesion class: together that of
-            lesion, see ``share_out``. Kept for whom it may interest, at 8 bytes a working voxel (0.15 GB for a CT of 600
+            lesion, see ``share_out``. Kept for whom it may interest, 8 bytes a working voxel (0.15 GB for a CT of 600
             slices); labels are made from it some slices at a time.
         mask: float32 (K, J, I) on the working grid, the probability whose threshold draws the mask; 0 in
             skins over domes and under apices (see ``domes``).
