@@ -339,7 +339,8 @@ def _add_diagnose_series(commands: Any) -> None:
         _diagnose_series,
         "COVID-19 probability of many scans: a folder of folders, each with the 8-bit lung-window slices of one scan. "
         "Writes a table (CSV): series, probability, label, warnings, bundle. A series that cannot be read keeps its "
-        "row, and its warning says why.",
+        "row, and its warning says why. An older table is replaced when all are done; until then this one is beside "
+        "it, with .new in its name.",
     )
     command.add_argument("folder", type=Path, help="folder of series folders")
     command.add_argument("--output", type=Path, required=True, help="CSV file to write")
@@ -362,13 +363,12 @@ def _diagnose_series(options: argparse.Namespace) -> None:
 
 def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> Any:
     from .bundle import open_bundle
-    from .ct.files import readable
     from .ct.slice_images import find_series
     from .pipeline import Monitor
     from .pipeline.compute import choose_device
     from .pipeline.models import Models
     from .pipeline.slice_series import NETWORKS as USED
-    from .study.series_table import check_table_output, read_table, write_table
+    from .study.series_table import check_table_output, write_table
 
     read_as = _slice_options(options)
     folders = find_series(options.folder)
@@ -377,19 +377,21 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
     models.require(*USED)
     monitor = Monitor(emit=emit, stages={"diagnosis": 1.0})
     rows: list[Any] = []
-    # Those of a run before stay until they are made anew, so that a run which is stopped costs none.
-    older = {row.series: row for row in read_table(options.output) if row.bundle == models.bundle.identity}
-    if not options.output.exists():
-        # At once, so that a place that cannot be written to costs no work.
-        write_table(options.output, rows)
+    # The table of a run before stays until this one is done.
+    table = options.output
+    if table.exists():
+        table = table.with_name(f"{table.stem}.new{table.suffix}")
+        check_table_output(table)
+    # At once, so that a place that cannot be written to costs no work.
+    write_table(table, rows)
     with monitor.stage("diagnosis", "Diagnosing the series"):
         for number, folder in enumerate(folders):
             rows.append(
                 _diagnose_folder(folder, models, read_as, monitor.part(number / len(folders), 1 / len(folders)))
             )
             # After each series, so that a run which is stopped leaves what it knows.
-            to_come = [older[name] for f in folders[number + 1 :] if (name := readable(f.name)) in older]
-            write_table(options.output, [*rows, *to_come])
+            write_table(table, rows)
+    table.replace(options.output)
     failed = [row for row in rows if not row.label]
     if len(failed) == len(rows):
         raise InputError(f"No series could be diagnosed. {failed[0].series}: {failed[0].warnings}", "Check the folder.")

@@ -97,11 +97,15 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
         # Strictly: a quote that is not closed would swallow the rows after it without a word.
         reader = csv.DictReader(lines[before:], delimiter=delimiter, strict=True)
         reader.fieldnames = columns = [_plain(name) for name in reader.fieldnames or []]
-        rows = [Row(path.name, before + reader.line_num, cells) for cells in reader]
+        try:
+            rows = [Row(path.name, before + reader.line_num, cells) for cells in reader]
+        except csv.Error as error:
+            raise InputError(
+                f"{path.name}, line {before + reader.line_num + 1}: a quote is not closed, or text follows one.",
+                "Mend the table.",
+            ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8, in which every quote is closed."
-        ) from error
+        raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error
     for column in columns:
         if column and columns.count(column) > 1:
             raise InputError(f"{path.name} has two columns {column}.", "Leave one of them.")

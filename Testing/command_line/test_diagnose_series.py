@@ -262,12 +262,12 @@ def test_a_run_that_is_stopped_costs_no_row_of_the_run_before(
     done: list[None] = []
     monkeypatch.setattr(slice_series, "diagnose_images", stop_at_the_second)
     assert main(arguments(folder, table, tiny_bundle)) == 130
-    assert read(table) == [before[0] | {"probability": "0.9375", "label": "COVID-19"}, *before[1:]]
-    # Rows of other weights are not kept.
-    table.write_text(table.read_text().replace(before[0]["bundle"], "another 1.0.0 0123456789ab"))
-    done.clear()
-    assert main(arguments(folder, table, tiny_bundle)) == 130
-    assert [row["series"] for row in read(table)] == ["a"]
+    assert read(table) == before
+    assert read(tmp_path / "scores.new.csv") == [before[0] | {"probability": "0.9375", "label": "COVID-19"}]
+    monkeypatch.setattr(slice_series, "diagnose_images", diagnose)
+    table.write_bytes(table.read_bytes() + b"\xe4,,,,\n")  # whatever it holds, it is replaced
+    assert main(arguments(folder, table, tiny_bundle)) == 0
+    assert read(table) == before and not (tmp_path / "scores.new.csv").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="arguments are bytes")

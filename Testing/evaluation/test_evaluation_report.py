@@ -124,8 +124,9 @@ def test_names_may_be_scans_and_other_columns_do_not_matter(tmp_path: Path) -> N
         ("series,probability,covid\n", "needs COVID-19 and other scans"),
         ("series,probability,covid\n,,\n\na,0.5,1\nb,2,0\n", "line 5: probability is 2"),
         ("\nsep=;\nseries;probability;covid\na;0,5;1\nb;2;0\n", "line 5: probability is 2"),
-        ('series,probability,covid,warnings\na,0.5,1,"no\nb,0.1,0,\nc,0.9,1,\n', "t.csv cannot be read as a table"),
+        ('series,probability,covid,warnings\na,0.5,1,"no\nb,0.1,0,\nc,0.9,1,\n', "t.csv, line 2: a quote"),
         ("series,probability,covid\na,,77\nb,0.1,0\n", "line 2: covid is 77"),
+        ("series,probability,covid,split\na,0.5,1,train/test\n", "line 2: the split is train/test: to learn"),
     ],
 )
 def test_a_bad_table_is_answered_in_one_sentence(text: str, complaint: str, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_every_item_of_the_checklist_is_there_and_facts_are_filled_in(tmp_path: 
     assert page.count("to be stated by the authors") > 10
     shipped = report(read_all(tmp_path, **ALL), 0.5, open_bundle(), replicates=50)
     assert "involvement: mean of 2 networks" in shipped and "none</span>" not in shipped
-    assert "the weights were written with PyTorch" in shipped and "diagnosis --spoil" in shipped
+    assert "the bundle was last written with PyTorch" in shipped and "diagnosis --spoil" in shipped
     for fact in (
         "lungs: random",
         "seed 0",
@@ -375,7 +376,7 @@ def test_a_row_for_scans_whose_centre_is_not_stated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "judged"), [("Training set", False), ("val-2", False), ("train 1", False), ("trained", True)]
+    ("split", "judged"), [("Training set", False), ("val-2", False), ("fold 1 train", False), ("trained", True)]
 )
 def test_splits_are_known_by_their_first_word(split: str, judged: bool, tmp_path: Path) -> None:
     table = rows(split=lambda n, covid: split if n < 9 else "test")

@@ -20,7 +20,10 @@ may differ by more."""
 MASK_LEVELS = 3
 """A picture of no more grey levels, but more than one, is a mask."""
 NEARLY_BLACK, NEARLY_WHITE, SOFT_MASK_SHARE = 20, 235, 0.9
-"""So is one of which this share and more is darker or brighter, some of it either: as JPEG, or with soft edges."""
+"""So is one of which this share and more is darker or brighter, some of it either: as JPEG, or with soft edges. Not
+where most pictures of a folder are so: they are slices in a narrow window then."""
+MOST_TOLD = 5
+"""Pictures left out whose fault is told."""
 
 _REMEDY = "Export the slices as 8-bit grey PNG, JPEG, BMP or TIFF images."
 
@@ -73,7 +76,7 @@ def read_slice_image(path: Path) -> np.ndarray:
             if getattr(image, "n_frames", 1) > 1:
                 raise InputError(f"{path.name} has several pages.", "Save each slice as an image of its own.")
             return _grey(image, path.name)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # damage makes Pillow's readers fail in many ways
         raise InputError(f"{path.name} cannot be read as an image.", _REMEDY) from error
@@ -102,14 +105,19 @@ def read_slice_folder(folder: Path, smallest_side: int = 1) -> SliceImages:
     Raises:
         InputError: as `find_slice_images`, or nothing can be used: then what the first one lacks.
     """
-    found = SliceImages([], [], [])
-    masks, errors = [], []
+    read: list[tuple[Path, np.ndarray]] = []
+    errors = []
     for path in find_slice_images(folder):
         try:
-            image = read_slice_image(path)
-            if is_mask(image):
-                masks.append(path.name)
-                continue
+            read.append((path, read_slice_image(path)))
+        except InputError as error:
+            errors.append(error)
+    masks = _masks(read)
+    found = SliceImages([], [], [])
+    for path, image in read:
+        if path.name in masks:
+            continue
+        try:
             _check_use(path, image.shape, smallest_side, found.paths)
         except InputError as error:
             errors.append(error)
@@ -119,7 +127,9 @@ def read_slice_folder(folder: Path, smallest_side: int = 1) -> SliceImages:
     if not found.images:
         raise errors[0] if errors else InputError(f"The folder {folder} holds masks only.", _REMEDY)
     if errors:
-        found.warnings.append("Left out: " + " ".join(error.message for error in errors))
+        told = [error.message for error in errors[:MOST_TOLD]]
+        more = [f"{len(errors) - MOST_TOLD} more."] if len(errors) > MOST_TOLD else []
+        found.warnings.append(" ".join(["Left out:", *told, *more]))
     if masks:
         others = f" and {len(masks) - 1} more" if len(masks) > 1 else ""
         found.warnings.append(f"Left out: {masks[0]}{others}, with so few grey levels, will be a mask.")
@@ -138,10 +148,20 @@ def _check_use(path: Path, shape: tuple[int, ...], smallest_side: int, others: l
         raise InputError(f"{path.name} is called as {same.name}.", "Rename or remove one of them.")
 
 
+def _masks(images: list[tuple[Path, np.ndarray]]) -> list[str]:
+    """Names of those that will be masks."""
+    sharp = [path.name for path, image in images if is_mask(image)]
+    soft = [path.name for path, image in images if path.name not in sharp and is_soft_mask(image)]
+    return [*sharp, *soft] if 2 * len(soft) <= len(images) - len(sharp) else sharp
+
+
 def is_mask(image: np.ndarray) -> bool:
-    """Whether an image, uint8 (rows, columns), has so few grey levels that it will be a mask; a black one is none."""
-    if len(np.unique(image)) <= MASK_LEVELS:
-        return int(np.ptp(image)) > 0
+    """Whether an image, uint8 (rows, columns), has hardly any grey levels, but is not of one grey."""
+    return 1 < len(np.unique(image)) <= MASK_LEVELS
+
+
+def is_soft_mask(image: np.ndarray) -> bool:
+    """Whether nearly all of an image, uint8 (rows, columns), is black or white, as a mask's is with soft edges."""
     black, white = float((image < NEARLY_BLACK).mean()), float((image > NEARLY_WHITE).mean())
     return min(black, white) > 0 and black + white >= SOFT_MASK_SHARE
 

@@ -11,7 +11,7 @@ label, warnings, bundle             optional, as written: what the scan was call
 ==================================  =====================================================================
 
 The splits train (or training, dev, development) and validation (or val, valid, calibration, tuning) are what a bundle
-has learned from, in any case of letters, with more words or numbers or without ("Training set 2"); rows of another
+has learned from, in any case of letters, with other words or numbers or without ("Training set 2"); rows of another
 split, or of none, are taken for tests.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,8 @@ CALLS = {"covid-19": True, "not covid-19": False}
 """What ``covid-ct diagnose-series`` writes into the column label."""
 TRAINING = ("train", "training", "dev", "development")
 VALIDATION = ("validation", "val", "valid", "calibration", "tuning")
-"""What tables call the scans that a bundle learned from, and those that its probability was fitted to."""
+TEST = ("test", "testing")
+"""What tables call the scans that a bundle learned from, those that its probability was fitted to, and the others."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,17 @@ class Prediction:
     @property
     def is_training(self) -> bool:
         """Whether a bundle has learned from it."""
-        return _first_word(self.split) in TRAINING
+        return _names(self.split, TRAINING)
 
     @property
     def is_validation(self) -> bool:
         """Whether a bundle was fitted to it."""
-        return _first_word(self.split) in VALIDATION
+        return _names(self.split, VALIDATION)
 
 
-def _first_word(split: str) -> str:
-    return re.split(r"[^a-z]", split, maxsplit=1)[0]
+def _names(split: str, words: Sequence[str]) -> bool:
+    """Whether a split's name has one of these words."""
+    return not set(words).isdisjoint(re.findall("[a-z]+", split))
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,16 @@ def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
 
 
 def _prediction(name: str, row: Row) -> Prediction:
-    covid, probability = row.flag("covid"), row.number("probability", 0, 1)
+    covid, probability, split = row.flag("covid"), row.number("probability", 0, 1), row.text("split").lower()
+    if _names(split, TEST) and _names(split, (*TRAINING, *VALIDATION)):
+        raise row.wrong(f"the split is {split}: to learn from, or to test on")
     return Prediction(
         name,
         math.nan if probability is None else probability,
         int(covid),
         row.whole_number("co_rads", 1, 6),
         row.text("centre"),
-        row.text("split").lower(),
+        split,
         row.number("involvement_percent", 0, 100),
         row.text("patient").casefold(),
         CALLS.get(row.text("label").lower()),

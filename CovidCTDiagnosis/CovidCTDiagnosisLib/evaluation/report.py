@@ -203,7 +203,7 @@ def _groups(scans: Sequence[Prediction], threshold: float, name: str, key: Calla
     known = [s for s in scans if key(s)]
     if not known:
         return []
-    names = [*sorted({key(s) for s in known}), *([NOT_STATED] if len(known) < len(scans) else [])]
+    names = sorted({key(s) or NOT_STATED for s in scans}, key=lambda name: (name == NOT_STATED, name))
     groups = [(g, _confusion([s for s in scans if (key(s) or NOT_STATED) == g], threshold)) for g in names]
     body = [
         "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in (group, str(sum(found)), *_measures(found))) + "</tr>"
@@ -333,7 +333,7 @@ def _known_of(bundle: Bundle) -> dict[int | str, str]:
 
 def _made_with(bundle: Bundle) -> str:
     """The packages that the weights were made with."""
-    return "the weights were written with " + ", ".join(f"{name} {n}" for name, n in bundle.written_with.items())
+    return "the bundle was last written with " + ", ".join(f"{name} {n}" for name, n in bundle.written_with.items())
 
 
 def _ensembles(bundle: Bundle) -> list[tuple[str, int]]:

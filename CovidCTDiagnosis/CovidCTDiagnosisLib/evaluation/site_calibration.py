@@ -67,9 +67,10 @@ def fit_site(
         InputError: fewer than ``FEWEST`` scans of either kind.
     """
     covid = predictions.covid
-    if min(covid.sum(), (1 - covid).sum()) < FEWEST:
+    counts, what = _counts(predictions)
+    if min(counts) < FEWEST:
         raise InputError(
-            f"There are {covid.sum()} COVID-19 and {(1 - covid).sum()} other scans, too few to calibrate on.",
+            f"There are {counts[0]} COVID-19 and {counts[1]} other {what}, too few to calibrate on.",
             f"Label at least {FEWEST} of either kind, better {ENOUGH} in all.",
         )
     probability = np.clip(predictions.probability, SMALLEST, 1 - SMALLEST)
@@ -101,6 +102,8 @@ def _left_out(
     found = []
     for _ in range(replicates):
         drawn = np.concatenate([group[n] for group in groups for n in rng.integers(len(group), size=len(group))])
+        if len(np.unique(covid[drawn])) < 2:
+            continue  # of patients with scans of both kinds
         rest = np.setdiff1d(np.arange(len(covid)), drawn)
         slope, offset = fit_platt(differences[drawn], covid[drawn], balanced=False)
         threshold = operating_point(differences[drawn], covid[drawn], sensitivity, slope, offset)
@@ -114,12 +117,19 @@ def _left_out(
 
 def _groups(predictions: Predictions) -> list[list[np.ndarray]]:
     """Places of the scans of each patient (of each scan where patients are not known), those with COVID-19 first."""
-    scans = predictions.scans
+    scans, by_patient = predictions.scans, named_patients(predictions)
     of: dict[str, list[int]] = {}
     for place, scan in enumerate(scans):
-        of.setdefault(scan.patient if named_patients(predictions) else scan.name, []).append(place)
+        of.setdefault(scan.patient if by_patient else scan.name, []).append(place)
     ill = {key: any(scans[place].covid for place in places) for key, places in of.items()}
     return [[np.array(places) for key, places in of.items() if ill[key] == kind] for kind in (True, False)]
+
+
+def _counts(predictions: Predictions) -> tuple[list[int], str]:
+    """How many have COVID-19 scans and other scans: patients where they are known, else scans."""
+    by_patient = named_patients(predictions)
+    kinds = [{s.patient if by_patient else s.name for s in predictions.scans if s.covid == kind} for kind in (1, 0)]
+    return [len(kind) for kind in kinds], "patients" if by_patient else "scans"
 
 
 def named_patients(predictions: Predictions) -> bool:
@@ -187,8 +197,8 @@ def _warnings(fitted: SiteCalibration, predictions: Predictions) -> list[str]:
     told = []
     if fitted.on_fitted[1] == 0:
         told.append(
-            "At this threshold every scan is called COVID-19, as one with COVID-19 has a probability below all others: "
-            "label more scans, or aim at a lower sensitivity."
+            "This threshold calls every other scan COVID-19, as COVID-19 scans that must be called have no higher "
+            "probabilities than they: label more scans, or aim at a lower sensitivity."
         )
     if len(predictions.scans) < ENOUGH:
         told.append(f"Fewer than {ENOUGH} scans: take these numbers as a first guess.")

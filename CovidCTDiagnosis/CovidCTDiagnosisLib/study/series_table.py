@@ -47,21 +47,6 @@ def check_table_output(path: Path) -> None:
         raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
 
 
-def read_table(path: Path) -> list[SeriesRow]:
-    """The rows of a table that says what made them; none if there is no such table.
-
-    Args:
-        path: of ``check_table_output``.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != SeriesRow._fields:
-            return []
-        return [SeriesRow(*row) for row in rows if len(row) == len(SeriesRow._fields)]
-
-
 def _header(fields: Sequence[str]) -> bytes:
     return ",".join(fields).encode("ascii")
 

@@ -5,11 +5,11 @@ Every scan is segmented once by the bundle's own networks and kept on disk as th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def prepare_examples(
 
 def _save(file: Path, inputs: ClassifierInput) -> None:
     arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
-    partial = file.with_name(f"{file.stem}.partial-{os.getpid()}.npz")  # several machines may share the folder
+    partial = file.with_name(f"{file.stem}.partial-{uuid4().hex}.npz")  # several machines may share the folder
     np.savez_compressed(partial, **arrays, **inputs.appearance._asdict())
     partial.replace(file)
 

@@ -15,6 +15,7 @@ centre, co_rads          optional: any text; 1 to 6
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,6 +60,12 @@ class OwnScan:
     split: str = ""
     centre: str = ""
     co_rads: int | None = None
+
+    @cached_property
+    def size(self) -> int:
+        """Of its files, bytes."""
+        files = [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files)
 
     @cached_property
     def digest(self) -> str:
@@ -139,10 +146,11 @@ def split_scans(scans: Sequence[OwnScan]) -> Split[OwnScan]:
 
 def _require_apart(scans: Sequence[OwnScan]) -> None:
     """Raise InputError if a copy of a scan stands in another part than the scan: files of two names may be alike."""
+    sizes = Counter(scan.size for scan in scans)
     first: dict[str, OwnScan] = {}
-    for scan in scans:
-        other = first.setdefault(scan.digest, scan)
-        if other.split != scan.split and fingerprint(other.path) == fingerprint(scan.path):
+    for scan in (s for s in scans if sizes[s.size] > 1):  # others need not be read to be told apart
+        other = first.setdefault(fingerprint(scan.path), scan)
+        if other.split != scan.split:
             raise InputError(
                 f"{readable(other.path.name)} and {readable(scan.path.name)} are the same scan, one for {other.split} "
                 f"and one for {scan.split}.",
