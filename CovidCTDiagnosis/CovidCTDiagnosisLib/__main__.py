@@ -737,7 +737,7 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
         "--spoil",
         action="store_true",
         help="also invert, window, blur the series kept apart, and take abdomen and neck: how many are refused "
-        "or get a warning",
+        "or told not to be relied on",
     )
     _add_bundle(command)
     _add_device(command)
