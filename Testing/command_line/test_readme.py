@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from CovidCTDiagnosisLib.__main__ import _parser
+from CovidCTDiagnosisLib.bundle import open_bundle
 
 ROOT = Path(__file__).parents[2]
+PUBLISH = SimpleNamespace(**runpy.run_path(str(ROOT / "Resources" / "results" / "publish.py")))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(
     {
@@ -33,7 +37,7 @@ def test_the_command_line_takes_what_the_readme_shows(command: str) -> None:
     assert _parser().parse_args(words).run is not None
 
 
-@pytest.mark.parametrize("target", ["run", "run SAMPLE=chest-dicom", "test", "bench"])
+@pytest.mark.parametrize("target", ["run", "run SAMPLE=chest-dicom", "test", "bench", "numbers"])
 def test_make_knows_the_target(target: str) -> None:
     assert f"make {target.split()[0]}" in README
     planned = subprocess.run(
@@ -52,3 +56,13 @@ def test_the_layout_in_the_readme_names_every_room() -> None:
     for room in library.iterdir():
         if room.is_dir() and any(room.glob("*.py")):
             assert f"{room.name}/" in README
+
+
+@pytest.mark.parametrize("document", ["README", "model card"])
+def test_tables_are_those_that_evaluation_has_written(document: str, tmp_path: Path) -> None:
+    text = README if document == "README" else open_bundle().model_card
+    assert PUBLISH.TABLE.search(text) and PUBLISH.published(text) == text
+    for place in PUBLISH.TABLE.finditer(text):
+        (tmp_path / place["file"]).write_text("| other |\n", encoding="utf-8")
+    changed = PUBLISH.published(text, tmp_path)
+    assert changed != text and PUBLISH.published(changed) == text
