@@ -89,6 +89,11 @@ def _names(split: str, words: Sequence[str]) -> bool:
     return not set(words).isdisjoint(re.findall("[a-z]+", split))
 
 
+def counted(scans: Sequence[Prediction]) -> str:
+    """What counts as one: ``patients`` where each scan names one, else ``scans``."""
+    return "patients" if all(s.patient for s in scans) else "scans"
+
+
 @dataclass(frozen=True)
 class Predictions:
     """All scans of a table.

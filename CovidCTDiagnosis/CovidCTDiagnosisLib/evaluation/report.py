@@ -22,7 +22,7 @@ from .confusion import Confusion
 from .drawing import svg
 from .html_page import document, figure, table
 from .metrics import Interval
-from .predictions import SMALLEST, Prediction, Predictions
+from .predictions import SMALLEST, Prediction, Predictions, counted
 from .reliability import (
     brier_interval,
     calibration_error_by_chance,
@@ -32,7 +32,6 @@ from .reliability import (
 )
 from .report_figures import (
     co_rads_counts,
-    counted,
     decision_figure,
     group_bars,
     has_measure,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .confusion import Confusion
 from .drawing import BLUE, GREEN, ORANGE, WIDTH, as_written, plain
-from .predictions import Prediction
+from .predictions import Prediction, counted
 from .reliability import Bin, NetBenefit
 from .roc import GRID, Roc
 
@@ -73,11 +73,6 @@ def decision_figure(curve: NetBenefit) -> Figure:
     axes.set(xlabel="threshold probability", ylabel="net benefit a case", xlim=(0, 1), ylim=(-0.25 * top, 1.1 * top))
     axes.legend(frameon=False)
     return figure
-
-
-def counted(scans: Sequence[Prediction]) -> str:
-    """What ``co_rads_counts`` counts: patients where each scan names one, else scans."""
-    return "patients" if all(s.patient for s in scans) else "scans"
 
 
 def co_rads_counts(scans: Sequence[Prediction]) -> Figure:

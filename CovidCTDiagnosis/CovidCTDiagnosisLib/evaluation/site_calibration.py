@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from ..bundle import Bundle, changed_version, revise_bundle, with_section
 from ..errors import InputError, UsageError
 from ..training.calibration import fit_platt, operating_point
 from .metrics import Interval, widened
-from .predictions import SMALLEST, Predictions
+from .predictions import SMALLEST, Prediction, Predictions, counted
 from .reliability import brier
 from .roc import delong
 from .targets import interval_text
@@ -67,10 +68,12 @@ def fit_site(
         InputError: fewer than ``FEWEST`` scans of either kind.
     """
     covid = predictions.covid
-    counts, what = _counts(predictions)
+    whose = list(zip(_whose(predictions.scans), covid, strict=True))
+    counts = [len({key for key, ill in whose if ill == kind}) for kind in (1, 0)]
     if min(counts) < FEWEST:
         raise InputError(
-            f"There are {counts[0]} COVID-19 and {counts[1]} other {what}, too few to calibrate on.",
+            f"There are {counts[0]} COVID-19 and {counts[1]} other {counted(predictions.scans)}, too few to calibrate "
+            "on.",
             f"Label at least {FEWEST} of either kind, better {ENOUGH} in all.",
         )
     probability = np.clip(predictions.probability, SMALLEST, 1 - SMALLEST)
@@ -80,10 +83,7 @@ def fit_site(
     left_out = _left_out(differences, predictions, sensitivity, replicates, seed)
     # Not the median: shares of few scans are coarse, and most often 1.
     mean, (low, high) = np.nanmean(left_out, axis=0), np.nanpercentile(left_out, [2.5, 97.5], axis=0)
-    shares = [
-        widened(Interval(float(mean[n]), float(low[n]), float(high[n])), int((covid == kind).sum()))
-        for n, kind in enumerate((1, 0))
-    ]
+    shares = [widened(Interval(float(mean[n]), float(low[n]), float(high[n])), count) for n, count in enumerate(counts)]
     called = expit(slope * differences + offset) >= threshold
     on_fitted = (float(called[covid == 1].mean()), float((~called)[covid == 0].mean()))
     before = brier(predictions.probability, covid)
@@ -98,7 +98,7 @@ def _left_out(
     Patients are drawn with all their scans, where the table names one for each scan.
     """
     rng, covid = np.random.default_rng(seed), predictions.covid
-    groups = _groups(predictions)
+    groups = _groups(predictions.scans)
     found = []
     for _ in range(replicates):
         drawn = np.concatenate([group[n] for group in groups for n in rng.integers(len(group), size=len(group))])
@@ -115,26 +115,19 @@ def _left_out(
     return np.array(found)
 
 
-def _groups(predictions: Predictions) -> list[list[np.ndarray]]:
-    """Places of the scans of each patient (of each scan where patients are not known), those with COVID-19 first."""
-    scans, by_patient = predictions.scans, named_patients(predictions)
+def _whose(scans: Sequence[Prediction]) -> list[str]:
+    """The patient of each scan; where patients are not known, the scan itself."""
+    by_patient = counted(scans) == "patients"
+    return [s.patient if by_patient else s.name for s in scans]
+
+
+def _groups(scans: Sequence[Prediction]) -> list[list[np.ndarray]]:
+    """Places of the scans of each patient (see ``_whose``), those with COVID-19 first."""
     of: dict[str, list[int]] = {}
-    for place, scan in enumerate(scans):
-        of.setdefault(scan.patient if by_patient else scan.name, []).append(place)
+    for place, key in enumerate(_whose(scans)):
+        of.setdefault(key, []).append(place)
     ill = {key: any(scans[place].covid for place in places) for key, places in of.items()}
     return [[np.array(places) for key, places in of.items() if ill[key] == kind] for kind in (True, False)]
-
-
-def _counts(predictions: Predictions) -> tuple[list[int], str]:
-    """How many have COVID-19 scans and other scans: patients where they are known, else scans."""
-    by_patient = named_patients(predictions)
-    kinds = [{s.patient if by_patient else s.name for s in predictions.scans if s.covid == kind} for kind in (1, 0)]
-    return [len(kind) for kind in kinds], "patients" if by_patient else "scans"
-
-
-def named_patients(predictions: Predictions) -> bool:
-    """Whether the table names a patient for each scan."""
-    return all(scan.patient for scan in predictions.scans)
 
 
 def calibrate_site(predictions: Predictions, bundle: Bundle, output: Path, sensitivity: float) -> None:
@@ -202,22 +195,19 @@ def _warnings(fitted: SiteCalibration, predictions: Predictions) -> list[str]:
         )
     if len(predictions.scans) < ENOUGH:
         told.append(f"Fewer than {ENOUGH} scans: take these numbers as a first guess.")
-    if not named_patients(predictions):
+    if counted(predictions.scans) != "patients":
         told.append("Scans were taken for independent patients, as the table does not name the patient of each.")
     return told
 
 
 def _section(fitted: SiteCalibration, scans: int, covid: int, aimed: float, warnings: list[str]) -> str:
-    return " ".join([_summary(fitted, scans, covid, aimed), *warnings])
-
-
-def _summary(fitted: SiteCalibration, scans: int, covid: int, aimed: float) -> str:
-    return (
+    summary = (
         f"Probability and threshold ({fitted.threshold:.3f}) were fitted to {scans} scans of a site "
         f"({covid} COVID-19), for a sensitivity of {aimed:g}; what stands above of both is of the bundle before. "
         f"On scans left out: sensitivity {interval_text(fitted.sensitivity)}, "
         f"specificity {interval_text(fitted.specificity)}."
     )
+    return " ".join([summary, *warnings])
 
 
 def _print(fitted: SiteCalibration, scans: int, covid: int) -> None:
