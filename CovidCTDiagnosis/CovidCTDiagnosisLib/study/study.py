@@ -5,8 +5,8 @@ analysis.json              findings, provenance, timings; follows analysis.schem
 lungs.nii.gz               uint8: 1 right, 2 left
 lesions.nii.gz             uint8: 1 ground-glass opacity, 2 consolidation,
                            3 crazy paving, 4 combined pattern
-relevance_ct.nii.gz        float32: signed relevance of the CT for the COVID-19 score
-relevance_lesions.nii.gz   float32: signed relevance of the lesion mask for the COVID-19 score
+relevance_ct.nii.gz        float32: signed relevance of the CT for the score that was explained
+relevance_lesions.nii.gz   float32: signed relevance of the lesion mask for that score
 =========================  ===========================================================
 
 All images lie on the CT's own grid.

@@ -1,0 +1,82 @@
+"""``covid-ct picture`` and ``plates``: a study drawn over its CT."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .common import add_command
+
+
+def add_picture(commands: Any) -> None:
+    """``covid-ct picture``."""
+    command = add_command(commands, "picture", _picture, "Draw a study over its CT: a contact sheet in three planes.")
+    command.add_argument("study", type=Path, help="study folder")
+    command.add_argument("scan", type=Path, help="the CT that the study was made from")
+    command.add_argument("--series", help="which DICOM series of the folder: number or SeriesInstanceUID")
+    command.add_argument("--output", type=Path, required=True, help="PNG file to write")
+
+
+def _picture(options: argparse.Namespace) -> None:
+    from ..ct import read_scan
+
+    check_picture(options.output)
+    picture_maker()(options.study, read_scan(options.scan, options.series), options.output)
+    print(f"Picture: {options.output}")
+
+
+def add_plates(commands: Any) -> None:
+    """``covid-ct plates``."""
+    command = add_command(
+        commands,
+        "plates",
+        _plates,
+        "Draw the slices of a study that carry the most relevance: the CT, its lungs and its lesions with the "
+        "relevance of either.",
+    )
+    command.add_argument("study", type=Path, help="study folder")
+    command.add_argument("scan", type=Path, nargs="?", help="the CT that was analyzed (without it, masks alone)")
+    command.add_argument("--series", help="which DICOM series of the folder: number or SeriesInstanceUID")
+    command.add_argument("--output", type=Path, required=True, help=".png or .pdf; without an ending, both")
+
+
+def _plates(options: argparse.Namespace) -> None:
+    from ..ct import read_scan
+
+    outputs = _plate_files(options.output)
+    picture_maker()
+    from ..scene.plates import plate
+
+    plate(options.study, read_scan(options.scan, options.series) if options.scan else None, outputs)
+    print(f"Plate: {' and '.join(map(str, outputs))}")
+
+
+def _plate_files(output: Path) -> list[Path]:
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    if not output.suffix:
+        return [output.with_suffix(".png"), output.with_suffix(".pdf")]
+    if output.suffix.lower() not in (".png", ".pdf"):
+        raise UsageError(f"{output} cannot be a plate.", "Give a .png or .pdf file, or no ending for both.")
+    return [output]
+
+
+def check_picture(picture: Path) -> None:
+    """Refuse what cannot become a PNG file, with a UsageError."""
+    if picture.suffix.lower() != ".png" or not picture.resolve().parent.is_dir():
+        raise UsageError(f"{picture} cannot be a picture.", "Give a .png file in a folder that exists.")
+
+
+def picture_maker() -> Callable[[Path, Any, Path], None]:
+    """The function that draws contact sheets; asked for before the long work starts."""
+    try:
+        from ..scene.contact_sheet import contact_sheet
+    except ImportError as error:
+        raise UsageError(
+            f"Pictures need slicer-core, which cannot be loaded ({error}).",
+            "Install it: pip install '.[picture]' in the folder of this program.",
+        ) from error
+    return contact_sheet
