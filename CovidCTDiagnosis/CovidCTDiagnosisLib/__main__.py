@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
@@ -17,6 +18,7 @@ from .commands.pictures import add_picture, add_plates
 from .commands.slices import add_diagnose_series, add_segment_slices
 from .commands.train import add_calibrate, add_train
 from .errors import Cancelled, CovidCTError, ResourceError, UsageError
+from .folders import is_disk_full
 
 DEBUG = "COVID_CT_DEBUG"
 _COMMANDS = (
@@ -37,7 +39,7 @@ _COMMANDS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code (see ``errors``)."""
-    from .console import report_error
+    from .console import leave_output, report_error
 
     _prepare_streams()
     options = _parser().parse_args(arguments)
@@ -46,18 +48,21 @@ def main(arguments: list[str] | None = None) -> int:
     jsonl = getattr(options, "events", None) == "jsonl"
     try:
         options.run(options)
+        # Here, where a failure is told of, not at the end of the interpreter.
+        sys.stdout.flush()
         return 0
     except CovidCTError as error:
         return report_error(error, jsonl)
     except KeyboardInterrupt:
         return report_error(Cancelled(), jsonl)
     except BrokenPipeError:
-        # Whoever read the events is gone; nothing is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_output()
         return Cancelled.code
     except MemoryError:
         return report_error(ResourceError("There is not enough memory.", "Close other programs."), jsonl)
     except OSError as error:
+        if is_disk_full(error):
+            return report_error(ResourceError("The disk is full.", "Free some space."), jsonl)
         text = f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
         return report_error(UsageError(text, "Check its name, its permissions and the disk."), jsonl)
     except Exception as error:
@@ -72,7 +77,9 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _prepare_streams() -> None:
-    """A terminal that cannot show a character gets its number, not a failure."""
+    """A terminal that cannot show a character gets its number, not a failure; nor is one where there is none."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the program
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -94,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="covid-ct",
         description="Explainable COVID-19 diagnosis from chest CT. For research, not for diagnosis.",
-        epilog="Exit codes: 0 done, 2 wrong call, 3 not a chest CT that can be analysed, 4 weights missing or "
-        "damaged, 5 out of memory or disk, 130 cancelled.",
+        epilog="Exit codes: 0 done, 1 any other failure, 2 wrong call, 3 not a chest CT that can be analysed, 4 "
+        "weights missing or damaged, 5 out of memory or disk, 130 cancelled.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

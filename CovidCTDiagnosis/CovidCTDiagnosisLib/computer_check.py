@@ -70,9 +70,8 @@ def _graphics() -> Check:
         return Check("Graphics card", True, "None that PyTorch can use; the processor will do.")
     free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
     name = torch.cuda.get_device_name()
-    good = free >= NEEDED_MEMORY_GB
-    remedy = "" if good else "Close programs that use it, or compute on the processor."
-    return Check("Graphics card", good, f"{name}, {free:.1f} of {total:.1f} GB free.", remedy)
+    remedy = "" if free >= NEEDED_MEMORY_GB else "Too little: close programs that use it, or the processor takes over."
+    return Check("Graphics card", True, f"{name}, {free:.1f} of {total:.1f} GB free.", remedy)
 
 
 def _memory() -> Check:

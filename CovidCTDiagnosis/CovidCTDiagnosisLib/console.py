@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,11 @@ def emit_json(event: Event) -> None:
     """One JSON object a line on standard output, flushed: a program is reading."""
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
+
+
+def leave_output() -> None:
+    """Whoever read standard output is gone, and what is left in it must not fail at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -48,7 +54,10 @@ def progress_bar() -> Iterator[Callable[[Event], None]]:
 def report_error(error: CovidCTError, jsonl: bool) -> int:
     """Tell the failure on standard error (and as an event), and give the exit code."""
     if jsonl:
-        emit_json({"event": "error", "code": error.code, "message": error.message, "remedy": error.remedy})
+        try:
+            emit_json({"event": "error", "code": error.code, "message": error.message, "remedy": error.remedy})
+        except OSError:
+            leave_output()
     sys.stderr.write(f"{error}\n")
     return error.code
 

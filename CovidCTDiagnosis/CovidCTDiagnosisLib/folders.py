@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
 
     Raises:
         UsageError: `folder` is a file, holds something else, or cannot be replaced, as a disk is mounted there or the
-            program runs in it; or its parent does not exist.
+            program runs in it; or its parent does not exist or cannot be written to.
     """
     if not folder.resolve().parent.is_dir():
         raise UsageError(f"The folder {folder.parent} does not exist.", "Create it or choose another.")
@@ -71,6 +72,20 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
                 f"The folder {folder} also holds {strange[0]}, which is no part of a {kind}.",
                 f"Choose another folder for the {kind}.",
             )
+    parent = folder.resolve().parent
+    try:
+        # Trying is the only sure way: permission bits say little to root, on Windows and on network drives.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"Nothing can be written in the folder {parent}.", "Choose another folder.") from error
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a disk is full, or a user's share of it."""
+    full = errno.ENOSPC, errno.EDQUOT
+    # Where a whole folder is copied, the errors are there as text alone.
+    return error.errno in full or (isinstance(error, shutil.Error) and f"[Errno {errno.ENOSPC}]" in str(error))
 
 
 @contextmanager
@@ -87,15 +102,11 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     target = folder.resolve()
     partial = target.with_name(f"{_partial_prefix(target)}{os.getpid()}")
     try:
-        remove_leftovers(target)
-        partial.mkdir()
-        yield partial
-        _exchange(partial, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"The disk is full: {folder} was not written.", "Free some space.") from error
-        reason = error.strerror or str(error)
-        raise UsageError(f"{folder} cannot be written ({reason}).", "Choose another folder.") from error
+        with _told_of(folder):
+            remove_leftovers(target)
+            partial.mkdir()
+            yield partial
+            _exchange(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -105,13 +116,29 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; what is there takes the place of `path` when the block ends well.
 
     If the block raises, also by KeyboardInterrupt, the target stays as it was.
+
+    Raises:
+        ResourceError, UsageError: as ``replaced_folder``.
     """
     partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}")
     try:
-        yield partial
-        partial.replace(path)
+        with _told_of(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """What keeps the target from being written, as errors with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise ResourceError(f"The disk is full: {target} was not written.", "Free some space.") from error
+        reason = error.strerror or type(error).__name__  # many files' errors together would be many lines
+        raise UsageError(f"{target} cannot be written ({reason}).", "Choose another place.") from error
 
 
 def remove_leftovers(target: Path) -> None:

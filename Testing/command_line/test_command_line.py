@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.ct import Volume, read_image, write_image
+from CovidCTDiagnosisLib.scene import contact_sheet
 from CovidCTDiagnosisLib.study import IMAGES, read_study
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -44,7 +48,7 @@ def test_help_lists_the_commands(start: Start) -> None:
     assert process.returncode == 0 and err == ""
     for command in ("analyze", "picture", "plates", "sample", "check", "complexity", "bench", "train", "evaluate"):
         assert f"\n    {command} " in out or f"\n    {command}\n" in out
-    assert "130 cancelled" in out
+    assert "130 cancelled" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,23 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(
     assert process.wait(WAIT) == 130
     assert "Traceback" not in err and "BrokenPipe" not in err
     assert names(tmp_path) == set()
+
+
+def test_a_reader_that_goes_away_before_a_failure_is_told(start: Start, tmp_path: Path) -> None:
+    process = start("analyze", tmp_path / "none.nii", "--output", tmp_path / "study", "--events", "jsonl")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(WAIT) in (3, 130)
+    assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is a shell")
+def test_where_there_is_no_standard_error_codes_are_the_same(scan: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "CovidCTDiagnosisLib", "analyze"]
+    options = ["--output", str(tmp_path / "study"), "--bundle", str(tiny_bundle)]
+    for path, code in ((scan, 0), (tmp_path / "none.nii", 3)):
+        closed = shlex.join([*command, str(path), *options]) + " 2>&-"
+        assert subprocess.run(closed, shell=True, check=False, stdout=subprocess.DEVNULL).returncode == code
 
 
 def test_a_missing_scan_is_told_in_one_sentence_of_a_real_process(
@@ -245,6 +266,33 @@ def test_a_bundle_that_is_not_complete(fails: Fails, scan: Path, tiny_bundle: Pa
         license_text="",
     )
     assert "has no network lesions" in fails(4, scan, bundle=tmp_path / "bundle")
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_study(
+    fails: Fails, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    assert "cannot be a picture" in fails(2, scan, "--picture", tmp_path / "folder.png")
+    (tmp_path / "study").mkdir()
+    assert "would lie in the study folder" in fails(2, scan, "--picture", tmp_path / "study" / "sheet.png")
+    (tmp_path / "study").rmdir()
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(contact_sheet, "_draw", full)
+    assert "disk is full" in fails(5, scan, "--picture", tmp_path / "sheet.png")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_study_has_the_name_that_was_given_not_the_one_behind_a_link(
+    scan: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "DOE^JANE.nii.gz").write_bytes(scan.read_bytes())
+    (tmp_path / "case7.nii.gz").symlink_to(tmp_path / "DOE^JANE.nii.gz")
+    arguments = ["analyze", tmp_path / "case7.nii.gz", "--output", tmp_path / "study", "--bundle", tiny_bundle]
+    assert main([str(a) for a in arguments]) == 0
+    assert "DOE" not in (tmp_path / "study" / "analysis.json").read_text()
 
 
 def test_an_older_study_is_kept_when_a_run_fails_and_replaced_when_one_ends_well(

@@ -242,6 +242,18 @@ def test_an_older_table_is_replaced_another_file_is_not(
     assert main(arguments(one, tmp_path, tiny_bundle)) == 2
 
 
+def test_a_run_that_diagnoses_nothing_costs_no_row_of_the_run_before(
+    scans: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    table, wrong = tmp_path / "scores.csv", tmp_path / "wrong"
+    shutil.copytree(scans / "p10", tmp_path / "right" / "p10")
+    assert main(arguments(tmp_path / "right", table, tiny_bundle)) == 0
+    before = read(table)
+    (wrong / "a").mkdir(parents=True)
+    assert main(arguments(wrong, table, tiny_bundle)) == 3
+    assert read(table) == before and [row["series"] for row in read(tmp_path / "scores.new.csv")] == ["a"]
+
+
 def test_a_run_that_is_stopped_costs_no_row_of_the_run_before(
     scans: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

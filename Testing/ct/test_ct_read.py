@@ -6,6 +6,7 @@ import random
 import re
 import struct
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from CovidCTDiagnosisLib.ct.files import unreadable
 from CovidCTDiagnosisLib.errors import InputError, ResourceError, UsageError
 from CovidCTDiagnosisLib.study import check_output
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 LOCALIZER = "ORIGINAL\\PRIMARY\\LOCALIZER"
 OTHER_UID = "1.2.826.0.1.3680043.2.1125.77"
@@ -171,11 +173,26 @@ def test_refuses_axes_that_are_not_at_right_angles(tmp_path, small_chest):
     write_image(sheared, tmp_path / "a.nrrd")
     write_image(small_chest, tmp_path / "good.nii.gz")
     content = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
-    content[252:256] = struct.pack("<2h", 0, 1)
     content[304:308] = struct.pack("<f", 2.0)  # of a step along k, 2 mm go to the front
-    (tmp_path / "a.nii").write_bytes(content)
-    for name in ("a.nrrd", "a.nii"):
+    for codes in ((0, 1), (1, 1), (2, 1), (1, 2)):  # ITK takes the straight qform where there are both
+        content[252:256] = struct.pack("<2h", *codes)
+        (tmp_path / "a{}{}.nii".format(*codes)).write_bytes(content)
+    for name in ("a.nrrd", "a01.nii", "a11.nii", "a21.nii", "a12.nii"):
         assert "not at right angles" in refusal(tmp_path / name)
+
+
+def test_refuses_a_nifti_with_two_spacings_unless_one_is_that_of_a_template(tmp_path, small_chest):
+    write_image(small_chest, tmp_path / "good.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
+    for row in range(3):
+        at = 280 + 16 * row
+        content[at : at + 12] = struct.pack("<3f", *(value / 2 for value in struct.unpack_from("<3f", content, at)))
+    content[252:256] = struct.pack("<2h", 1, 1)
+    (tmp_path / "half.nii").write_bytes(content)
+    assert "two spacings" in refusal(tmp_path / "half.nii")
+    content[252:256] = struct.pack("<2h", 1, 4)
+    (tmp_path / "template.nii").write_bytes(content)
+    assert_same(read_scan(tmp_path / "template.nii"), small_chest)
 
 
 def test_nifti_2_is_named(tmp_path):
@@ -377,6 +394,25 @@ def test_refuses_a_missing_slice(tmp_path, small_chest, write_series, missing):
     message = refusal(tmp_path)
     assert "missing or irregular" in message
     assert f"20.00 mm after slice {missing} of 31" in message
+
+
+@pytest.mark.parametrize("left", [b"", bytes(400), b"cut"])
+def test_refuses_a_series_whose_last_slices_were_cut_off(tmp_path, small_chest, write_series, left):
+    paths = write_series(tmp_path, small_chest)
+    (tmp_path / "notes.txt").write_bytes(left)
+    assert_same(read_scan(tmp_path), small_chest)
+    for path in paths[-2:]:
+        path.write_bytes(left)
+    assert "damaged or incomplete" in refusal(tmp_path)
+
+
+def test_takes_an_oblique_series_with_rounded_cosines(tmp_path, small_chest, write_series):
+    """Of three decimals, as some scanners write them; its slices lie where the unrounded ones do."""
+    turn = Rotation.from_euler("xyz", (4, -3, 6), degrees=True).as_matrix()
+    oblique = replace(small_chest, spacing=(6.0, 6.0, 2.0), direction=tuple(map(tuple, turn)))
+    rounded = "\\".join(f"{value:.3f}" for value in turn[:, :2].T.ravel())
+    write_series(tmp_path, oblique, tags={"0020|0037": rounded})
+    assert np.allclose(read_scan(tmp_path).direction, turn, atol=1e-3)
 
 
 def test_refuses_a_tilted_gantry(tmp_path, small_chest, write_series):

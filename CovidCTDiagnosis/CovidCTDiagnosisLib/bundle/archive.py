@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -35,7 +36,7 @@ def unpack_bundle(archive: Path, metadata: str) -> Path:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with replaced_folder(folder) as partial:
                     _extract(opened, top, partial)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"{archive} is no zip file that can be read ({error}).", _REMEDY) from error
     return folder
 

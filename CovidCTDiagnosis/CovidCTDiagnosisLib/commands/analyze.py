@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def _analyze_to_study(
     from ..study import check_output, write_study
 
     if options.picture:
-        check_picture(options.picture)
+        check_picture(options.picture, options.output)
         picture_maker()
     replaced = check_output(options.output)
     _check_lung_options(options)
@@ -90,10 +91,13 @@ def _analyze_to_study(
         explain=options.explain,
         monitor=monitor,
     )
-    with monitor.stage("writing", "Writing the study"):
-        write_study(options.output, analysis.document, analysis.images)
+
+    def draw(study: Path) -> None:
         if options.picture:
-            picture_maker()(options.output, ct, options.picture)
+            picture_maker()(study, ct, options.picture)
+
+    with monitor.stage("writing", "Writing the study"):
+        write_study(options.output, analysis.document, analysis.images, finish=draw)
     return analysis.document, replaced
 
 
@@ -119,4 +123,5 @@ def _plain_name(scan: Path) -> str:
     """The scan's name without its folders, in characters that any JSON reader takes."""
     from ..ct.files import readable
 
-    return readable(scan.resolve().name.replace("\\", "_")) or "CT"
+    # Without following links: one may hide a patient's name.
+    return readable(Path(os.path.abspath(scan)).name.replace("\\", "_")) or "CT"  # noqa: PTH100

@@ -23,7 +23,7 @@ def add_picture(commands: Any) -> None:
 def _picture(options: argparse.Namespace) -> None:
     from ..ct import read_scan
 
-    check_picture(options.output)
+    check_picture(options.output, options.study)
     picture_maker()(options.study, read_scan(options.scan, options.series), options.output)
     print(f"Picture: {options.output}")
 
@@ -47,6 +47,7 @@ def _plates(options: argparse.Namespace) -> None:
     from ..ct import read_scan
 
     outputs = _plate_files(options.output)
+    _check_beside(options.output, options.study)
     picture_maker()
     from ..scene.plates import plate
 
@@ -64,10 +65,17 @@ def _plate_files(output: Path) -> list[Path]:
     return [output]
 
 
-def check_picture(picture: Path) -> None:
-    """Refuse what cannot become a PNG file, with a UsageError."""
-    if picture.suffix.lower() != ".png" or not picture.resolve().parent.is_dir():
+def check_picture(picture: Path, study: Path) -> None:
+    """Refuse what cannot become a PNG file, or would lie in the study, with a UsageError."""
+    if picture.suffix.lower() != ".png" or picture.is_dir() or not picture.resolve().parent.is_dir():
         raise UsageError(f"{picture} cannot be a picture.", "Give a .png file in a folder that exists.")
+    _check_beside(picture, study)
+
+
+def _check_beside(picture: Path, study: Path) -> None:
+    """A study folder that holds anything else is not written to again."""
+    if picture.resolve().is_relative_to(study.resolve()):
+        raise UsageError(f"{picture} would lie in the study folder.", "Choose a place outside of it.")
 
 
 def picture_maker() -> Callable[[Path, Any, Path], None]:

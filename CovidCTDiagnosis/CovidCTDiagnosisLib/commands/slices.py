@@ -130,10 +130,10 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
             )
             # After each series, so that a run which is stopped leaves what it knows.
             write_table(table, rows)
-    table.replace(options.output)
     failed = [row for row in rows if not row.label]
     if len(failed) == len(rows):
         raise InputError(f"No series could be diagnosed. {failed[0].series}: {failed[0].warnings}", "Check the folder.")
+    table.replace(options.output)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -136,7 +137,7 @@ def check_chest_ct(volume: Volume) -> list[str]:
     return warnings
 
 
-def describe_spacing(spacing: tuple[float, float, float]) -> str:
+def describe_spacing(spacing: Iterable[float]) -> str:
     """Spacing for a sentence, such as "0.70 x 0.70 x 2.50 mm"."""
     return " x ".join(f"{step:.2f}" for step in spacing) + " mm"
 
@@ -217,7 +218,9 @@ def _largest_component(mask: np.ndarray) -> np.ndarray:
 
 def _coarse(volume: Volume) -> Volume:
     """The volume averaged over blocks about 4 mm wide (every other row and column: enough, and quicker)."""
-    block = [max(1, round(COARSE_MM / step)) for step in volume.spacing[::-1]]
+    block = [
+        min(max(1, round(COARSE_MM / step)), n) for step, n in zip(volume.spacing[::-1], volume.shape, strict=True)
+    ]
     k, j, i = (n // b for n, b in zip(volume.shape, block, strict=True))
     voxels = volume.voxels[: k * block[0], : j * block[1], : i * block[2]]
     blocks = voxels.reshape(k, block[0], j, block[1], i, block[2])[:, :, :, ::2, :, ::2]

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, UsageError
+from ..folders import is_left_by_file_manager
 from .checks import MIN_SLICES, count_of, describe_spacing
 from .files import (
     IMAGE_SUFFIXES,
@@ -29,6 +30,7 @@ from .files import (
     rows,
     unreadable,
 )
+from .orientation import ROUNDING, skewness, straightened
 from .volume import Volume
 
 _CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"  # also the stem of enhanced and legacy converted CT
@@ -110,6 +112,14 @@ def may_be_dicom(path: Path) -> bool:
     return head[128:132] == b"DICM" or head[:2] == b"\x08\x00"
 
 
+def _looks_cut_off(path: Path) -> bool:
+    """Whether this is what a full disk or a copy that was stopped leaves of an image: next to nothing, or zeros."""
+    if is_left_by_file_manager(path.name):
+        return False
+    head = head_of(path)
+    return not head.strip(b"\0") or (len(head) < 132 and path.suffix.lower() in (".dcm", ".ima"))
+
+
 @dataclass(frozen=True)
 class _Slice:
     """One image's header, as far as reading needs it, in mm and LPS; None where it says nothing."""
@@ -146,16 +156,21 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
     """All image series among the files of folder `name`, in a fixed order, numbered from 1.
 
     Raises:
-        InputError: no files, no DICOM images, or a damaged CT image.
+        InputError: no files, no DICOM images, a damaged CT image, or one that was cut off beside others.
     """
     groups: dict[tuple[str, bool], dict[str, _Slice]] = {}
-    suffixes = set()
+    suffixes, kinds, cut_off = set(), set(), {}
     for path in files:
         suffixes.add(path.suffix.lower())
         found = _read_header(path) if may_be_dicom(path) else None
+        if found is None and _looks_cut_off(path):
+            cut_off[path.parent, path.suffix.lower()] = path
         if found:
+            kinds.add((path.parent, path.suffix.lower()))
             # A scout may share the series of the scan; a copy of an image has the same UID.
             groups.setdefault((found.series_uid, found.localizer), {}).setdefault(found.uid, found)
+    for kind in sorted(kinds & cut_off.keys()):
+        raise unreadable(cut_off[kind].name)
     if not suffixes:
         raise InputError(f"The folder {name} is empty.", "Check the path.")
     if not groups and suffixes.intersection(PICTURE_SUFFIXES):
@@ -304,9 +319,10 @@ def _regular_grid(slices: list[_Slice]) -> tuple[list[_Slice], tuple[float, floa
             "The slices of the DICOM series differ in size, spacing or orientation.",
             "Split it into its series.",
         )
-    normal = first.normal
-    if abs(np.linalg.norm(normal) - 1.0) > 1e-3:
+    direction = straightened(np.column_stack([first.orientation[:3], first.orientation[3:], first.normal]))
+    if skewness(direction) > ROUNDING:
         raise InputError("The orientation in the DICOM headers is not valid.", _EXPORT_ALL)
+    normal = direction[:, 2]
     positions = np.array([image.position for image in slices])
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
@@ -335,9 +351,6 @@ def _regular_grid(slices: list[_Slice]) -> tuple[list[_Slice], tuple[float, floa
             f"the gantry was tilted by {angle:.1f} degrees.",
             "Correct the gantry tilt first, for example in 3D Slicer's DICOM import.",
         )
-    row = first.orientation[:3] / np.linalg.norm(first.orientation[:3])
-    normal = normal / np.linalg.norm(normal)
-    direction = np.column_stack([row, np.cross(normal, row), normal])
     between_rows, between_columns = first.pixel_spacing.tolist()
     return [slices[index] for index in order], (between_columns, between_rows, step), direction
 
@@ -384,7 +397,7 @@ def _read_header(path: Path) -> _Slice | None:
     def text(key: str) -> str:
         # Headers in undeclared character sets arrive with bytes that no terminal can print.
         value = reader.GetMetaData(key) if key in keys else ""
-        return readable(value).replace("\0", "").strip()
+        return "".join(c if c.isprintable() else "?" for c in readable(value).replace("\0", "")).strip()
 
     return _Slice(
         path=path,

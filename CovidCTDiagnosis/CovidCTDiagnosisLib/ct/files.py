@@ -50,8 +50,8 @@ def itk_name(path: Path, error: type[CovidCTError] = InputError) -> str:
     return name
 
 
-def unreadable(name: str, error: RuntimeError) -> CovidCTError:
-    """The error for a file that ITK could not read."""
+def unreadable(name: str, error: RuntimeError | None = None) -> CovidCTError:
+    """The error for a file that cannot be read, by ITK if it said why."""
     said = str(error).lower()
     if "memory" in said and "alloc" in said:
         return ResourceError(f"There is not enough memory to read {name}.", "Close other programs.")
@@ -71,7 +71,11 @@ def quiet() -> Iterator[None]:
     meanwhile, other threads too.
     """
     sys.stderr.flush()
-    saved = os.dup(2)
+    try:
+        saved = os.dup(2)
+    except OSError:  # it is closed already
+        yield
+        return
     try:
         with Path(os.devnull).open("wb") as null:
             os.dup2(null.fileno(), 2)

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, UsageError
-from .checks import check_axes, check_grid, check_hounsfield, not_at_right_angles, not_numbers
+from .checks import check_axes, check_grid, check_hounsfield, describe_spacing, not_at_right_angles, not_numbers
 from .dicom import choose, files_below, find_series, may_be_dicom, read_series, series_of
 from .files import (
     COPY_AGAIN,
@@ -29,7 +29,7 @@ from .files import (
     rows,
     unreadable,
 )
-from .orientation import straightened
+from .orientation import ROUNDING, skewness, straightened
 from .volume import Volume
 
 
@@ -162,6 +162,7 @@ def _require_sound_nifti(path: Path) -> None:
             offset = struct.unpack_from(order + "f", header, 108)[0]
             if not all(is_spacing(step) for step in steps[:dimensions]):
                 raise no_spacing(path.name)
+            _require_agreeing_axes(path.name, header, order, np.array(steps))
             file.seek(max(348, int(offset)))
             floating = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(datatype)
             missing = math.prod(sizes[:dimensions]) * bits // 8
@@ -174,6 +175,28 @@ def _require_sound_nifti(path: Path) -> None:
         raise damaged from error
     if missing > 0:
         raise damaged
+
+
+SFORM_OF_PATIENT = (1, 2)
+"""Codes of an sform in the patient's own space, in mm; the others fit him to a template."""
+SPACING_AGREES = 0.01
+"""Up to this share lengths of an sform's axes may differ from the spacing beside it, which may be rounded."""
+
+
+def _require_agreeing_axes(name: str, header: bytes, order: str, spacing: np.ndarray) -> None:
+    """The NIfTI reader drops an sform's shear, as of a tilted gantry, and its scale, where there is a qform too."""
+    (code,) = struct.unpack_from(order + "h", header, 254)
+    if code not in SFORM_OF_PATIENT:
+        return
+    axes = np.array(struct.unpack_from(order + "12f", header, 280)).reshape(3, 4)[:, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not skewness(axes / np.where(lengths > 0, lengths, 1)) <= ROUNDING:
+        raise not_at_right_angles()
+    if not np.allclose(lengths, spacing, rtol=SPACING_AGREES):
+        raise InputError(
+            f"{name} has two spacings that differ: {describe_spacing(spacing)} and {describe_spacing(lengths)}.",
+            "Convert the scan again from the original DICOM series.",
+        )
 
 
 def _require_spacing(path: Path) -> None:

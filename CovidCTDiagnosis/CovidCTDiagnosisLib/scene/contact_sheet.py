@@ -11,6 +11,7 @@ import slicer
 from PIL import Image, ImageDraw
 
 from CovidCTDiagnosisLib.ct.volume import Volume
+from CovidCTDiagnosisLib.folders import replaced_file
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.drawing import (
     BACKGROUND,
@@ -114,7 +115,8 @@ def contact_sheet(study_folder: Path, ct: Volume, output: Path) -> None:
     pixels_per_mm = free_pixels / sum(plane.size_mm[0] for plane in planes)
     columns = [_column(view, nodes, relevance, plane, pixels_per_mm) for plane in planes]
     window_end = relevance.GetDisplayNode().GetWindowLevelMax() if has_heat(relevance) else None
-    _draw(columns, analysis, window_end).save(output, format="PNG")
+    with replaced_file(output) as partial:
+        _draw(columns, analysis, window_end).save(partial, format="PNG")
 
 
 def _column(

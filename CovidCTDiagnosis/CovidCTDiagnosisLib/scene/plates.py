@@ -14,6 +14,7 @@ from scipy import ndimage
 from CovidCTDiagnosisLib.ct.orientation import on_grid_of
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.folders import replaced_file
 from CovidCTDiagnosisLib.scene.colors import LESIONS
 from CovidCTDiagnosisLib.scene.drawing import (
     BACKGROUND,
@@ -86,7 +87,8 @@ def plate(study_folder: Path, ct: Volume | None, outputs: list[Path]) -> None:
         raise InputError(f"The study {study_folder} is not on the grid of this CT.", "Give the CT that was analyzed.")
     picture = _draw(study, placed, chosen)
     for output in outputs:
-        picture.save(output, resolution=DOTS_PER_INCH)
+        with replaced_file(output) as partial:
+            picture.save(partial, format=output.suffix[1:], resolution=DOTS_PER_INCH)
 
 
 def most_relevant_slices(study: Study, count: int = COLUMNS, apart_mm: float = APART_MM) -> list[int]:

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,14 +95,7 @@ def check_output(folder: Path) -> bool:
     """
     check_target(folder, ANALYSIS, "study", own={ANALYSIS, *map(_file_name, IMAGES)})
     itk_name(folder.resolve(), UsageError)
-    parent = folder.resolve().parent
-    try:
-        # Trying is the only sure way: permission bits say little to root, on Windows and on network drives.
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"Nothing can be written in the folder {parent}.", "Choose another folder.") from error
-    free_mb = shutil.disk_usage(parent).free / 1e6
+    free_mb = shutil.disk_usage(folder.resolve().parent).free / 1e6
     if free_mb < NEEDED_MB:
         raise ResourceError(
             f"Only {free_mb:.0f} MB are free for the study, {NEEDED_MB} MB are needed.", "Free some space."
@@ -111,13 +103,19 @@ def check_output(folder: Path) -> bool:
     return (folder / ANALYSIS).exists()
 
 
-def write_study(folder: Path, analysis: dict[str, Any], images: Mapping[str, Volume]) -> None:
+def write_study(
+    folder: Path,
+    analysis: dict[str, Any],
+    images: Mapping[str, Volume],
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write a study, whole or not at all; an older study in `folder` is kept until the new one is complete.
 
     Args:
         folder: where to; its parent must exist.
         analysis: the content of analysis.json.
         images: all of `IMAGES` by name, with the voxel types given there, on the grid of `analysis["input"]`.
+        finish: gets the complete study before it takes its place; if that fails, there is none.
 
     Raises:
         ValueError: `analysis` breaks the schema, or an image is missing or has the wrong type or grid.
@@ -143,6 +141,7 @@ def write_study(folder: Path, analysis: dict[str, Any], images: Mapping[str, Vol
                     "Free some space or choose another disk.",
                 ) from error
         (partial / ANALYSIS).write_bytes(document)
+        finish(partial)
 
 
 def read_study(folder: Path) -> Study:
