@@ -47,6 +47,9 @@ SHARES = np.linspace(0, 0.5, 11)
 NOISE = 0.01
 """Standard deviation of the noise that heatmaps should bear: 14 HU."""
 
+DRAWS = 10
+"""How often layers are drawn anew: by one drawing the heatmap may change much or little."""
+
 RESULTS, TABLE, PAGE = "explanations.json", "explanations.md", "explanations.html"
 
 
@@ -87,9 +90,18 @@ class Flipping:
 
 @dataclass(frozen=True)
 class Randomisation:
-    """Rank correlation of a scan's heatmap with that after layers were drawn anew, this one last."""
+    """Rank correlation of a scan's heatmap with that after layers were drawn anew, this one last.
+
+    Attributes:
+        scan: name.
+        draw: 0 to ``DRAWS`` - 1, which drawing.
+        layer: of the classifier.
+        method: of ``METHODS``.
+        correlation: NaN where a heatmap is flat.
+    """
 
     scan: str
+    draw: int
     layer: str
     method: str
     correlation: float
@@ -119,16 +131,25 @@ Maps = tuple[Tensor, Tensor]
 """Of the CT and of the lesion mask, (S, 1, H, W) each."""
 
 
-def heatmaps(method: str, classifier: VolumeClassifier, ct: Tensor, lesions: Tensor, seed: int = 0) -> Maps:
-    """Both heatmaps of the COVID-19 score by one of ``METHODS``, (S, 1, H, W) each, signed."""
+def heatmaps(
+    method: str, classifier: VolumeClassifier, ct: Tensor, lesions: Tensor, inside: Tensor | None = None
+) -> Maps:
+    """Both heatmaps of the COVID-19 score by one of ``METHODS``, (S, 1, H, W) each, signed.
+
+    Args:
+        method: of ``METHODS``.
+        classifier: that is explained.
+        ct, lesions: (S, 1, H, W), as for ``VolumeClassifier``.
+        inside: bool, same shape, where there is lung; None: where either input holds anything.
+    """
+    inside = lung_pixels(ct, lesions) if inside is None else inside
     if method == RELEVANCE:
-        inside = lung_pixels(ct, lesions).to(ct)
-        found = explain(classifier, ct, lesions, inside, target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA)
+        found = explain(classifier, ct, lesions, inside.to(ct), target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA)
         return found.ct, found.lesions
     if method == GRADIENT:
         return gradient_times_input(classifier, ct, lesions, TARGETS[TARGET])
-    generator = torch.Generator().manual_seed(seed)
-    by_ct, by_lesions = (torch.rand(ct.shape, generator=generator) * lung_pixels(ct, lesions) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    by_ct, by_lesions = (torch.rand(ct.shape, generator=generator) * inside for _ in range(2))
     return by_ct, by_lesions
 
 
@@ -199,13 +220,13 @@ def _localise(case: Case, classifier: VolumeClassifier, models: Models) -> list[
         inputs = series_input([case.hu[0]], models, LONGEST_SIDE, NOMINAL_SLICE_MM, case.spacing[1])
     except InputError:
         return []
-    inside = inputs.inside.numpy()
+    inside = inputs.inside.numpy() > 0
     mask = (to_grid(case.labels > 0, case.spacing, inputs.grid) > 0.5)[:, None][inside]
     if not mask.any():
         return []
     found = []
     for method in METHODS:
-        by_ct, by_lesions = heatmaps(method, classifier, inputs.ct, inputs.lesions)
+        by_ct, by_lesions = heatmaps(method, classifier, inputs.ct, inputs.lesions, inputs.inside)
         for name, relevance in zip(INPUTS, (by_ct, by_lesions, by_ct + by_lesions), strict=True):
             values = relevance.numpy()[inside]
             measures = relevance_mass(values, mask), relevance_rank(values, mask), pointing_game(values, mask)
@@ -232,10 +253,11 @@ def _both(method: str, classifier: VolumeClassifier, ct: Tensor, lesions: Tensor
 def _randomise(example: Example, method: str, classifier: VolumeClassifier) -> list[Randomisation]:
     before = _both(method, classifier, example.ct, example.lesions)
     found = []
-    for layer, changed in randomised(classifier, seed=0):
-        after = _both(method, changed, example.ct, example.lesions)
-        correlation = rank_correlation(before, after, lung_pixels(example.ct, example.lesions))
-        found.append(Randomisation(example.name, layer, method, correlation))
+    for draw in range(DRAWS):
+        for layer, changed in randomised(classifier, seed=draw):
+            after = _both(method, changed, example.ct, example.lesions)
+            correlation = rank_correlation(before, after, lung_pixels(example.ct, example.lesions))
+            found.append(Randomisation(example.name, draw, layer, method, correlation))
     return found
 
 

@@ -15,6 +15,7 @@ from . import html_page
 from .drawing import BLUE, GREEN, ORANGE, WIDTH, plain, svg
 from .explanations import (
     CT,
+    DRAWS,
     GRADIENT,
     INPUTS,
     METHODS,
@@ -31,9 +32,10 @@ from .targets import MET, MISSED, NOT_MEASURED, interval_text
 _STYLES = {RELEVANCE: (BLUE, "-", "o"), GRADIENT: (ORANGE, "--", "^"), RANDOM: (GREEN, ":", "s")}
 _COLUMNS = ("What", "Relevance", "Gradient x input", "Random", "Target", "")
 _NOTE = (
-    "Expert slices: positive relevance in the expert's lesions, by the bundle's own lungs and lesion mask. Flipping, "
-    "randomisation and stability: COVID-19 series kept apart; pixels of both inputs are made ordinary lung without a "
-    "lesion, the most relevant first. Means with 95 % intervals of bootstrap replicates over slices or scans."
+    "Expert slices: positive relevance in the expert's lesions, by the bundle's own lungs and lesion mask; the "
+    "networks that draw these may have learned from the slices. Flipping, randomisation and stability: COVID-19 series "
+    "kept apart; pixels of both inputs are made ordinary lung without a lesion, the most relevant first; layers are drawn "
+    f"anew {DRAWS} times. Means with 95 % intervals of bootstrap replicates over slices or scans, and drawings."
 )
 
 
@@ -92,8 +94,11 @@ def _layers(results: Results) -> list[str]:
     return list(dict.fromkeys(r.layer for r in results.randomisation))
 
 
-def _correlations(results: Results, layer: str, method: str) -> np.ndarray:
-    return np.array([r.correlation for r in results.randomisation if (r.layer, r.method) == (layer, method)])
+def _correlation_sizes(results: Results, layer: str, method: str) -> np.ndarray:
+    """(scans, draws), 0 to 1: the same map with its sign turned is not another map."""
+    found = [r for r in results.randomisation if (r.layer, r.method) == (layer, method)]
+    scans = dict.fromkeys(r.scan for r in found)
+    return np.abs([[r.correlation for r in found if r.scan == scan] for scan in scans])
 
 
 def _randomisation_rows(results: Results) -> list[Row]:
@@ -101,21 +106,20 @@ def _randomisation_rows(results: Results) -> list[Row]:
     layers = _layers(results)
     if not layers:
         return []
-    # The same map with its sign turned is not another map.
-    changed = abs(_correlations(results, layers[0], RELEVANCE).mean()) < 0.5
+    size = np.nanmean(_correlation_sizes(results, layers[0], RELEVANCE))
     return [
         Row(
-            f"Last layer drawn anew ({layers[0]}), rank correlation",
+            f"Last layer drawn anew ({layers[0]}), size of the rank correlation",
             _correlation_texts(results, layers[0]),
-            "between -0.5 and 0.5",
-            MET if changed else MISSED,
+            "below 0.5",
+            MET if size < 0.5 else MISSED,
         ),
-        Row("All layers drawn anew, rank correlation", _correlation_texts(results, layers[-1])),
+        Row("All layers drawn anew, size of the rank correlation", _correlation_texts(results, layers[-1])),
     ]
 
 
 def _correlation_texts(results: Results, layer: str) -> tuple[str, ...]:
-    return *(_mean_text(_correlations(results, layer, m)) for m in (RELEVANCE, GRADIENT)), ""
+    return *(_mean_text(_correlation_sizes(results, layer, m)) for m in (RELEVANCE, GRADIENT)), ""
 
 
 def _mean_text(values: np.ndarray) -> str:
@@ -124,11 +128,18 @@ def _mean_text(values: np.ndarray) -> str:
 
 
 def _mean(values: np.ndarray, replicates: int = 2000) -> Interval:
-    """The mean of what is a number, with the percentile interval of bootstrap replicates."""
-    known = values[~np.isnan(values)]
-    drawn = np.random.default_rng(0).integers(len(known), size=(replicates, len(known)))
-    low, high = np.percentile(known[drawn].mean(1), [2.5, 97.5])
-    return Interval(float(known.mean()), float(low), float(high))
+    """The mean of what is a number, with the percentile interval of bootstrap replicates.
+
+    Args:
+        values: (cases,) or (cases, draws); replicates draw cases, and draws as well.
+        replicates: how many.
+    """
+    table = values[~np.isnan(values)][:, None] if values.ndim == 1 else values
+    rng = np.random.default_rng(0)
+    cases, draws = (rng.integers(n, size=(replicates, n)) for n in table.shape)
+    means = np.nanmean(table[cases[:, :, None], draws[:, None]], axis=(1, 2))
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return Interval(float(np.nanmean(table)), float(low), float(high))
 
 
 def print_table(results: Results) -> None:
@@ -189,15 +200,15 @@ def flipping_figure(results: Results) -> Figure:
 
 
 def randomisation_figure(results: Results) -> Figure:
-    """Mean rank correlation after each layer."""
+    """Mean size of the rank correlation after each layer."""
     figure = Figure((WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     layers = _layers(results)
     for method in (RELEVANCE, GRADIENT):
         colour, line, marker = _STYLES[method]
-        means = [_correlations(results, layer, method).mean() for layer in layers]
+        means = [np.nanmean(_correlation_sizes(results, layer, method)) for layer in layers]
         axes.plot(range(len(layers)), means, line, color=colour, marker=marker, label=method)
-    axes.set(ylabel="rank correlation", ylim=(-1.03, 1.03))
+    axes.set(ylabel="size of the rank correlation", ylim=(0, 1.03))
     axes.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
     axes.legend(frameon=False)
     plain(axes)

@@ -31,11 +31,16 @@ def relevance_mass(relevance: np.ndarray, mask: np.ndarray) -> float:
 def relevance_rank(relevance: np.ndarray, mask: np.ndarray) -> float:
     """Of the K most relevant pixels, K the mask's size, the share in the mask (Arras et al. 2022), 0 to 1.
 
-    NaN where no pixel is more relevant than another, or the mask is empty.
+    Where equals are the last of them, what chance would choose among these. NaN where no pixel is more relevant than
+    another, or the mask is empty.
     """
-    size = int(mask.sum()) if np.ptp(relevance) > 0 else 0
-    top = np.argsort(-relevance.ravel(), kind="stable")[:size]
-    return float(mask.ravel()[top].mean()) if size else float("nan")
+    size = int(mask.sum())
+    if not size or np.ptp(relevance) == 0:
+        return float("nan")
+    last = np.partition(relevance.ravel(), -size)[-size]
+    above, equal = relevance > last, relevance == last
+    hits = mask[above].sum() + (size - above.sum()) * mask[equal].mean()
+    return float(hits / size)
 
 
 def pointing_game(relevance: np.ndarray, mask: np.ndarray) -> float:
@@ -141,8 +146,8 @@ def randomised(classifier: VolumeClassifier, seed: int) -> Iterator[tuple[str, V
 
 
 def rank_correlation(one: Tensor, other: Tensor, inside: Tensor) -> float:
-    """Spearman's correlation of two heatmaps over the lungs' pixels; 0 where one of them is flat."""
+    """Spearman's correlation of two heatmaps over the lungs' pixels; NaN where one of them is flat."""
     pair = [x[inside].numpy() for x in (one, other)]
     if any(np.ptp(x) == 0 for x in pair):
-        return 0.0
+        return float("nan")
     return float(spearmanr(*pair).statistic)

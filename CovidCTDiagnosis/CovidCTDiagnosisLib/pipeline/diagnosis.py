@@ -19,6 +19,8 @@ from .compute import channels_last
 from .models import Models
 
 SLICES_AT_ONCE = 16
+STEPS = 255
+"""Of the grey levels and of a pixel's share of lesion."""
 FEWEST_PIXELS = 4
 """In-plane, for the classifier's two poolings."""
 
@@ -102,9 +104,19 @@ def classifier_input(
     ct = to_grid(masked, spacing, inner)
     inside = covered_share(mask, spacing, inner) > 1e-6
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
-    ct, lesion = ct * inside, lesion * inside
+    ct, lesion = _in_steps(ct) * inside, _in_steps(lesion) * inside
     appearance = lung_appearance(axial.voxels, lungs > 0, spacing)
     return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, appearance)
+
+
+def _in_steps(values: np.ndarray) -> np.ndarray:
+    """Values of 0 to 1 in ``STEPS``, float32, as the classifier has learned from them.
+
+    Resampling leaves 1 as 1 ± 2e-7. Max pooling picks the largest, so in a lesion that fills its pixels the last bit
+    would say where relevance goes, and another computer's heatmap would differ.
+    """
+    steps: np.ndarray = np.rint(np.clip(values, 0, 1) * STEPS).astype(np.float32) / np.float32(STEPS)
+    return steps
 
 
 def _slices(voxels: np.ndarray) -> torch.Tensor:

@@ -177,7 +177,10 @@ class PassThrough(Rule[nn.Module]):
 
 
 class WinnerTakeAllPool(Rule[nn.MaxPool2d]):
-    """Max pooling: all relevance of a cell goes to its largest input (the first of equals)."""
+    """Max pooling: all relevance of a cell goes to its largest input.
+
+    Of equals it is the first, so in a lesion that fills its pixels the map of the lesion mask leans to the upper left.
+    """
 
     def forward(self, layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Any]:
         """See the class."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..pipeline.appearance import UNKNOWN, Appearance
-from ..pipeline.diagnosis import ClassifierInput
+from ..pipeline.diagnosis import STEPS, ClassifierInput
 from ..pipeline.models import Models
 from .scan_table import is_scan_table, read_scan_table, split_scans
 from .sources import read_series
@@ -108,7 +108,7 @@ def prepare_examples(
 
 
 def _save(file: Path, inputs: ClassifierInput) -> None:
-    arrays = {n: np.rint(getattr(inputs, n).numpy() * 255).astype(np.uint8) for n in ("ct", "lesions")}
+    arrays = {n: np.rint(getattr(inputs, n).numpy() * STEPS).astype(np.uint8) for n in ("ct", "lesions")}
     partial = file.with_name(f"{file.stem}.partial-{uuid4().hex}.npz")  # several machines may share the folder
     np.savez_compressed(partial, **arrays, **inputs.appearance._asdict())
     partial.replace(file)
@@ -116,7 +116,7 @@ def _save(file: Path, inputs: ClassifierInput) -> None:
 
 def _read(file: Path, scan: Scan) -> Example:
     with np.load(file) as saved:
-        ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / 255) for n in ("ct", "lesions"))
+        ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / STEPS) for n in ("ct", "lesions"))
         appearance = Appearance(*(float(saved[name]) for name in Appearance._fields))
     return Example(scan.name, ct, lesions, scan.covid, appearance)
 
