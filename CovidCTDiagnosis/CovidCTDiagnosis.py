@@ -113,7 +113,9 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """Called when Slicer closes: whatever runs ends."""
-        self.panel.close()
+        if self.panel is not None:  # else setup failed
+            self.panel.close()
+            self._bind(None)
         self.removeObservers()
 
     def enter(self):
@@ -146,7 +148,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show and observe the parameter node of the scene, or none."""
         if self._parameters is not None:
             self._parameters.disconnectGui(self._binding)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._on_change)
+            self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_change)
         self._parameters = parameters
         if parameters is not None:
             if parameters.inputVolume is None:
@@ -154,11 +156,12 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
                 parameters.inputVolume = first_scan(slicer.mrmlScene)
             self._binding = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._on_change)
-        self.panel.update()
+            # Of the node: the wrapper is another one each time, and would be kept.
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_change)
+        self.panel.enter()
 
     def _on_change(self, caller=None, event=None):
-        self.panel.update()
+        self.panel.on_change()
 
 
 class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
@@ -166,9 +169,14 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         """The user's choices, wrapped."""
-        from CovidCTDiagnosisLib.panel.parameters import PanelParameters
+        from CovidCTDiagnosisLib.panel.parameters import PanelParameters, recall_choices
 
-        return PanelParameters(super().getParameterNode())
+        node = super().getParameterNode()
+        is_new = node.GetParameterCount() == 0
+        parameters = PanelParameters(node)
+        if is_new:
+            recall_choices(parameters, slicer.app.userSettings())
+        return parameters
 
     def launch(self, arguments, user=None, wheels=None):
         """Start the command line; what it needs is installed and its terms are accepted first.

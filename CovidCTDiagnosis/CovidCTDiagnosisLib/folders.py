@@ -146,6 +146,8 @@ def remove_leftovers(target: Path) -> None:
 
     What one had just moved out of the way comes back, unless something has taken its place.
     """
+    if not target.parent.is_dir():
+        return  # as when a drive is gone
     for old in _left_behind(target, _replaced_prefix(target)):
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)

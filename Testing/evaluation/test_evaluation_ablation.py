@@ -81,7 +81,7 @@ def test_every_series_is_tested_once_and_neighbours_stay_together(subjects: list
     tested = []
     for fold in range(5):
         split = split_by_blocks(subjects, fold)
-        parts = [split.learn, split.calibrate, split.test]
+        parts = [split.train, split.validation, split.test]
         names = [s.series.name for part in parts for s in part]
         assert sorted(names) == sorted(s.series.name for s in subjects)
         assert all({s.covid for s in part} == {0, 1} for part in parts)
@@ -97,7 +97,7 @@ def test_every_series_is_tested_once_and_neighbours_stay_together(subjects: list
 def test_baselines_find_what_they_look_at(subjects: list[Subject]) -> None:
     split = split_by_blocks(subjects, 2)
     covid = np.array([s.covid for s in split.test])
-    for score in (learn_histogram(split.learn), learn_lung_fractions(split.learn), score_involvement):
+    for score in (learn_histogram(split.train), learn_lung_fractions(split.train), score_involvement):
         scores = score(split.test)
         assert scores.shape == covid.shape and roc_auc_score(covid, scores) == 1
 
@@ -107,9 +107,9 @@ def test_the_histogram_sees_the_scanner_and_matching_takes_it_away() -> None:
     subjects = [subject(n, 0) for n in range(15)] + [subject(50 + n, 1, brightness=0.08) for n in range(15)]
     split = split_by_blocks(subjects, 1)
     covid = np.array([s.covid for s in split.test])
-    assert roc_auc_score(covid, learn_histogram(split.learn)(split.test)) == 1
-    common = common_curve(split.learn)
-    learn, test = ([matched(s, common) for s in part] for part in (split.learn, split.test))
+    assert roc_auc_score(covid, learn_histogram(split.train)(split.test)) == 1
+    common = common_curve(split.train)
+    learn, test = ([matched(s, common) for s in part] for part in (split.train, split.test))
     for baseline in (learn_histogram, learn_lung_fractions):
         assert roc_auc_score(covid, baseline(learn)(test)) < 0.95
     means = np.array([s.example.ct[s.example.ct > 0].mean() for s in test])
@@ -187,8 +187,8 @@ def test_each_part_of_a_fold_serves_one_purpose(
     Ablation(tmp_path, "key", folds=(2,)).answers(subjects, told=lambda text: None)
     split = split_by_blocks(subjects, 2)
     runs = len(GREYS) * len(METHODS)
-    assert learned == [names(split.learn)] * runs and curves == [names(split.learn)]
-    assert scored == [names(split.calibrate), names(split.test)] * runs
+    assert learned == [names(split.train)] * runs and curves == [names(split.train)]
+    assert scored == [names(split.validation), names(split.test)] * runs
     as_they_are, with_common = seen[: 2 * len(METHODS)], seen[2 * len(METHODS) :]
     assert all(abs(a - b) > 1e-4 for a, b in zip(as_they_are, with_common, strict=True))
 
@@ -260,7 +260,7 @@ def test_the_paper_s_recipe_trains_networks_alone_and_stops_by_the_block_for_cal
 
     monkeypatch.setattr(ablation, "fit", fit)
     monkeypatch.setattr(ablation, "classifier_recipe", classifier)
-    found = replace(answers[1], manner=PAPER).answers(subjects, told=lambda text: None)
+    found = replace(answers[1], scheme=PAPER).answers(subjects, told=lambda text: None)
     assert {*recipes} == {
         "one-branch-random-weights-paper/classifier",
         "one-branch-pre-trained-paper/classifier",
@@ -272,12 +272,12 @@ def test_the_paper_s_recipe_trains_networks_alone_and_stops_by_the_block_for_cal
     split = split_by_blocks(subjects, 0)
     for name, recipe in recipes.items():
         if name.endswith("cvae"):
-            slices = sum(len(s.example.ct) for s in split.learn)
+            slices = sum(len(s.example.ct) for s in split.train)
             assert (recipe.steps, recipe.learning_rate) == (200 * math.ceil(slices / SLICES_A_STEP), 5e-3)
         else:
-            assert (recipe.steps, recipe.learning_rate) == (200 * math.ceil(len(split.learn) / VOLUMES_A_STEP), 1e-5)
-            assert recipe.constant_rate and recipe.check is not None
-    assert stopped_by == [[s.series.name for s in split.calibrate]] * len(GREYS) * len(NETWORKS)
+            assert (recipe.steps, recipe.learning_rate) == (200 * math.ceil(len(split.train) / VOLUMES_A_STEP), 1e-5)
+            assert recipe.constant_rate and recipe.validation is not None
+    assert stopped_by == [[s.series.name for s in split.validation]] * len(GREYS) * len(NETWORKS)
     same = [a.method for a, b in zip(found, answers[0], strict=True) if a == b]
     assert {*METHODS} - {*NETWORKS} <= {*same}
 

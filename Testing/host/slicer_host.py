@@ -82,6 +82,23 @@ class _Qt(ModuleType):
 # Widgets of Slicer and CTK
 
 
+class NodeFilter(QtCore.QObject):
+    """Which of the nodes are not shown."""
+
+    changed = QtCore.Signal()
+
+    def __init__(self, parent: QtCore.QObject) -> None:
+        super().__init__(parent)
+        self._hidden: list[str] = []
+
+    def _hide(self, ids: list[str]) -> None:
+        if self._hidden != list(ids):
+            self._hidden = list(ids)
+            self.changed.emit()
+
+    hiddenNodeIDs = QtCore.Property("QStringList", lambda self: self._hidden, _hide)
+
+
 class NodeComboBox(QtWidgets.QComboBox):
     """The scene's nodes of some classes."""
 
@@ -91,6 +108,8 @@ class NodeComboBox(QtWidgets.QComboBox):
         super().__init__(parent)
         self._types: list[str] = []
         self._none, self._scene = False, None
+        self._filter = NodeFilter(self)
+        self._filter.changed.connect(self._fill)
         self.currentIndexChanged.connect(lambda index: self.nodeChanged.emit())
 
     nodeTypes = QtCore.Property("QStringList", lambda self: self._types, lambda self, types: self._set_types(types))
@@ -101,6 +120,9 @@ class NodeComboBox(QtWidgets.QComboBox):
 
     def _set_types(self, types: list[str]) -> None:
         self._types = list(types)
+
+    def sortFilterProxyModel(self) -> NodeFilter:
+        return self._filter
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
@@ -116,7 +138,7 @@ class NodeComboBox(QtWidgets.QComboBox):
             self.addItem("None", "")
         for index in range(self._scene.GetNumberOfNodes()):
             node = self._scene.GetNthNode(index)
-            if node.GetClassName() in self._types:
+            if node.GetClassName() in self._types and node.GetID() not in self._filter.hiddenNodeIDs:
                 self.addItem(node.GetName(), node.GetID())
         self.setCurrentIndex(self.findData(chosen) if chosen else (0 if self._none else -1))
         self.blockSignals(False)

@@ -50,6 +50,7 @@ KNOWN = {
     "slicer.util.pip_install",
     "slicer.util.pip_uninstall",
     "slicer.vtkMRMLLabelMapVolumeNode",
+    "slicer.vtkMRMLNode",
     "slicer.vtkMRMLSegmentationNode",
     "slicer.vtkMRMLScalarVolumeNode",
     "slicer.vtkMRMLSliceLogic",

@@ -14,9 +14,10 @@ import numpy as np
 import psutil
 import pytest
 import slicer
+import vtk
 from CovidCTDiagnosisLib.ct.phantom import make_chest
 from CovidCTDiagnosisLib.errors import CovidCTError, UsageError
-from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan, is_bent
 from CovidCTDiagnosisLib.scene.report import kept_analysis
 from PIL import Image
 from PySide6 import QtCore
@@ -85,7 +86,7 @@ def test_a_click_brings_findings_layers_and_slices(opened: Any) -> None:
     analyze(opened)
     analysis = kept_analysis(opened.ct)
     assert analysis is not None and ui.statusLabel.text == "Done."
-    assert f"{analysis['diagnosis']['probability']:.2f}" in ui.findingLabel.text
+    assert f"{analysis['diagnosis']['probability']:.3f}" in ui.findingLabel.text
     assert seen == sorted(seen) and len(seen) > 3 and seen[-1] == 100
     study = find_study_nodes(opened.ct)
     assert study is not None and (slicer.util.arrayFromVolume(study.lungs) > 0).any()
@@ -441,6 +442,7 @@ def test_what_is_explained_and_where_files_stay_can_be_chosen(opened: Any, tmp_p
     analyze(opened)
     analysis = kept_analysis(opened.ct)
     assert analysis is not None and analysis["relevance"]["target"] == "not-covid"
+    assert analysis["input"]["name"] == "A_B_ chest.nrrd"
     assert (tmp_path / "A_B_ chest" / "analysis.json").is_file()
     analyze(opened)  # another scan may have the same name: nothing is replaced
     kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
@@ -544,13 +546,16 @@ def test_the_samples_are_registered(host: Any) -> None:
     assert phantom.GetName() == "ChestPhantom" and phantom.GetScene() is slicer.mrmlScene
 
 
-def test_the_computer_is_checked_and_every_line_has_its_remedy(opened: Any) -> None:
+def test_the_computer_is_checked_and_every_line_has_its_remedy(opened: Any, tmp_path: Path) -> None:
     ui = opened.widget.ui
     ui.checkButton.click()
     assert opened.spin(lambda: "Time" in ui.checkLabel.text and not children(), PATIENCE_S), ui.checkLabel.text
     for name in ("Packages", "Graphics card", "Memory", "Disk", "Weights"):
         assert f"<b>{name}</b>" in ui.checkLabel.text
     assert not opened.asked  # nothing is installed for it
+    opened.widget.logic.getParameterNode().bundle = tmp_path / "gone"
+    ui.checkButton.click()
+    assert opened.spin(lambda: "✘ <b>Weights</b>" in ui.checkLabel.text, PATIENCE_S), ui.checkLabel.text
 
 
 def test_the_plot_has_a_value_for_every_slice(opened: Any) -> None:
@@ -565,3 +570,95 @@ def test_the_plot_has_a_value_for_every_slice(opened: Any) -> None:
     areas = [float(table.GetCellText(k, 3)) for k in range(table.GetNumberOfRows())]
     lesions = next(m for m in analysis["measurements"]["lesions"] if m["class"] == "any" and m["side"] == "both")
     assert sum(areas) * 0.8 == pytest.approx(lesions["volume_ml"], rel=0.01)  # slices of 8 mm
+
+
+def test_a_ct_that_its_transform_bends_is_refused_at_once(opened: Any) -> None:
+    """As Slicer's DICOM reader leaves one with irregular slices: on a regular grid, with a grid of displacements."""
+    ui, spline = opened.widget.ui, vtk.vtkThinPlateSplineTransform()
+    spline.SetBasisToR()
+    low, high = np.array(opened.ct.GetOrigin()) - 10, np.array(opened.ct.GetOrigin()) + 300
+    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+    before, after = vtk.vtkPoints(), vtk.vtkPoints()
+    for point in [*corners, corners.mean(0)]:
+        before.InsertNextPoint(point)
+    for point in [*corners, corners.mean(0) + np.array([0, 0, 25])]:
+        after.InsertNextPoint(point)
+    spline.SetSourceLandmarks(before)
+    spline.SetTargetLandmarks(after)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    transform.SetAndObserveTransformToParent(spline)
+    opened.ct.SetAndObserveTransformNodeID(transform.GetID())
+    ui.analyzeButton.click()
+    assert "A transform bends Phantom" in ui.statusLabel.text and not children()
+    assert not opened.widget.panel.running
+    spline.SetTargetLandmarks(before)  # and one that moves nothing is no obstacle
+    assert not is_bent(opened.ct)
+
+
+def test_what_is_of_the_computer_outlives_the_scene_and_lungs_of_one_ct_are_not_those_of_another(
+    opened: Any, chest_phantom: Any, tiny_bundle: Path
+) -> None:
+    logic = opened.widget.logic
+    parameters = logic.getParameterNode()
+    parameters.device, parameters.relevanceOpacity = "cpu", 0.35
+    lungs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    parameters.lungMask = lungs
+    assert logic.getParameterNode().lungMask is lungs
+    parameters.inputVolume = add_ct(slicer.mrmlScene, chest_phantom(spacing=(8.0, 8.0, 8.0)), "Other")
+    assert logic.getParameterNode().lungMask is None
+    slicer.mrmlScene.Clear()
+    parameters = logic.getParameterNode()
+    assert (parameters.bundle, parameters.device) == (tiny_bundle, "cpu")
+    assert parameters.relevanceOpacity == 0.6
+
+
+def test_coming_back_to_the_panel_leaves_the_views_alone(opened: Any) -> None:
+    widget = opened.widget
+    assert not widget.ui.restoreButton.enabled
+    analyze(opened)
+    selector = widget.ui.inputSelector._wrapped
+    assert [selector.itemText(n) for n in range(selector.count())] == ["Phantom"]  # relevance is no CT
+    assert widget.ui.restoreButton.enabled
+    widget.exit()
+    for n in range(3):
+        opened.slice_logics.GetItemAsObject(n).GetSliceCompositeNode().SetForegroundVolumeID(None)
+    left = layers(opened)
+    widget.enter()
+    assert layers(opened) == left and widget.ui.findingLabel.text
+    widget.logic.getParameterNode().relevanceOpacity = 0.3
+    assert layers(opened) != left
+
+
+def test_a_result_that_cannot_be_shown_is_told_and_leaves_no_files(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any) -> None:
+        raise MemoryError
+
+    widget = opened.widget
+    monkeypatch.setattr(sys.modules["CovidCTDiagnosisLib.panel.panel"], "put_study", fail)
+    folders: list[Path] = []
+    launch = widget._launch
+    monkeypatch.setattr(
+        widget.panel, "_launch", lambda arguments: folders.append(Path(arguments[1]).parents[1]) or launch(arguments)
+    )
+    analyze(opened)
+    assert "cannot be shown (MemoryError)" in widget.ui.statusLabel.text and widget.ui.logButton.visible
+    assert widget.ui.analyzeButton.text == "Analyze" and folders and not folders[0].exists()
+
+
+def test_a_panel_that_could_not_be_set_up_can_be_reloaded(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slicer.util, "loadUI", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        host.open()
+    host.widget.cleanup()
+
+
+def test_cleaning_up_unbinds_the_panel(opened: Any) -> None:
+    widget = opened.widget
+    widget.cleanup()
+    widget.logic.getParameterNode().relevanceOpacity = 0.25
+    (slider,) = (
+        w for w in vars(widget.ui).values() if w._wrapped.property("SlicerParameterName") == "relevanceOpacity"
+    )
+    assert slider.value == 0.6

@@ -12,7 +12,7 @@ from CovidCTDiagnosisLib.ct import Volume, digest
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.pipeline import Analysis, analyze
 from CovidCTDiagnosisLib.pipeline.given_lungs import resample_labels, take_lungs
-from CovidCTDiagnosisLib.pipeline.lungs import LEFT, RIGHT
+from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT
 
 
 @pytest.fixture(scope="module")

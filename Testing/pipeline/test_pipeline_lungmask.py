@@ -15,8 +15,8 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.errors import UsageError
+from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT
 from CovidCTDiagnosisLib.pipeline.lungmask_engine import require_lungmask, segment_with_lungmask
-from CovidCTDiagnosisLib.pipeline.lungs import LEFT, RIGHT
 
 CPU = torch.device("cpu")
 

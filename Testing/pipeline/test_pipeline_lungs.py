@@ -12,24 +12,17 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, bounding_region, from_grid, to_grid
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.networks import DeepMedic
-from CovidCTDiagnosisLib.pipeline.lungs import (
+from CovidCTDiagnosisLib.pipeline.lung_boundary import BAND_MM, boundary_depth, drop_specks, refine_lungs
+from CovidCTDiagnosisLib.pipeline.lung_cleaning import (
     AIRWAY_HU,
-    BAND_MM,
-    LEFT,
     MIXED_GAS,
     NECK_MM,
     NECK_SHARE,
-    RIGHT,
-    boundary_depth,
     clean_lungs,
     contact_shares,
-    drop_specks,
-    midline,
-    refine_lungs,
-    sample_hu,
-    segment_lungs,
-    tell_sides,
 )
+from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT, midline, tell_sides
+from CovidCTDiagnosisLib.pipeline.lungs import sample_hu, segment_lungs
 from CovidCTDiagnosisLib.pipeline.models import Models
 from scipy import ndimage
 from skimage.segmentation import watershed

@@ -89,6 +89,9 @@ def test_the_analysis_comes_back_as_it_was_and_the_table_has_its_rows(scene: Any
         assert tuple(table.GetCellText(row, column) for column in range(len(COLUMNS))) == cells
     text = methods_paragraph(analysis)
     assert analysis["bundle"]["version"] in text and "not for diagnosis" in text
+    assert text.startswith("Lungs and lesions were segmented and")
+    given = {**analysis, "settings": {"lungs": {"source": "mask"}}}
+    assert methods_paragraph(given).startswith("Lungs were given as a mask, lesions in them were segmented and")
 
 
 @pytest.mark.parametrize("moved", [False, True])

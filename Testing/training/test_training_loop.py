@@ -155,10 +155,10 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, mo
     def noise(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(rng.standard_normal((16, 3), np.float32)), torch.zeros(16, 1)
 
-    recipe = Recipe(nn.Linear(3, 1), draw, loss, steps=400, learning_rate=0.5, seed=1, check=noise)
+    recipe = Recipe(nn.Linear(3, 1), draw, loss, steps=400, learning_rate=0.5, seed=1, validation=noise)
     fit(recipe, tmp_path / "stopped")
     assert 12 <= recipe.trainer.global_step < 400  # what is checked gets worse from the first epoch on
-    watched = Recipe(nn.Linear(3, 1), draw, loss, steps=40, learning_rate=0.5, seed=1, check=draw)
+    watched = Recipe(nn.Linear(3, 1), draw, loss, steps=40, learning_rate=0.5, seed=1, validation=draw)
     fit(watched, tmp_path / "all")
     assert watched.trainer.global_step == 40
 
@@ -173,11 +173,13 @@ def test_batches_that_are_kept_are_all_checked_once(tmp_path: Path, monkeypatch:
             seen.append(float(batch[0][0, 0]))
             super().validation_step(batch, index)
 
-    recipe = Observed(nn.Linear(3, 1), draw, loss, steps=10, learning_rate=0.1, seed=1, constant_rate=True, check=kept)
+    recipe = Observed(
+        nn.Linear(3, 1), draw, loss, steps=10, learning_rate=0.1, seed=1, constant_rate=True, validation=kept
+    )
     network = fit(recipe, tmp_path)
     assert seen == [0.0, 1.0, 2.0] * 2
     with safe_open(tmp_path / loop.BEST, "pt") as file:
-        best = float(file.metadata()["check_loss"])
+        best = float(file.metadata()["validation_loss"])
     with torch.inference_mode():
         assert best == pytest.approx(np.mean([float(loss(network, batch)) for batch in kept]), rel=1e-5)
 
@@ -194,7 +196,7 @@ def test_early_stopping_gives_the_weights_that_did_best(
         return torch.from_numpy(rng.standard_normal((16, 3), np.float32)), torch.zeros(16, 1)
 
     def checked(network: nn.Module) -> float:
-        losses = [float(loss(network, zero(np.random.default_rng([1, 1, n])))) for n in range(loop.CHECK_BATCHES)]
+        losses = [float(loss(network, zero(np.random.default_rng([1, 1, n])))) for n in range(loop.VALIDATION_BATCHES)]
         return float(np.mean(losses))
 
     seen: list[float] = []
@@ -214,7 +216,7 @@ def test_early_stopping_gives_the_weights_that_did_best(
             learning_rate=0.1,
             seed=1,
             constant_rate=not averaged,
-            check=zero,
+            validation=zero,
         )
 
     network = fit(recipe(62), tmp_path / "run")  # the last two steps are no epoch
@@ -242,7 +244,7 @@ def test_volumes_are_trained_in_single_precision_on_a_processor(
 
 
 def test_fewer_steps_than_an_epoch_are_checked_too(tmp_path: Path) -> None:
-    recipe = Recipe(nn.Linear(3, 1), draw, loss, steps=3, learning_rate=0.1, seed=1, check=draw)
+    recipe = Recipe(nn.Linear(3, 1), draw, loss, steps=3, learning_rate=0.1, seed=1, validation=draw)
     network = fit(recipe, tmp_path / "run")
     kept = load_file(tmp_path / "run" / loop.BEST)
     assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())

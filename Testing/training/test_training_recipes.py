@@ -23,8 +23,8 @@ from CovidCTDiagnosisLib.training import photographs, planting
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
 from CovidCTDiagnosisLib.training.diagnosis import (
-    MANNERS,
     PAPER,
+    SCHEMES,
     SLICES_A_STEP,
     VOLUMES_A_STEP,
     classifier_recipe,
@@ -96,13 +96,13 @@ def examples(covid: int, healthy: int) -> list[Example]:
 def test_a_split_keeps_neighbours_together_and_has_both_classes_everywhere(covid: int, healthy: int) -> None:
     given = examples(covid, healthy)
     split = split_by_blocks(given)
-    parts = [split.learn, split.calibrate, split.test]
+    parts = [split.train, split.validation, split.test]
     assert sorted(e.name for part in parts for e in part) == sorted(e.name for e in given)
     for part in parts:
         for label, size in ((1, covid), (0, healthy)):
             numbers = [int(e.name[2:]) for e in part if e.covid == label]
             assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # one unbroken block
-            share = 3 / 5 if part is split.learn else 1 / 5
+            share = 3 / 5 if part is split.train else 1 / 5
             assert abs(len(numbers) - share * size) < 3
     assert [e.name for e in split_by_blocks(given).test] == [e.name for e in split.test]
 
@@ -195,11 +195,11 @@ def test_volumes_are_shown_in_other_windows_and_stay_inside_the_lungs() -> None:
 
 def test_the_paper_s_recipe_is_that_of_section_5() -> None:
     given = examples(9, 21)
-    recipe = classifier_recipe(given, None, steps=7, manner=MANNERS[PAPER], kept=given)
-    assert recipe.steps == 200 * math.ceil(30 / VOLUMES_A_STEP) and recipe.check is not None
+    recipe = classifier_recipe(given, None, steps=7, scheme=SCHEMES[PAPER], validation=given)
+    assert recipe.steps == 200 * math.ceil(30 / VOLUMES_A_STEP) and recipe.validation is not None
     # Each scan for validation is checked once.
-    assert isinstance(recipe.check, list) and [len(batch) for batch in recipe.check] == [1] * len(given)
-    assert all(torch.equal(batch[0][0], e.ct) for batch, e in zip(recipe.check, given, strict=True))
+    assert isinstance(recipe.validation, list) and [len(batch) for batch in recipe.validation] == [1] * len(given)
+    assert all(torch.equal(batch[0][0], e.ct) for batch, e in zip(recipe.validation, given, strict=True))
     optimizer = recipe.configure_optimizers()
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.param_groups[0]["lr"] == 1e-5 and optimizer.param_groups[0]["weight_decay"] == 1e-5
@@ -207,7 +207,7 @@ def test_the_paper_s_recipe_is_that_of_section_5() -> None:
     covid = [covid for _ in range(100) for *_, covid in recipe.draw(rng)]
     assert 0.2 < np.mean(covid) < 0.4  # as often as they are
     assert any(torch.equal(recipe.draw(rng)[0][0], e.ct) for e in given for _ in range(20))  # not augmented
-    pretraining = cvae_recipe(given, steps=7, manner=MANNERS[PAPER])
+    pretraining = cvae_recipe(given, steps=7, scheme=SCHEMES[PAPER])
     assert pretraining.steps == 200 * math.ceil(30 * 4 / SLICES_A_STEP)
     assert pretraining.configure_optimizers().param_groups[0]["lr"] == 5e-3
     assert isinstance(pretraining.network, CVAE) and pretraining.network.prior == "image-and-label"

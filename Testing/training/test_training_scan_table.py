@@ -95,12 +95,12 @@ def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -
     rows = "".join(f"scan{n}.nii.gz,{int(n < 90)},p{n // 2}\n" for n in range(200))
     scans = read_scan_table(table(empty_scans, "scan,label,patient\n" + rows))
     split = split_scans(scans)
-    parts = [split.learn, split.calibrate, split.test]
+    parts = [split.train, split.validation, split.test]
     assert sorted(s.name for part in parts for s in part) == sorted(s.name for s in scans)
     patients = [{s.patient for s in part} for part in parts]
     assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
     assert all({s.covid for s in part} == {0, 1} for part in parts)
-    assert 100 <= len(split.learn) <= 140 and min(len(split.calibrate), len(split.test)) >= 25
+    assert 100 <= len(split.train) <= 140 and min(len(split.validation), len(split.test)) >= 25
     assert split_scans(scans) == split
     fewer = split_scans(scans[20:120])  # whoever joins the table changes nobody else's split
     assert all(set(a) <= set(b) for a, b in zip(vars(fewer).values(), vars(split).values(), strict=True))
@@ -117,11 +117,11 @@ def test_a_patient_written_in_other_letters_is_not_divided(empty_scans: Path) ->
         (empty_scans / f"scan{n}.nii.gz").write_bytes(bytes([n]))
     rows = "".join(f"scan{n}.nii.gz,{n % 2},{'pP'[n // 40]}{n % 40}\n" for n in range(80))
     split = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + rows)))
-    parts = [{s.path.name for s in part} for part in (split.learn, split.calibrate, split.test)]
+    parts = [{s.path.name for s in part} for part in (split.train, split.validation, split.test)]
     assert all(any({f"scan{n}.nii.gz", f"scan{n + 40}.nii.gz"} <= part for part in parts) for n in range(40))
     backwards = "".join(f"{row}\n" for row in reversed(rows.splitlines()))
     again = split_scans(read_scan_table(table(empty_scans, "scan,label,patient\n" + backwards)))
-    assert [{s.path.name for s in part} for part in (again.learn, again.calibrate, again.test)] == parts
+    assert [{s.path.name for s in part} for part in (again.train, again.validation, again.test)] == parts
 
 
 @pytest.mark.parametrize(("before", "after"), [("p{n}", "P{n}"), ("P{n}", "p{n}")], ids=["capitals", "small"])
@@ -156,7 +156,7 @@ def test_a_copy_of_a_scan_is_not_tested_on_where_the_scan_is_learned_from(empty_
             with pytest.raises(InputError, match=r"scan0\.nii\.gz and copy\.nii\.gz are the same scan, one for train"):
                 split_scans(scans)
         else:
-            assert len(split_scans(scans).learn) == 3
+            assert len(split_scans(scans).train) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

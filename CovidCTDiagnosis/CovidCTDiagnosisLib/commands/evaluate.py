@@ -75,9 +75,9 @@ def _add_evaluate_planted(parts: Any) -> None:
 
 def _evaluate_planted(options: argparse.Namespace) -> None:
     with training_packages():
-        from ..evaluation.planted import print_planted
+        from ..evaluation.planted import evaluate_planted
 
-    print_planted(options.bundle, options.device, options.data)
+    evaluate_planted(options.bundle, options.device, options.data)
 
 
 def _add_evaluate_diagnosis(parts: Any) -> None:
@@ -102,9 +102,9 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
 
 def _evaluate_diagnosis(options: argparse.Namespace) -> None:
     with training_packages():
-        from ..evaluation.diagnosis import print_diagnosis
+        from ..evaluation.diagnosis import evaluate_diagnosis
 
-    print_diagnosis(
+    evaluate_diagnosis(
         options.data,
         options.bundle,
         options.device,

@@ -123,7 +123,7 @@ def check_chest_ct(volume: Volume) -> list[str]:
     warnings = []
     if not volume.orientation_known:
         warnings.append("The file does not say how the patient lies: right and left may be exchanged.")
-    if max(volume.spacing) > THICK_SLICE_MM:
+    if max(volume.spacing) > THICK_SLICE_MM + 0.05:  # as it is said
         warnings.append(
             f"The slices are {max(volume.spacing):.1f} mm apart: small lesions may be missed "
             f"({THICK_SLICE_MM:.0f} mm or less is better)."

@@ -153,6 +153,13 @@ def covered_share(mask: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.nd
     return _apply(mask, [_cover(grid, own, axis) for axis in range(3)])
 
 
+def containing_voxels(grid: WorkingGrid, other: WorkingGrid, axis: int) -> np.ndarray:
+    """The other grid's voxel that holds, or is nearest to, the centre of each of the grid's, along one axis."""
+    centres = grid.start[axis] + grid.step[axis] * (np.arange(grid.count[axis]) + 0.5)
+    inside = np.floor((centres - other.start[axis]) / other.step[axis]).astype(int)
+    return np.clip(inside, 0, other.count[axis] - 1)
+
+
 def from_grid(values: np.ndarray, grid: WorkingGrid, spacing: Triple, region: Region, fill: float = 0.0) -> np.ndarray:
     """Bring values on a working grid back to (a region of) the volume's grid, linearly.
 

@@ -36,7 +36,7 @@ from ..training.baselines import (
 from ..training.calibration import fit_platt, score_differences
 from ..training.diagnosis import (
     CVAE_SIZE,
-    MANNERS,
+    SCHEMES,
     SHORT,
     SLICES_A_STEP,
     VOLUMES_A_STEP,
@@ -117,7 +117,7 @@ class Ablation:
         folds: which to run.
         precision: Lightning's name, or None for the usual one.
         cvae_steps: of pre-training, or None for as many as ``steps``.
-        manner: of ``MANNERS``, how CVAE and classifier learn; one that has epochs does not heed the steps.
+        scheme: of ``SCHEMES``, how CVAE and classifier learn; one that has epochs does not heed the steps.
     """
 
     folder: Path
@@ -127,7 +127,7 @@ class Ablation:
     folds: tuple[int, ...] = tuple(range(BLOCKS))
     precision: str | None = None
     cvae_steps: int | None = None
-    manner: str = SHORT
+    scheme: str = SHORT
 
     def answers(self, subjects: Sequence[Subject], told: Callable[[str], None] = print) -> list[Answer]:
         """Every method's answers on every fold; what is on disk is not computed again."""
@@ -135,9 +135,9 @@ class Ablation:
         for greys, match in GREYS.items():
             for fold in self.folds:
                 split = split_by_blocks(subjects, fold)
-                parts = [split.learn, split.calibrate, split.test]
+                parts = [split.train, split.validation, split.test]
                 if match:
-                    common = common_curve(split.learn)
+                    common = common_curve(split.train)
                     parts = [[matched(s, common) for s in part] for part in parts]
                 for method in METHODS:
                     found += self._answer(greys, method, fold, parts)
@@ -150,7 +150,7 @@ class Ablation:
 
     def _answer(self, greys: str, method: str, fold: int, parts: list[list[Subject]]) -> list[Answer]:
         settings = "-".join(map(str, filter(None, (self.key, self.steps, f"seed{self.seed}", self.precision))))
-        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._manner(method))
+        run = self.folder / "runs" / settings / _plain(greys) / f"fold-{fold}" / (_plain(method) + self._scheme(method))
         learn, calibrate, test = parts
         file = run / "answers.json"
         if not file.exists():
@@ -165,12 +165,12 @@ class Ablation:
         known = json.loads(file.read_text())
         return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
 
-    def _manner(self, method: str) -> str:
-        """Tells runs apart that do not learn in the usual manner, or whose pre-training is not of the usual length."""
+    def _scheme(self, method: str) -> str:
+        """Tells runs apart that do not learn in the usual scheme, or whose pre-training is not of the usual length."""
         if method not in NETWORKS:
             return ""
-        if self.manner != SHORT:
-            return f"-{self.manner}"
+        if self.scheme != SHORT:
+            return f"-{self.scheme}"
         longer = NETWORKS[method].pretrained and self._cvae_steps != self.steps
         return f"-cvae{self._cvae_steps}" if longer else ""
 
@@ -190,11 +190,11 @@ class Ablation:
         if method == SLICE_CNN:
             network = learn_slice_cnn(learn, run, self.steps, self.seed, self._hardware)
         else:
-            parts, manner = NETWORKS[method], MANNERS[self.manner]
-            examples, kept = ([s.example for s in part] for part in (learn, calibrate))
+            parts, scheme = NETWORKS[method], SCHEMES[self.scheme]
+            examples, validation = ([s.example for s in part] for part in (learn, calibrate))
             encoder = None
             if parts.pretrained:
-                recipe = cvae_recipe(examples, self._cvae_steps, self.seed, parts.side_information, manner)
+                recipe = cvae_recipe(examples, self._cvae_steps, self.seed, parts.side_information, scheme)
                 encoder = encoder_weights(fit(recipe, run / "cvae", self._hardware).state_dict())
             recipe = classifier_recipe(
                 examples,
@@ -202,8 +202,8 @@ class Ablation:
                 self.steps,
                 self.seed,
                 parts.side_information,
-                manner,
-                kept,
+                scheme,
+                validation,
             )
             network = fit(recipe, run / "classifier", self._hardware)
         return lambda subjects: score_differences(network, [s.example for s in subjects])
@@ -218,7 +218,7 @@ def evaluate_ablation(
     precision: str | None = None,
     folds: int = BLOCKS,
     cvae_steps: int | None = None,
-    manner: str = SHORT,
+    scheme: str = SHORT,
     seed: int = 0,
 ) -> None:
     """Train, answer, write ``ablation.csv`` and print the table.
@@ -232,15 +232,15 @@ def evaluate_ablation(
         precision: of the training, Lightning's name.
         folds: how many of them, from the first.
         cvae_steps: of pre-training, or None for as many as ``steps``.
-        manner: see ``Ablation``.
+        scheme: see ``Ablation``.
         seed: of everything random; each has runs of its own.
 
     Raises:
         InputError: the data folder lacks a part.
-        UsageError: ``output`` cannot be used, or the manner has its own length of pre-training.
+        UsageError: ``output`` cannot be used, or the scheme has its own length of pre-training.
     """
-    if cvae_steps is not None and MANNERS[manner].epochs is not None:
-        raise UsageError(f"The recipe {manner} has its own length.", "Leave out --cvae-steps or --recipe.")
+    if cvae_steps is not None and SCHEMES[scheme].epochs is not None:
+        raise UsageError(f"The recipe {scheme} has its own length.", "Leave out --cvae-steps or --recipe.")
     if not output.resolve().parent.is_dir():
         raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
     tune_allocator()
@@ -252,21 +252,21 @@ def evaluate_ablation(
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
     key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}{cleaning()}"
-    answers = Ablation(output, key, steps, seed, tuple(range(folds)), precision, cvae_steps, manner).answers(subjects)
+    answers = Ablation(output, key, steps, seed, tuple(range(folds)), precision, cvae_steps, scheme).answers(subjects)
     write_answers(output / TABLE, answers)
     write_markdown(output / MARKDOWN, COLUMNS, ablation_rows(answers))
     print_ablation(answers)
     print_with_lesions(answers, {e.name: e.involvement_percent for e in examples})
-    print(_told_lengths(steps, cvae_steps or steps, manner))
+    print(_told_lengths(steps, cvae_steps or steps, scheme))
     print(f"Answers: {output / TABLE}")
 
 
-def _told_lengths(steps: int, cvae_steps: int, manner: str) -> str:
-    epochs = MANNERS[manner].epochs
+def _told_lengths(steps: int, cvae_steps: int, scheme: str) -> str:
+    epochs = SCHEMES[scheme].epochs
     networks, cvae, more = f"{steps} steps", f"{cvae_steps} steps", ""
     if epochs is not None:
         networks, cvae = f"up to {epochs} epochs, in steps", f"{epochs} epochs, in steps"
-        more = f" Recipe {manner}: stopped by the block that also calibrates; the slice CNN: {steps} steps."
+        more = f" Recipe {scheme}: stopped by the block that also calibrates; the slice CNN: {steps} steps."
     return (
         f"Networks: {networks} of {VOLUMES_A_STEP} volumes, lungs at most {LONGEST_SIDE} pixels long; CVAE {cvae} of "
         f"{SLICES_A_STEP} slices of {CVAE_SIZE[0]} x {CVAE_SIZE[1]} pixels. Calls at probability 0.5.{more}"

@@ -19,8 +19,9 @@ from ..pipeline.diagnosis import Diagnosis, diagnose
 from ..pipeline.models import Models
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
+from ..training.splits import Split
+from .confusion import Confusion
 from .example_pictures import write_pictures
-from .metrics import wilson
 from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
 from .roc import delong
 from .targets import interval_text
@@ -39,7 +40,7 @@ COLUMNS = (
 )
 
 
-def print_diagnosis(
+def evaluate_diagnosis(
     data: Path,
     bundle: Path | None,
     device: str,
@@ -64,11 +65,7 @@ def print_diagnosis(
         UsageError: ``output`` is missing for all splits or cannot be written, ``pictures`` cannot be a folder, or there
             are no slice series to spoil.
     """
-    for path in filter(None, (output, pictures)):
-        if not path.resolve().parent.is_dir():
-            raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
-    if pictures is not None and pictures.exists() and not pictures.is_dir():
-        raise UsageError(f"{pictures} is a file.", "Give a folder for the pictures.")
+    _check_outputs(output, pictures)
     if all_splits and output is None:
         raise UsageError("The scans of all splits go into a table.", "Add --output TABLE.csv.")
     if spoil and is_scan_table(data):
@@ -76,39 +73,56 @@ def print_diagnosis(
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     split = split_data(data)
-    scans = split.test
-    if {s.covid for s in scans} != {0, 1}:
+    if {scan.covid for scan in split.test} != {0, 1}:
         raise InputError(
             "No COVID-19 or no other scans are kept apart.",
             "Put some of either into the split test (all, if the bundle learned from none).",
         )
-    test = _prepare(scans, models)
+    test = _prepare(split.test, models)
     found = _diagnose(test, models)
-    probability = np.array([d.probability for d in found])
-    covid = np.array([e.covid for e in test])
-    called = np.array([d.probability >= d.threshold for d in found])
-    print(f"Diagnosis, {len(covid)} scans kept apart ({covid.sum()} COVID-19), 95 % intervals")
-    rows = {"AUC": delong(probability, covid)} if min(np.bincount(covid)) > 1 else {}
-    rows |= {
-        "sensitivity": wilson(int((called & (covid == 1)).sum()), int((covid == 1).sum())),
-        "specificity": wilson(int((~called & (covid == 0)).sum()), int((covid == 0).sum())),
-    }
-    for name, interval in rows.items():
-        print(f"  {name:36} {interval_text(interval)}")
+    _print_summary(test, found)
     if output is not None:
-        maker = models.bundle.identity
-        table = _rows(TEST, scans, test, found, maker)
-        for name, others in ((TRAIN, split.learn), (VALIDATION, split.calibrate)) if all_splits else ():
-            examples = _prepare(others, models)
-            table += _rows(name, others, examples, _diagnose(examples, models), maker)
-        _write(output, table)
+        rows = _rows(TEST, split.test, test, found, models.bundle.identity)
+        if all_splits:
+            rows += _rows_of_others(split, models)
+        _write(output, rows)
         print(f"Predictions: {output}")
     if pictures is not None:
         write_pictures(test, models, pictures)
         print(f"Pictures: {pictures}")
     if spoil:
-        for line in novelty_lines(chain(spoil_and_diagnose(scans, models), diagnose_beyond_the_lungs(models))):
+        spoilt = chain(spoil_and_diagnose(split.test, models), diagnose_beyond_the_lungs(models))
+        for line in novelty_lines(spoilt):
             print(line, flush=True)
+
+
+def _check_outputs(output: Path | None, pictures: Path | None) -> None:
+    for path in filter(None, (output, pictures)):
+        if not path.resolve().parent.is_dir():
+            raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
+    if pictures is not None and pictures.exists() and not pictures.is_dir():
+        raise UsageError(f"{pictures} is a file.", "Give a folder for the pictures.")
+
+
+def _print_summary(examples: Sequence[Example], found: Sequence[Diagnosis]) -> None:
+    """Area under the curve, where there are two scans of either kind, sensitivity and specificity."""
+    covid = np.array([e.covid for e in examples])
+    calls = Confusion.of(np.array([d.probability >= d.threshold for d in found]), covid)
+    print(f"Diagnosis, {len(covid)} scans kept apart ({covid.sum()} COVID-19), 95 % intervals")
+    rows = {"sensitivity": calls.sensitivity, "specificity": calls.specificity}
+    if min(np.bincount(covid)) > 1:
+        rows = {"AUC": delong(np.array([d.probability for d in found]), covid), **rows}
+    for name, interval in rows.items():
+        print(f"  {name:36} {interval_text(interval)}")
+
+
+def _rows_of_others(split: Split[Any], models: Models) -> list[tuple[Any, ...]]:
+    """``COLUMNS`` of the scans that the bundle learned from or was calibrated on."""
+    found = []
+    for name, scans in ((TRAIN, split.train), (VALIDATION, split.validation)):
+        examples = _prepare(scans, models)
+        found += _rows(name, scans, examples, _diagnose(examples, models), models.bundle.identity)
+    return found
 
 
 def _prepare(scans: Sequence[Any], models: Models) -> list[Example]:

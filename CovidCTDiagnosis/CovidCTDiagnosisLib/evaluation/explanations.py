@@ -21,10 +21,11 @@ from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.explanation import ALPHA, BETA, GATE, TARGET
 from ..pipeline.models import Models
 from ..pipeline.slice_series import series_input
+from ..pipeline.slices import NOMINAL_SLICE_MM
 from ..relevance import explain
 from ..relevance.composite import TARGETS
 from ..training.examples import LONGEST_SIDE, Example, prepare_examples, split_data
-from ..training.sources import NOMINAL_SLICE_MM, Case, read_lesion_slices
+from ..training.sources import Case, read_lesion_slices
 from .relevance_measures import (
     area_over_curve,
     flipping_curve,
@@ -182,7 +183,7 @@ def evaluate_explanations(data: Path, output: Path | None, bundle: Path | None, 
     if output is not None:
         output.mkdir(exist_ok=True)
         with replaced_file(output / RESULTS) as partial:
-            partial.write_text(json.dumps(asdict(results), indent=1))
+            partial.write_text(json.dumps(asdict(results)) + "\n")
         write_table(results, output / TABLE)
         with replaced_file(output / PAGE) as partial:
             partial.write_text(page(results), encoding="utf-8")

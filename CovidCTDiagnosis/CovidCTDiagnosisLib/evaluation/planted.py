@@ -23,7 +23,7 @@ from ..ct.volume import Volume
 from ..networks import LESION_CLASSES
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import segment_lesions
-from ..pipeline.lungs import LEFT, RIGHT
+from ..pipeline.lung_sides import LEFT, RIGHT
 from ..pipeline.models import Models
 from ..training.planting import CRAZY_PAVING, plant_lesions
 from ..training.sources import Case, read_lesion_slices
@@ -105,7 +105,7 @@ def call_expert_lesions(slices: Sequence[Case], models: Models) -> Called:
     return Called({number: tuple(row) for number, row in zip(CLASSES, shares.tolist(), strict=True)}, largest_first)
 
 
-def print_planted(bundle: Path | None, device: str, data: Path | None = None) -> None:
+def evaluate_planted(bundle: Path | None, device: str, data: Path | None = None) -> None:
     """Plant in the NIfTI sample, inside its expert's lobes, and print the confusion of classes.
 
     Args:

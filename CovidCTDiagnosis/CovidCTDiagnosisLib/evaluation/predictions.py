@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 
 from ..bundle import Bundle
 from ..errors import InputError
@@ -87,6 +88,12 @@ class Prediction:
 def _names(split: str, words: Sequence[str]) -> bool:
     """Whether a split's name has one of these words."""
     return not set(words).isdisjoint(re.findall("[a-z]+", split))
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """Of probabilities as a table tells them, none of them 0 or 1."""
+    odds: np.ndarray = logit(np.clip(probability, SMALLEST, 1 - SMALLEST))
+    return odds
 
 
 def counted(scans: Sequence[Prediction]) -> str:

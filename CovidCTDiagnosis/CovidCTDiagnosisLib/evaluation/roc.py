@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_curve
 
@@ -127,8 +127,8 @@ def delong(scores: np.ndarray, labels: np.ndarray, strata: np.ndarray | None = N
         smaller = min(len(group) for group in _groups(scores, labels))
         low, high = wilson(area * smaller, smaller)[1:]
         return Interval(area, low, high)
-    logit, half = np.log(area / (1 - area)), Z * spread / (area * (1 - area))
-    return Interval(area, float(expit(logit - half)), float(expit(logit + half)))
+    middle, half = logit(area), Z * spread / (area * (1 - area))
+    return Interval(area, float(expit(middle - half)), float(expit(middle + half)))
 
 
 def compare_areas(

@@ -20,11 +20,12 @@ from ..ct import Volume
 from ..ct.regrid import bounding_region
 from ..pipeline.compute import describe_device
 from ..pipeline.lesions import LesionSource, segment_lesions
-from ..pipeline.lungs import LEFT, RIGHT, segment_lungs
+from ..pipeline.lung_sides import LEFT, RIGHT
+from ..pipeline.lungs import segment_lungs
 from ..pipeline.models import Models
-from ..pipeline.slices import SliceProbabilities, slice_lungs, slice_probabilities, stack_slices
+from ..pipeline.slices import NOMINAL_SLICE_MM, SliceProbabilities, slice_lungs, slice_probabilities, stack_slices
 from ..training.folds import FOLDS, held_out
-from ..training.sources import NOMINAL_SLICE_MM, UNKNOWN_LESION, Case
+from ..training.sources import UNKNOWN_LESION, Case
 from .ceiling import GridCeiling, lung_ceiling
 from .metrics import BoundaryErrors, Overlap, boundary_errors
 from .slices_agreement import agreement

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..training.sources import NOMINAL_PIXEL_MM, Case
+from ..pipeline.slices import NOMINAL_PIXEL_MM
+from ..training.sources import Case
 from .drawing import BLUE, GREEN, ORANGE, SKY, WIDTH, YELLOW, plain
 from .metrics import BoundaryErrors
 from .scores import CONSOLIDATION, GROUND_GLASS, LESION, SliceScore, ThresholdCurve

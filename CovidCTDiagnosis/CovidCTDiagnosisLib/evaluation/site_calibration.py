@@ -13,7 +13,7 @@ from ..bundle import Bundle, changed_version, revise_bundle, with_section
 from ..errors import InputError, UsageError
 from ..training.calibration import fit_platt, operating_point
 from .metrics import Interval, widened
-from .predictions import SMALLEST, Prediction, Predictions, counted
+from .predictions import Prediction, Predictions, counted, log_odds
 from .reliability import brier
 from .roc import delong
 from .targets import interval_text
@@ -76,8 +76,7 @@ def fit_site(
             "on.",
             f"Label at least {FEWEST} of either kind, better {ENOUGH} in all.",
         )
-    probability = np.clip(predictions.probability, SMALLEST, 1 - SMALLEST)
-    differences = (np.log(probability / (1 - probability)) - settings["offset"]) / settings["slope"]
+    differences = (log_odds(predictions.probability) - settings["offset"]) / settings["slope"]
     slope, offset = fit_platt(differences, covid, balanced=False)
     threshold = operating_point(differences, covid, sensitivity, slope, offset)
     left_out = _left_out(differences, predictions, sensitivity, replicates, seed)

@@ -14,6 +14,7 @@ from CovidCTDiagnosisLib.errors import InputError, ResourceError
 from CovidCTDiagnosisLib.folders import remove_leftovers
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
 from CovidCTDiagnosisLib.panel.translation import _
+from CovidCTDiagnosisLib.scene.nodes import is_bent
 from CovidCTDiagnosisLib.scene.segmentation import lungs_of
 
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
@@ -55,7 +56,8 @@ class AnalysisJob:
         study: where the study is once the analysis is done; until ``close``, unless it is kept.
 
     Raises:
-        InputError: the segmentation holds no lungs, or the label map has another transform than the CT.
+        InputError: the CT has no voxels or is bent by its transform; the segmentation holds no lungs, or the label map
+            has another transform than the CT.
         ResourceError: the CT cannot be written to the temporary folder.
         OSError: the process cannot be started.
     """
@@ -75,8 +77,12 @@ class AnalysisJob:
         self._begun = time.monotonic()
         self._child: Child | None = None
         try:
-            _write(ct, self._folder / "ct.nrrd")
-            arguments = ["analyze", str(self._folder / "ct.nrrd"), "--output", str(self.study), "--events", "jsonl"]
+            _check(ct)
+            # Named as in the scene, in a folder of its own, where no other file can have that name.
+            scan = self._folder / "ct" / f"{_file_name(ct.GetName())}.nrrd"
+            scan.parent.mkdir()
+            _write(ct, scan)
+            arguments = ["analyze", str(scan), "--output", str(self.study), "--events", "jsonl"]
             if lungs is not None:
                 _write_lungs(lungs, ct, self._folder / "lungs.nrrd")
                 arguments += ["--lungs", str(self._folder / "lungs.nrrd")]
@@ -138,18 +144,35 @@ class AnalysisJob:
 
     def close(self) -> None:
         """Remove the temporary files; a process that still runs ends."""
-        if self._child is not None and self._child.exit_code is None:
-            self._child.kill()
-            # It may have had no time to clear up.
-            remove_leftovers(self.study)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            if self._child is not None and self._child.exit_code is None:
+                self._child.kill()
+                # It may have had no time to clear up.
+                remove_leftovers(self.study)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def new_folder(parent: Path, title: str) -> Path:
     """A folder that is not there yet, called after a node: names of scans need not differ, and no study is lost."""
-    name = "".join(c if c.isalnum() or c in "-_ " else "_" for c in title).strip() or "CT"
+    name = _file_name(title)
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
     return next(parent / n for n in names if not (parent / n).exists())
+
+
+def _file_name(title: str) -> str:
+    """A node's name in characters that every file system takes, not too many of them."""
+    return "".join(c if c.isalnum() or c in "-_ " else "_" for c in title)[:80].strip() or "CT"
+
+
+def _check(ct: slicer.vtkMRMLScalarVolumeNode) -> None:
+    if ct.GetImageData() is None:
+        raise InputError(f"{ct.GetName()} holds no image.", "Load it again.")
+    if is_bent(ct):
+        raise InputError(
+            f"A transform bends {ct.GetName()}: irregular slices, a tilted gantry, or a registration.",
+            "Harden the transform where it corrects the slices (module Transforms), else take the CT out of it.",
+        )
 
 
 def _write_lungs(

@@ -39,6 +39,11 @@ class Display:
         if not shows_study(self._logics()):
             self._before = remember_layers(self._logics())
 
+    @property
+    def remembers(self) -> bool:
+        """Whether there is anything to bring back."""
+        return bool(self._before)
+
     def forget(self) -> None:
         """Nothing can be brought back any more: the scene is another."""
         self._before = []
@@ -58,6 +63,7 @@ class Display:
             show_only_legend(ct.GetScene(), None)
             show_only_surfaces(ct.GetScene(), None)
             return
+        self.remember()
         heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
         show_layers(
             self._logics(),

@@ -10,10 +10,11 @@ import qt
 
 from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.places import slice_position_mm
-from CovidCTDiagnosisLib.scene.report import COLUMNS, measurement_rows
+from CovidCTDiagnosisLib.scene.report import COLUMNS, lungs_source, measurement_rows
 
 SLICES = 20
 """So many of the most relevant slices are listed."""
+_LUNGS = {"network": "", "lungmask": _("; lungs by lungmask"), "mask": _("; lungs from the mask given")}
 SLICE_COLUMNS = ("Slice", "S, mm", "Relevance of the CT", "Relevance of the lesions")
 
 
@@ -32,10 +33,12 @@ def slice_index(analysis: dict[str, Any], row: int) -> int:
 
 
 def _finding(analysis: dict[str, Any]) -> str:
-    diagnosis = analysis["diagnosis"]
-    return _("<b>{label}</b>: probability {probability:.2f} (called COVID-19 from {threshold:.2f} on)").format(
+    diagnosis, bundle = analysis["diagnosis"], analysis["bundle"]
+    finding = _("<b>{label}</b>: probability {probability:.3f} (called COVID-19 from {threshold:.3f} on)").format(
         label=escape(diagnosis["label"]), probability=diagnosis["probability"], threshold=diagnosis["threshold"]
     )
+    made_by = _("Weights: {name} {version}").format(name=escape(bundle["name"]), version=escape(bundle["version"]))
+    return f"{finding}<br>{made_by}{_LUNGS[lungs_source(analysis)]}"
 
 
 def _warnings(warnings: Sequence[str]) -> str:

@@ -14,10 +14,10 @@ from CovidCTDiagnosisLib.panel.child_process import Launcher
 from CovidCTDiagnosisLib.panel.computer_view import ComputerView
 from CovidCTDiagnosisLib.panel.display import Display, Logics
 from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
-from CovidCTDiagnosisLib.panel.parameters import EXPLAINED, chosen_path
+from CovidCTDiagnosisLib.panel.parameters import EXPLAINED, chosen_path, computer_choices, note_choices
 from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.layers import jump_to
-from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
+from CovidCTDiagnosisLib.scene.nodes import find_study_nodes, study_volumes
 from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import kept_analysis, kept_state
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
@@ -54,8 +54,9 @@ class Panel:
         self._starting = False
         self._log = ""
         self._shown = _NOTHING
+        self._lungs_of, self._of_computer = "", dict[str, str]()
         self.display = Display(logics)
-        self._computer = ComputerView(ui, check, remove)
+        self._computer = ComputerView(ui, lambda arguments: check([*arguments, *_weights(parameters())]), remove)
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._poll)
@@ -74,8 +75,33 @@ class Panel:
 
     # What is shown
 
-    def update(self) -> None:
-        """Show what belongs to the chosen CT."""
+    def enter(self) -> None:
+        """The panel is shown again, or for a scene that was read."""
+        parameters = self._parameters()
+        if parameters is not None:
+            self._lungs_of, self._of_computer = _id(parameters.inputVolume), computer_choices(parameters)
+        self.update(views=False)
+
+    def on_change(self) -> None:
+        """The user, or a program, has chosen something else."""
+        parameters = self._parameters()
+        if parameters is not None and not slicer.mrmlScene.IsImporting():
+            if _id(parameters.inputVolume) != self._lungs_of:
+                # Lungs of one CT are not those of another.
+                self._lungs_of = _id(parameters.inputVolume)
+                parameters.lungMask = None
+            if computer_choices(parameters) != self._of_computer:
+                self._of_computer = computer_choices(parameters)
+                note_choices(parameters, slicer.app.userSettings())
+        self.update()
+
+    def update(self, views: bool = True) -> None:
+        """Show what belongs to the chosen CT.
+
+        Args:
+            views: in the slice views, too, also where nothing has changed since; the user may have turned these to
+                other things in other modules.
+        """
         parameters = self._parameters()
         if parameters is None:
             return  # another module is open
@@ -90,9 +116,12 @@ class Panel:
             self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
         if shown != self._shown:
             show_findings(self._ui, None if ct is None else kept_analysis(ct))
+            views = True
         self._shown = shown
-        if ct is not None:
+        if ct is not None and views:
             self.display.update(parameters)
+        self._ui.restoreButton.enabled = self.display.remembers
+        _hide_our_own(self._ui.inputSelector)
 
     def forget_scene(self) -> None:
         """End a running analysis; the next scene's nodes may have the same names as those of this one."""
@@ -157,19 +186,27 @@ class Panel:
         self._job, self._log = None, job.log
         self._ui.progressBar.visible = False
         progress = job.progress
-        if progress.state == DONE:
-            self._load(job)
-        job.close()
-        self.update()
+        try:
+            if progress.state == DONE:
+                self._load(job)
+        finally:
+            job.close()
+            self.update()
         self._ui.statusLabel.text = _status(progress)
         self._ui.logButton.visible = progress.state not in (DONE, CANCELLED)
 
     def _load(self, job: AnalysisJob) -> None:
-        self.display.remember()
         try:
             put_study(job.study, job.ct)
         except CovidCTError as error:
             job.progress.state, job.progress.error = FAILED, str(error)
+            return
+        except Exception as error:  # memory, or anything that VTK has to say
+            job.progress.state = FAILED
+            job.progress.error = _("The result cannot be shown ({error}).").format(
+                error=str(error) or type(error).__name__
+            )
+            job.progress.remedy = _("Close other data and analyze again.")
             return
         self.update()
         parameters = self._parameters()
@@ -198,9 +235,21 @@ class Panel:
 
 def _options(parameters: Any) -> tuple[str, ...]:
     """Of ``covid-ct analyze``."""
+    return ("--device", parameters.device, "--explain", EXPLAINED[parameters.explain], *_weights(parameters))
+
+
+def _weights(parameters: Any) -> tuple[str, ...]:
     bundle = chosen_path(parameters.bundle)
-    weights = () if bundle is None else ("--bundle", str(bundle))
-    return ("--device", parameters.device, "--explain", EXPLAINED[parameters.explain], *weights)
+    return () if bundle is None else ("--bundle", str(bundle))
+
+
+def _id(node: slicer.vtkMRMLNode | None) -> str:
+    return "" if node is None else node.GetID()
+
+
+def _hide_our_own(selector: Any) -> None:
+    """Relevance is no CT to choose."""
+    selector.sortFilterProxyModel().hiddenNodeIDs = study_volumes(slicer.mrmlScene)
 
 
 def _status(progress: Progress) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
@@ -13,6 +13,29 @@ from CovidCTDiagnosisLib.scene.heatmap import HeatmapView
 CT, LESIONS = "CT", "Lesion mask"
 EXPLAINED = {"COVID-19": "covid", "not COVID-19": "not-covid", "the difference of both": "difference"}
 """What heatmaps can explain, and what the command line calls it."""
+
+
+_OF_COMPUTER = ("bundle", "device", "keepFiles", "wheels")
+"""Choices that a new scene takes over, as they are of the hospital and its computer, not of a patient."""
+
+
+def computer_choices(parameters: PanelParameters) -> dict[str, str]:
+    """What was chosen for this computer, as texts."""
+    return {name: str(getattr(parameters, name)) for name in _OF_COMPUTER}
+
+
+def note_choices(parameters: PanelParameters, settings: Any) -> None:
+    """Keep what was chosen for this computer in Slicer's settings (``value`` and ``setValue``)."""
+    for name, value in computer_choices(parameters).items():
+        settings.setValue(f"CovidCTDiagnosis/{name}", value)
+
+
+def recall_choices(parameters: PanelParameters, settings: Any) -> None:
+    """Make them those of a new scene."""
+    for name in _OF_COMPUTER:
+        value = settings.value(f"CovidCTDiagnosis/{name}")
+        if value:
+            setattr(parameters, name, value if name == "device" else pathlib.Path(value))
 
 
 def chosen_path(path: pathlib.Path) -> pathlib.Path | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import invalidate_caches
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -80,7 +82,7 @@ def ensure_packages(requirements: Path, settings: Any, user: User, installer: In
     )
     if not user.agrees(question.format(packages=listed, source=installer.source)):
         raise UsageError(f"These packages are not installed: {listed}.", "Install them, or agree when you are asked.")
-    reason = ""
+    reason, before = "", _distributions()
     try:
         installer.install(missing)
     except UsageError:
@@ -88,12 +90,20 @@ def ensure_packages(requirements: Path, settings: Any, user: User, installer: In
     except Exception as error:  # PyTorch's installer imports it at once, and so may raise anything
         reason = f" ({error})"
     still = missing_packages(requirements)
-    _note(settings, [package_name(line) for line in missing if line not in still])
+    wanted = [package_name(line) for line in missing if line not in still]
+    # And what these, or Slicer's installer of PyTorch, brought with them.
+    _note(settings, [*wanted, *sorted(_distributions() - before - {name.lower() for name in wanted})])
     if still:
         raise UsageError(
             f"These packages could not be installed: {', '.join(still)}{reason}.",
             "Look at Slicer's error log, then try again; without internet, choose a folder of packages under Advanced.",
         )
+
+
+def _distributions() -> set[str]:
+    """Names of all Python packages that are installed, in small letters."""
+    invalidate_caches()
+    return {str(found.metadata["Name"]).lower() for found in distributions()}
 
 
 def _note(settings: Any, packages: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def choose_device(name: str) -> torch.device:
     require_torch()
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UsageError("No CUDA graphics card can be used.", "Use --device cpu.")
+        raise UsageError("No CUDA graphics card can be used.", "Compute on the processor (--device cpu).")
     if name == "cpu" or not available:
         return torch.device("cpu")
     # Relevance splits sums into positive and negative parts: that needs all the bits.

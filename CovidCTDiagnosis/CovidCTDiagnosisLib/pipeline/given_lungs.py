@@ -12,7 +12,7 @@ from ..ct.orientation import to_axial
 from ..ct.regrid import WorkingGrid, bounding_region, from_grid, region_grid, to_grid
 from ..ct.volume import Volume
 from ..errors import InputError
-from .lungs import LEFT, RIGHT, midline, tell_sides
+from .lung_sides import LEFT, RIGHT, midline, tell_sides
 
 _SIDES_MM = 3.0
 _LEAST_ML, _MOST_ML = 1.0, 12_000.0

@@ -20,12 +20,13 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, from_grid, region_grid
+from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, containing_voxels, from_grid, region_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import LESION_CLASSES
 from .domes import dome_skins
-from .lungs import contact_shares, sample_hu
+from .lung_cleaning import contact_shares
+from .lungs import sample_hu
 from .models import Models
 from .tiles import Tile, affordable_voxels, plan_slices, plan_tiles, run_tiles
 
@@ -119,7 +120,7 @@ def segment_lesions(
     source = source or usual_source(models)
     ct = scale(sample_hu(axial, grid), CLASSIFIER)
     voxels = affordable_voxels(models.device, TILE_VOXELS, BYTES_PER_VOXEL)
-    inside = _nearest(lungs, spacing, grid)
+    inside = _labels_at(lungs, spacing, grid)
 
     support = _support(lungs, spacing, grid)
     tissue = _run_2ds(models, ct, support, voxels, lambda f: report(0.3 * f), warn)
@@ -205,10 +206,10 @@ def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
     return grown if grown.sum() < most * lungs.sum() else np.zeros_like(grown)
 
 
-def _nearest(labels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
+def _labels_at(labels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
     """The CT's label at each working voxel's centre."""
     own = WorkingGrid.of_volume(labels.shape, spacing)  # type: ignore[arg-type]
-    return labels[np.ix_(*(_containing(grid, own, axis) for axis in range(3)))]
+    return labels[np.ix_(*(containing_voxels(grid, own, axis) for axis in range(3)))]
 
 
 def two_classes(labels: np.ndarray, denser: np.ndarray) -> np.ndarray:
@@ -237,19 +238,12 @@ def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int
 def _support(lungs: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
     """Working voxels that touch lung or from which a lung voxel is interpolated, bool of shape ``grid.count``."""
     own = WorkingGrid.of_volume(lungs.shape, spacing)  # type: ignore[arg-type]
-    holds = [_containing(own, grid, axis) for axis in range(3)]
-    support = _nearest(lungs, spacing, grid) > 0
+    holds = [containing_voxels(own, grid, axis) for axis in range(3)]
+    support = _labels_at(lungs, spacing, grid) > 0
     for k, plane in enumerate(lungs):
         j, i = np.nonzero(plane)
         support[holds[0][k], holds[1][j], holds[2][i]] = True
     return ndimage.binary_dilation(support, np.ones((3, 3, 3), bool))
-
-
-def _containing(grid: WorkingGrid, other: WorkingGrid, axis: int) -> np.ndarray:
-    """The other grid's voxel that holds, or is nearest to, the centre of each of the grid's, along one axis."""
-    centres = grid.start[axis] + grid.step[axis] * (np.arange(grid.count[axis]) + 0.5)
-    inside = np.floor((centres - other.start[axis]) / other.step[axis]).astype(int)
-    return np.clip(inside, 0, other.count[axis] - 1)
 
 
 class _Slicewise(nn.Module):
@@ -325,7 +319,7 @@ def _widened(
     joined = outside[near] | (ndimage.binary_dilation(outside[near], np.ones((3, 3, 3), bool)) & (inside[near] > 0))
     sides[near] = np.where(joined, inside[near][tuple(places)], 0)
     own = WorkingGrid.of_volume(lungs.shape, spacing)  # type: ignore[arg-type]
-    holds = [_containing(own, grid, axis) for axis in range(3)]
+    holds = [containing_voxels(own, grid, axis) for axis in range(3)]
     return np.where(lungs > 0, lungs, _take(sides, holds))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..networks import LESION_CLASSES
-from .lungs import LEFT, RIGHT
+from .lung_sides import LEFT, RIGHT
 
 SIDES = ("right", "left", "both")
 ANY = "any"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .lungs import LEFT, RIGHT
+from .lung_sides import LEFT, RIGHT
 
 THIRDS = ("lower", "middle", "upper")
 """Of the lungs' height, from inferior to superior."""

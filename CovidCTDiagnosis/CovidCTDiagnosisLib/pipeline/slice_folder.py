@@ -19,10 +19,7 @@ from .lungs import segment_lungs
 from .models import Models
 from .monitor import Monitor
 from .slice_orientation import TURNS, apex_is_last, common_turn, is_doubtful, log_likelihoods, shrink, turns_of
-from .slices import NOMINAL_PIXEL_MM, slice_lesions, slice_lungs
-
-NOMINAL_SLICE_MM = 3.0
-"""Increment taken for stacks that come without one."""
+from .slices import NOMINAL_PIXEL_MM, NOMINAL_SLICE_MM, slice_lesions, slice_lungs
 
 SMALLEST_SIDE, SMALLEST_WORKING_SIDE = 32, 12
 """Pixels of an image, and of the working grid: what shows less is no chest, or its pixel size is wrong."""

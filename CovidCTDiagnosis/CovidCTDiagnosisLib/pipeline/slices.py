@@ -20,6 +20,8 @@ from .slice_orientation import outside_air
 
 NOMINAL_PIXEL_MM = 0.7
 """Pixel size taken for slices that come without one."""
+NOMINAL_SLICE_MM = 3.0
+"""Increment taken for stacks that come without one."""
 
 SLICES_AT_ONCE = 8
 LUNGS_SHARE = 0.25

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
+from scipy.spatial.transform import Rotation
 from vtk.util.numpy_support import numpy_to_vtk
 
 from CovidCTDiagnosisLib.ct.orientation import straightened
@@ -136,6 +137,31 @@ def image_data(voxels: np.ndarray) -> vtk.vtkImageData:
 def is_of_study(node: slicer.vtkMRMLNode | None) -> bool:
     """Whether the node was made for a CT by this module."""
     return node is not None and bool(node.GetAttribute(_ROLE))
+
+
+def study_volumes(scene: slicer.vtkMRMLScene) -> list[str]:
+    """IDs of the volumes that belong to studies: relevance is no CT to choose."""
+    nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
+    return [node.GetID() for node in nodes if node.IsA("vtkMRMLScalarVolumeNode") and is_of_study(node)]
+
+
+def is_bent(node: slicer.vtkMRMLVolumeNode) -> bool:
+    """Whether its transform moves voxels against each other by more than half of one.
+
+    Slicer keeps what it has found of irregular slices or a tilted gantry in such a transform.
+    """
+    transform = node.GetParentTransformNode()
+    if transform is None or transform.IsTransformToWorldLinear():
+        return False
+    to_world = vtk.vtkGeneralTransform()
+    transform.GetTransformToWorld(to_world)
+    affine = ijk_to_ras(node)
+    ends = [np.linspace(0, size - 1, 9) for size in node.GetImageData().GetDimensions()]
+    points = np.stack(np.meshgrid(*ends), -1).reshape(-1, 3) @ affine[:3, :3].T
+    moved = np.array([to_world.TransformPoint(point) for point in points + affine[:3, 3]])
+    before, after = points - points.mean(0), moved - moved.mean(0)
+    turn, _ = Rotation.align_vectors(after, before)
+    return bool(np.linalg.norm(turn.apply(before) - after, axis=1).max() > 0.5 * min(node.GetSpacing()))
 
 
 def first_scan(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode | None:

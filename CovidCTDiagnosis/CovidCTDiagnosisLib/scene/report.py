@@ -18,12 +18,23 @@ _TARGETS = {
     "difference": "the difference of the scores for and against COVID-19",
 }
 
+_SEGMENTED = {
+    "network": "Lungs and lesions were segmented",
+    "lungmask": "Lungs were segmented with the package lungmask, lesions in them",
+    "mask": "Lungs were given as a mask, lesions in them were segmented",
+}
+
 COLUMNS = ("Finding", "Side", "Volume, ml", "Share of lung, %", "Mean HU")
 
 
 def explained_score(analysis: dict[str, Any]) -> str:
     """What the relevance of an analysis explains, in words."""
     return _TARGETS[analysis["relevance"]["target"]]
+
+
+def lungs_source(analysis: dict[str, Any]) -> str:
+    """Who drew the lungs: ``network`` (also where nothing is said), ``lungmask``, or a ``mask`` that was given."""
+    return str(analysis["settings"].get("lungs", {}).get("source", "network"))
 
 
 def measurement_rows(analysis: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
@@ -90,10 +101,11 @@ def methods_paragraph(analysis: dict[str, Any]) -> str:
     """How the findings were made, ready to be cited."""
     bundle, versions, device = analysis["bundle"], analysis["versions"], analysis["device"]
     return (
-        f"Lungs and lesions were segmented and the probability of COVID-19 was computed with CovidCTDiagnosis "
+        f"{_SEGMENTED[lungs_source(analysis)]} and the probability of COVID-19 was computed with "
+        f"CovidCTDiagnosis "
         f"{versions.get('covid-ct-diagnosis', '')} and its weights {bundle['name']} {bundle['version']} (PyTorch "
         f"{versions['torch']}, {device['name']}). The probability is that of a gated two-branch encoder with spatial "
         f"pyramid pooling and NetVLAD, pre-trained in a conditional variational autoencoder, after Platt scaling; a "
-        f"scan is called COVID-19 from {analysis['diagnosis']['threshold']:.2f} on. Heatmaps show composite layer-wise "
+        f"scan is called COVID-19 from {analysis['diagnosis']['threshold']:.3f} on. Heatmaps show composite layer-wise "
         f"relevance propagation from {explained_score(analysis)}. For research, not for diagnosis."
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import logit
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -77,7 +78,7 @@ def _fitted(model: object, features: Callable[[Subject], np.ndarray], learn: Seq
 
     def score(subjects: Sequence[Subject]) -> np.ndarray:
         share = fitted.predict_proba(np.stack([features(s) for s in subjects]))[:, 1].clip(LEAST_SHARE, 1 - LEAST_SHARE)
-        return np.log(share / (1 - share))
+        return logit(share)
 
     return score
 
@@ -91,7 +92,7 @@ def learn_histogram(learn: Sequence[Subject]) -> Score:
 def score_involvement(subjects: Sequence[Subject]) -> np.ndarray:
     """How much of the lungs is lesion, and nothing else: what a classifier must add to."""
     share = np.array([s.example.involvement_percent / 100 for s in subjects]).clip(LEAST_SHARE, 1 - LEAST_SHARE)
-    return np.log(share / (1 - share))
+    return logit(share)
 
 
 def learn_lung_fractions(learn: Sequence[Subject], seed: int = 0) -> Score:

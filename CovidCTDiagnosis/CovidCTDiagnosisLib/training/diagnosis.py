@@ -26,7 +26,7 @@ VOLUMES_A_STEP = 4
 
 
 @dataclass(frozen=True)
-class Manner:
+class Scheme:
     """How CVAE and classifier learn.
 
     Attributes:
@@ -55,9 +55,9 @@ class Manner:
 
 SHORT = "short"
 PAPER = "paper"
-MANNERS = {
-    SHORT: Manner("label", 3e-4, False, None, augment=True, balanced=True, stop_early=False),
-    PAPER: Manner("image-and-label", 1e-5, True, 200, augment=False, balanced=False, stop_early=True),
+SCHEMES = {
+    SHORT: Scheme("label", 3e-4, False, None, augment=True, balanced=True, stop_early=False),
+    PAPER: Scheme("image-and-label", 1e-5, True, 200, augment=False, balanced=False, stop_early=True),
 }
 """``short`` is for the few hundred steps that two CPU cores allow. ``paper`` is what sections 4.2 and 5.1 say; where
 they are silent it does as all training here: gradients are clipped, an epoch is as many draws as there are scans.
@@ -162,34 +162,34 @@ def classifier_recipe(
     steps: int,
     seed: int = 0,
     side_information: bool = True,
-    manner: Manner = MANNERS[SHORT],
-    kept: Sequence[Example] = (),
+    scheme: Scheme = SCHEMES[SHORT],
+    validation: Sequence[Example] = (),
 ) -> Recipe:
     """The classifier, its encoder carried over from the CVAE.
 
     Args:
         examples: to learn from.
         encoder: state of the CVAE's encoder, or None for random weights.
-        steps: optimiser steps, four volumes each, unless the manner has epochs.
+        steps: optimiser steps, four volumes each, unless the scheme has epochs.
         seed: of everything random.
         side_information: whether the encoder has its lesion branch.
-        manner: how it learns.
-        kept: for early stopping, where the manner has it.
+        scheme: how it learns.
+        validation: for early stopping, where the scheme has it.
     """
     network = channels_last(seeded(seed, lambda: VolumeClassifier(side_information)))
     if encoder is not None:
         network.encoder.load_state_dict(encoder)
     return Recipe(
         network,
-        lambda rng: draw_volumes(rng, examples, manner.augment, manner.balanced),
+        lambda rng: draw_volumes(rng, examples, scheme.augment, scheme.balanced),
         classifier_loss,
-        steps=manner.steps(len(examples), VOLUMES_A_STEP, steps),
-        learning_rate=manner.classifier_rate,
+        steps=scheme.steps(len(examples), VOLUMES_A_STEP, steps),
+        learning_rate=scheme.classifier_rate,
         weight_decay=WEIGHT_DECAY,
-        constant_rate=manner.constant_rate,
+        constant_rate=scheme.constant_rate,
         seed=seed,
         # One by one, so that each counts once.
-        check=[[(e.ct, e.lesions, e.covid)] for e in kept] if manner.stop_early and kept else None,
+        validation=[[(e.ct, e.lesions, e.covid)] for e in validation] if scheme.stop_early and validation else None,
     )
 
 
@@ -213,7 +213,7 @@ def cvae_recipe(
     steps: int,
     seed: int = 0,
     side_information: bool = True,
-    manner: Manner = MANNERS[SHORT],
+    scheme: Scheme = SCHEMES[SHORT],
 ) -> Recipe:
     """The CVAE on single slices of one size; for arguments see ``classifier_recipe``."""
     ct = torch.cat([fit_size(e.ct) for e in examples])
@@ -233,12 +233,12 @@ def cvae_recipe(
         return (reconstruction + divergence) / images[0].numel()
 
     return Recipe(
-        channels_last(seeded(seed, lambda: CVAE(CVAE_SIZE, manner.prior, side_information))),
+        channels_last(seeded(seed, lambda: CVAE(CVAE_SIZE, scheme.prior, side_information))),
         draw,
         loss,
-        steps=manner.steps(len(ct), SLICES_A_STEP, steps),
+        steps=scheme.steps(len(ct), SLICES_A_STEP, steps),
         learning_rate=CVAE_RATE,
         weight_decay=0.0,
-        constant_rate=manner.constant_rate,
+        constant_rate=scheme.constant_rate,
         seed=seed,
     )

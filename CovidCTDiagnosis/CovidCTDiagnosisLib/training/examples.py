@@ -23,7 +23,7 @@ from .scan_table import is_scan_table, read_scan_table, split_scans
 from .sources import read_series
 from .splits import Split, split_by_blocks
 
-Part = Literal["learn", "calibrate", "test"]
+Part = Literal["train", "validation", "test"]
 
 LONGEST_SIDE = 128
 SEGMENTING = ("lungs", "lesions", "involvement")

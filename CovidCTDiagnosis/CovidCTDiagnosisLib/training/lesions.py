@@ -298,7 +298,7 @@ def _make_involvement(architecture: dict[str, Any]) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class _Manner:
+class _Setup:
     """How a network learns: usual architecture, first weights, batches, loss, largest learning rate at first."""
 
     architecture: dict[str, Any]
@@ -308,10 +308,10 @@ class _Manner:
     learning_rate: float
 
 
-_MANNERS: dict[LesionNetwork, _Manner] = {
+_SETUPS: dict[LesionNetwork, _Setup] = {
     # What has learned to see already is changed more gently.
-    "involvement": _Manner(INVOLVEMENT, _make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
-    "lesions": _Manner(UNET, lambda architecture: UNet3D(**architecture), draw_lesions, LesionLoss, 3e-3),
+    "involvement": _Setup(INVOLVEMENT, _make_involvement, draw_involvement, lambda: involvement_loss, 1e-3),
+    "lesions": _Setup(UNET, lambda architecture: UNet3D(**architecture), draw_lesions, LesionLoss, 3e-3),
 }
 
 
@@ -321,7 +321,7 @@ def lesion_recipe(
     steps: int,
     learning_rate: float | None = None,
     seed: int = 0,
-    check: LesionCases | None = None,
+    validation: LesionCases | None = None,
     architecture: dict[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of 2DS (``involvement``) or of the 3-D U-Net (``lesions``), ready for ``loop.fit``.
@@ -332,18 +332,18 @@ def lesion_recipe(
         steps: optimiser steps.
         learning_rate: largest of the schedule, or the usual one.
         seed: of everything random.
-        check: what is kept for early stopping.
+        validation: what is kept for early stopping.
         architecture: None is today's.
     """
-    manner = _MANNERS[network]
+    setup = _SETUPS[network]
     return Recipe(
-        seeded(seed, lambda: manner.make(manner.architecture if architecture is None else architecture)),
-        lambda rng: manner.draw(rng, cases),
-        manner.loss(),
+        seeded(seed, lambda: setup.make(setup.architecture if architecture is None else architecture)),
+        lambda rng: setup.draw(rng, cases),
+        setup.loss(),
         steps=steps,
-        learning_rate=learning_rate or manner.learning_rate,
+        learning_rate=learning_rate or setup.learning_rate,
         seed=seed,
-        check=(lambda rng: manner.draw(rng, check)) if check else None,
+        validation=(lambda rng: setup.draw(rng, validation)) if validation else None,
     )
 
 

@@ -26,7 +26,7 @@ from ..errors import Cancelled
 Draw = Callable[[np.random.Generator], Any]
 
 STEPS_PER_EPOCH = 50
-CHECK_BATCHES = 10
+VALIDATION_BATCHES = 10
 BEST = "best.safetensors"
 PATIENCE = 8
 """Epochs without improvement on what is kept for early stopping."""
@@ -96,8 +96,8 @@ class Recipe(lightning.LightningModule):
         learning_rate, weight_decay: of AdamW; one-cycle schedule.
         constant_rate: Adam without a schedule, and no average of the weights.
         seed: of everything random.
-        check: what is kept for early stopping: all its batches, or one random batch of it (the same few are drawn every
-            time); None to train all steps.
+        validation: what is kept for early stopping: all its batches, or one random batch of it (the same few are drawn
+            every time); None to train all steps.
 
     Attributes:
         freeze_from: step from which the statistics of batch normalisations stay as they are.
@@ -114,15 +114,15 @@ class Recipe(lightning.LightningModule):
         weight_decay: float = 1e-4,
         constant_rate: bool = False,
         seed: int = 0,
-        check: Draw | Sequence[Any] | None = None,
+        validation: Draw | Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.draw, self.loss, self.check = network, draw, loss, check
+        self.network, self.draw, self.loss, self.validation = network, draw, loss, validation
         self.steps, self.seed = steps, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.constant_rate = constant_rate
         self.freeze_from = steps // 2
-        self._check_losses: list[Tensor] = []
+        self._validation_losses: list[Tensor] = []
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Fine-tune: start from these weights and keep their normalisation statistics."""
@@ -136,18 +136,20 @@ class Recipe(lightning.LightningModule):
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """The same batches every time, or none."""
-        if self.check is None:
+        if self.validation is None:
             return []
-        return DataLoader(self._check_batches(), batch_size=None)
+        return DataLoader(self._validation_batches(), batch_size=None)
 
-    def _check_batches(self) -> Any:
+    def _validation_batches(self) -> Any:
         """A sequence of batches."""
-        return DrawnBatches(self.check, (self.seed, 1), 0, CHECK_BATCHES) if callable(self.check) else self.check
+        if callable(self.validation):
+            return DrawnBatches(self.validation, (self.seed, 1), 0, VALIDATION_BATCHES)
+        return self.validation
 
     @torch.inference_mode()
-    def check_loss(self) -> float:
+    def validation_loss(self) -> float:
         """Mean loss on what is kept for early stopping, of the network as it is."""
-        batches = self._check_batches()
+        batches = self._validation_batches()
         return float(np.mean([float(self.loss(self.network, batches[n])) for n in range(len(batches))]))
 
     def on_train_epoch_start(self) -> None:
@@ -179,10 +181,10 @@ class Recipe(lightning.LightningModule):
         Here, as the averaged weights are in place only while batches are checked.
         """
         loss = self.loss(self.network, batch)
-        self.log("check_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
-        self._check_losses = [*(self._check_losses if index else []), loss.detach()]
-        if index == len(self._check_batches()) - 1:
-            mean = self.trainer.strategy.reduce(torch.stack(self._check_losses).mean(), reduce_op="mean")
+        self.log("validation_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
+        self._validation_losses = [*(self._validation_losses if index else []), loss.detach()]
+        if index == len(self._validation_batches()) - 1:
+            mean = self.trainer.strategy.reduce(torch.stack(self._validation_losses).mean(), reduce_op="mean")
             if self.trainer.is_global_zero:
                 keep_best(self.network, float(mean), Path(self.trainer.default_root_dir) / BEST)
 
@@ -213,9 +215,9 @@ def keep_best(network: nn.Module, loss: float, path: Path) -> None:
         return
     if path.exists():
         with safe_open(path, "pt") as file:
-            if float(file.metadata()["check_loss"]) <= loss:
+            if float(file.metadata()["validation_loss"]) <= loss:
                 return
-    _write(network, path, {"check_loss": repr(loss)})
+    _write(network, path, {"validation_loss": repr(loss)})
 
 
 def _write(network: nn.Module, path: Path, facts: dict[str, str] | None = None) -> None:
@@ -240,9 +242,9 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
     if not finished.exists():
         trainer = _train(recipe, run, hardware or Hardware())
         if trainer.is_global_zero:
-            if recipe.check is not None:
+            if recipe.validation is not None:
                 # The last steps may be less than an epoch, and were not checked yet.
-                keep_best(recipe.network.cpu().eval(), recipe.check_loss(), run / BEST)
+                keep_best(recipe.network.cpu().eval(), recipe.validation_loss(), run / BEST)
             if (run / BEST).exists():
                 recipe.network.load_state_dict(load_file(run / BEST))
             _write(recipe.network, finished)
@@ -268,7 +270,7 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     warnings.filterwarnings("ignore", module="lightning")
     lightning.seed_everything(recipe.seed, verbose=False)
     run.mkdir(parents=True, exist_ok=True)
-    stop = [] if recipe.check is None else [EarlyStopping("check_loss", patience=PATIENCE, strict=False)]
+    stop = [] if recipe.validation is None else [EarlyStopping("validation_loss", patience=PATIENCE, strict=False)]
     average = [] if recipe.constant_rate else [EMAWeightAveraging(decay=0.99)]
     trainer = lightning.Trainer(
         max_steps=recipe.steps,

@@ -139,9 +139,9 @@ def lung_recipe(
     steps: int,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    check: LungCases | None = None,
+    validation: LungCases | None = None,
 ) -> Recipe:
-    """The recipe, ready for ``loop.fit``; ``check`` is kept for early stopping."""
+    """The recipe, ready for ``loop.fit``; ``validation`` is kept for early stopping."""
     return Recipe(
         seeded(seed, DeepMedic),
         lambda rng: draw_lungs(rng, cases),
@@ -149,7 +149,7 @@ def lung_recipe(
         steps=steps,
         learning_rate=learning_rate,
         seed=seed,
-        check=(lambda rng: draw_lungs(rng, check)) if check else None,
+        validation=(lambda rng: draw_lungs(rng, validation)) if validation else None,
     )
 
 

@@ -31,8 +31,9 @@ from ..pipeline.models import Models
 from ..pipeline.scan_input import scan_input
 from ..pipeline.slice_folder import SMALLEST_SIDE, SliceOptions
 from ..pipeline.slice_series import images_input
+from ..pipeline.slices import NOMINAL_SLICE_MM
 from ..tables import Row, Splits, read_rows, require_columns, spelled_alike
-from .sources import NOMINAL_SLICE_MM, fingerprint
+from .sources import fingerprint
 from .splits import Split
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
 from ..pipeline.slice_series import series_input
+from ..pipeline.slices import NOMINAL_PIXEL_MM, NOMINAL_SLICE_MM
 from ..tables import Row, read_rows, require_columns
 
 UNKNOWN_LESION = 255
@@ -36,9 +37,6 @@ TISSUE_HU = -300
 CHUNK_BYTES = 2**20
 PARTS = ("series", "series.csv", "lesion_slices", "covid_volumes", "lungs", "images", "lesions", "cases.csv")
 """Of a data folder, in the form of the shared data or of a hospital's own."""
-
-NOMINAL_PIXEL_MM = 0.7
-NOMINAL_SLICE_MM = 3.0
 
 # The coronacases volumes are shown with a wider window than the rest (air near 16, soft tissue near 100 of
 # 255) and lie the other way up.

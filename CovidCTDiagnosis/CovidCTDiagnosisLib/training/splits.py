@@ -26,8 +26,8 @@ Item = TypeVar("Item", bound=Labelled)
 class Split(Generic[Item]):
     """What the classifier learns from, what it is calibrated on, and what it is measured on."""
 
-    learn: list[Item]
-    calibrate: list[Item]
+    train: list[Item]
+    validation: list[Item]
     test: list[Item]
 
 
@@ -49,7 +49,7 @@ def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[I
     Raises:
         InputError: a class has fewer than one series a block.
     """
-    test, calibrate = fold, (fold - 1) % BLOCKS
+    test, validation = fold, (fold - 1) % BLOCKS
     split: Split[Item] = Split([], [], [])
     for label in (0, 1):
         group = [e for e in examples if e.covid == label]
@@ -60,14 +60,14 @@ def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[I
                 f"Give at least {BLOCKS} of either kind.",
             )
         for number, block in enumerate(np.array_split(np.arange(len(group)), BLOCKS)):
-            part = {test: split.test, calibrate: split.calibrate}.get(number, split.learn)
+            part = {test: split.test, validation: split.validation}.get(number, split.train)
             part.extend(group[n] for n in block)
     return split
 
 
 def require_enough(split: Split[Item]) -> None:
     """Raise InputError if scans of one kind are too few to learn from or to calibrate with."""
-    for name, scans in (("train", split.learn), ("validation", split.calibrate)):
+    for name, scans in (("train", split.train), ("validation", split.validation)):
         for covid, kind in enumerate(("other", "COVID-19")):
             count = sum(scan.covid == covid for scan in scans)
             if count < LEAST:

