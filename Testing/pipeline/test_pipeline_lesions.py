@@ -12,13 +12,13 @@ from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, to_grid
 from CovidCTDiagnosisLib.networks import UNet3D
-from CovidCTDiagnosisLib.pipeline import domes
+from CovidCTDiagnosisLib.pipeline import partial_volume
 from CovidCTDiagnosisLib.pipeline.lesions import (
     LOBES_OUTSIDE,
     MOST_OUTSIDE,
     SMALL_OUTSIDE,
     Lesions,
-    _nearest,
+    _labels_at,
     _widened,
     reach_out,
     segment_lesions,
@@ -218,7 +218,7 @@ def test_probabilities_lie_on_the_working_grid(chest: Chest, found: Lesions) -> 
 def test_the_source_says_which_network_draws_the_mask(
     chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domes, "THIN_MM", 0.0)  # no skin is so thin: the masks are the networks' own
+    monkeypatch.setattr(partial_volume, "THIN_MM", 0.0)  # no skin is so thin: the masks are the networks' own
     found, unet, involvement = (segment(chest, models, source=name) for name in ("both", "lesions", "involvement"))
     expected = np.minimum(unet.classes.sum(0, dtype=np.float32), 1)
     np.testing.assert_array_equal(unet.mask, expected)
@@ -310,7 +310,7 @@ def test_the_unet_runs_only_where_2ds_has_found_lesions(
 def test_a_skin_at_the_base_of_a_lung_is_no_lesion_and_a_thicker_one_is(
     chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domes, "THIN_MM", 8.0)  # a slice of this CT reaches into two of its working slices
+    monkeypatch.setattr(partial_volume, "THIN_MM", 8.0)  # a slice of this CT reaches into two of its working slices
     skin, thick = chest.box((3, 4), (16, 26), (10, 20)), chest.box((3, 7), (16, 26), (50, 60))
     hu = np.where(skin | thick, np.int16(60), chest.ct.voxels)
     labels = segment_lesions(chest.ct.with_voxels(hu), chest.lungs, models, lambda fraction: None).labels
@@ -392,7 +392,7 @@ def test_no_seam_parts_the_lungs_from_what_reaches_out(edge: int) -> None:
     assert reached[30:50, 20 : edge + 22].all() and labels[30:50, edge - 12 : edge + 22].all()
 
     grid = WorkingGrid.covering((0, 0, 0), (12.0, 56.0, 84.0), step)
-    inside, whole = (_nearest(mask.astype(np.uint8), spacing, grid) for mask in (lungs, piece))
+    inside, whole = (_labels_at(mask.astype(np.uint8), spacing, grid) for mask in (lungs, piece))
     widened = _widened(lungs.astype(np.uint8), inside, (whole > 0) & (inside == 0), grid, spacing)
     assert widened[:, 30:50, 20 : edge + 22].all()
     assert not widened[:, :20, edge:].any()

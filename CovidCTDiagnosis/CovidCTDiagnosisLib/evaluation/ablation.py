@@ -214,6 +214,7 @@ def evaluate_ablation(
     output: Path,
     bundle: Path | None,
     device: str,
+    *,
     steps: int,
     precision: str | None = None,
     folds: int = BLOCKS,

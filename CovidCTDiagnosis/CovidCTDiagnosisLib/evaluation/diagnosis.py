@@ -22,8 +22,8 @@ from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
 from ..training.splits import Split
 from .confusion import Confusion
 from .example_pictures import write_pictures
-from .novelty import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
 from .roc import delong
+from .spoilt_scans import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
 from .targets import interval_text
 
 COLUMNS = (
@@ -44,6 +44,7 @@ def evaluate_diagnosis(
     data: Path,
     bundle: Path | None,
     device: str,
+    *,
     output: Path | None = None,
     spoil: bool = False,
     all_splits: bool = False,

@@ -26,7 +26,7 @@ from ..pipeline.models import Models
 from ..pipeline.slices import NOMINAL_SLICE_MM, SliceProbabilities, slice_lungs, slice_probabilities, stack_slices
 from ..training.folds import FOLDS, held_out
 from ..training.sources import UNKNOWN_LESION, Case
-from .ceiling import GridCeiling, lung_ceiling
+from .grid_ceiling import GridCeiling, lung_ceiling
 from .metrics import BoundaryErrors, Overlap, boundary_errors
 from .slices_agreement import agreement
 

@@ -28,7 +28,7 @@ from ..training.folds import (
 )
 from ..training.loop import Hardware
 from ..training.sources import Case, data_fingerprint, read_lesion_slices
-from .ceiling import GridCeiling, slice_ceiling
+from .grid_ceiling import GridCeiling, slice_ceiling
 from .markdown import write_markdown
 from .metrics import mean_dice
 from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds

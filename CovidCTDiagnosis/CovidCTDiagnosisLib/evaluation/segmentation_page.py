@@ -11,8 +11,8 @@ from PIL import Image
 
 from ..folders import replaced_file
 from ..training.sources import Case
-from .ceiling import GridCeiling
 from .drawing import png, svg
+from .grid_ceiling import GridCeiling
 from .html_page import document, figure, table
 from .metrics import BoundaryErrors
 from .scores import LESION, LUNGS, Results, SliceScore, ThresholdCurve, mask_path

@@ -24,10 +24,10 @@ from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, containing
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, scale
 from ..networks import LESION_CLASSES
-from .domes import dome_skins
 from .lung_cleaning import contact_shares
 from .lungs import sample_hu
 from .models import Models
+from .partial_volume import partial_volume_skins
 from .tiles import Tile, affordable_voxels, plan_slices, plan_tiles, run_tiles
 
 LesionSource = Literal["both", "lesions", "involvement"]
@@ -69,7 +69,7 @@ class Lesions:
             lesion, see ``share_out``. Kept for whom it may interest, 8 bytes a working voxel (0.15 GB for a CT of 600
             slices); labels are made from it some slices at a time.
         mask: float32 (K, J, I) on the working grid, the probability whose threshold draws the mask; 0 in
-            skins over domes and under apices (see ``domes``).
+            skins over domes and under apices (see ``partial_volume``).
         grid: the working grid.
     """
 
@@ -134,7 +134,7 @@ def segment_lesions(
     mask = mask_probability(classes, tissue[0], source)
     share_out(mask, classes, tissue)
     lung = (inside > 0) | outside
-    mask[dome_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
+    mask[partial_volume_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
     reached = _widened(lungs, inside, outside, grid, spacing)
     region = bounding_region(reached > 0)
     labels = _label(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)

@@ -27,9 +27,9 @@ from ..networks import EfficientNetLite0, UNet2DEnsemble, UNet3D, make_2ds
 from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
 from .chests import pick_chest, read_chests
+from .imagenet_weights import pretrained_contracting_path
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, lesions_of_lungs
-from .photographs import photograph_weights
 from .planting import COMBINED, CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, KINDS, lesion_shape, plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_lesion_slices
 
@@ -293,7 +293,7 @@ def _make_involvement(architecture: dict[str, Any]) -> nn.Module:
     network = make_2ds(**architecture)
     # Of no use where weights follow, to be fine-tuned, but harmless.
     for path in (part for part in network.modules() if isinstance(part, EfficientNetLite0)):
-        path.load_state_dict(photograph_weights())
+        path.load_state_dict(pretrained_contracting_path())
     return channels_last(network)
 
 

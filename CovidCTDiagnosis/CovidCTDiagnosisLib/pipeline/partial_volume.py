@@ -1,4 +1,4 @@
-"""Lesions that are only a blurred boundary: thin skins of lung on liver, spleen or heart, and under an apex's roof.
+"""Lesions that are only the partial-volume effect: thin skins of lung on liver, spleen or heart, or under an apex.
 
 Where the diaphragm is nearly level, a slice shows half of it and half of the lung above: as dense as ground glass, or
 as consolidation. Breathing blurs it further. The same is seen where an apex ends. What tells it apart from a lesion is
@@ -16,7 +16,7 @@ SHARE = 0.8
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 
-def dome_skins(lesions: np.ndarray, lungs: np.ndarray, step_mm: float) -> np.ndarray:
+def partial_volume_skins(lesions: np.ndarray, lungs: np.ndarray, step_mm: float) -> np.ndarray:
     """Lesions that are skins over a dome or under a roof.
 
     Args:

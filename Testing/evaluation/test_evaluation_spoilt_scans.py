@@ -10,7 +10,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume
-from CovidCTDiagnosisLib.evaluation.novelty import (
+from CovidCTDiagnosisLib.evaluation.spoilt_scans import (
     SPOILT,
     Caught,
     _spoilt,

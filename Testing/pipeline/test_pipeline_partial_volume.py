@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from CovidCTDiagnosisLib.pipeline.domes import SHARE, THIN_MM, dome_skins
+from CovidCTDiagnosisLib.pipeline.partial_volume import SHARE, THIN_MM, partial_volume_skins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -26,7 +26,7 @@ def test_a_skin_on_the_dome_goes_and_lesions_stay() -> None:
     thick[8:11, 2:6, 10:14] = True  # 9 mm: a lesion of the lung's base
     floating[12:14, 10:14, 2:6] = True  # thin, in the middle of the lung
     wall[8:18, 10:14, 10:14] = True  # reaches far up
-    found = dome_skins(skin | thick | floating | wall, lungs, STEP_MM)
+    found = partial_volume_skins(skin | thick | floating | wall, lungs, STEP_MM)
     np.testing.assert_array_equal(found, skin)
 
 
@@ -35,7 +35,7 @@ def test_a_skin_under_the_roof_of_an_apex_goes() -> None:
     skin, thick = np.zeros_like(lungs), np.zeros_like(lungs)
     skin[10:12, 2:6, 2:6] = True
     thick[9:12, 2:6, 10:14] = True
-    np.testing.assert_array_equal(dome_skins(skin | thick, lungs, STEP_MM), skin)
+    np.testing.assert_array_equal(partial_volume_skins(skin | thick, lungs, STEP_MM), skin)
 
 
 def test_a_lesion_under_a_gap_in_the_lung_stays() -> None:
@@ -43,7 +43,7 @@ def test_a_lesion_under_a_gap_in_the_lung_stays() -> None:
     lungs[14:16, 4:12, 4:12] = False  # a vessel, a fissure's fat
     lesion = np.zeros_like(lungs)
     lesion[12:14, 5:9, 5:9] = True
-    assert not dome_skins(lesion, lungs, STEP_MM).any()
+    assert not partial_volume_skins(lesion, lungs, STEP_MM).any()
 
 
 def test_where_the_scan_ends_in_lung_nothing_is_known() -> None:
@@ -51,7 +51,7 @@ def test_where_the_scan_ends_in_lung_nothing_is_known() -> None:
     lesions = np.zeros_like(lungs)
     lesions[:2, 2:6, 2:6] = True
     lesions[-2:, 2:6, 2:6] = True
-    assert not dome_skins(lesions, lungs, STEP_MM).any()
+    assert not partial_volume_skins(lesions, lungs, STEP_MM).any()
 
 
 def test_a_lesion_goes_or_stays_as_a_whole() -> None:
@@ -59,14 +59,14 @@ def test_a_lesion_goes_or_stays_as_a_whole() -> None:
     lesion = np.zeros_like(lungs)
     lesion[8:10, 2:12, 2:12] = True
     lesion[8:13, 2:12, 2:5] = True  # less than 80 % of it is thin
-    assert not dome_skins(lesion, lungs, STEP_MM).any()
+    assert not partial_volume_skins(lesion, lungs, STEP_MM).any()
 
 
 def test_slices_thicker_than_a_skin_keep_everything() -> None:
     lungs = chest()
     lesion = np.zeros_like(lungs)
     lesion[8:9, 2:6, 2:6] = True
-    assert not dome_skins(lesion, lungs, 10.0).any() and dome_skins(lesion, lungs, 5.0).any()
+    assert not partial_volume_skins(lesion, lungs, 10.0).any() and partial_volume_skins(lesion, lungs, 5.0).any()
 
 
 BLOCKS = arrays(bool, st.tuples(st.integers(1, 7), st.just(3), st.just(3)))
@@ -93,4 +93,4 @@ def test_skins_are_those_that_counting_along_each_column_finds(
     for piece in range(1, count + 1):
         here = pieces == piece
         expected |= here & (max(resting[here].mean(), hanging[here].mean()) >= SHARE)
-    np.testing.assert_array_equal(dome_skins(lesions, lungs, step_mm), expected)
+    np.testing.assert_array_equal(partial_volume_skins(lesions, lungs, step_mm), expected)
