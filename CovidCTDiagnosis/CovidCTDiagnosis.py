@@ -85,6 +85,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = None
         self._parameters = None
         self._binding = None
+        self._scene_is_new = False
 
     def setup(self):
         """Called when the module is opened for the first time."""
@@ -137,6 +138,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._bind(None)
 
     def _on_scene_closed(self, caller, event):
+        self._scene_is_new = True
         if self.parent.isEntered:
             self.enter()
 
@@ -151,6 +153,12 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_change)
         self._parameters = parameters
         if parameters is not None:
+            if self._scene_is_new:
+                # Slicer keeps the node through the end of a scene, and up to 5.10 an old binding fills it anew.
+                from CovidCTDiagnosisLib.panel.parameters import recall_choices
+
+                recall_choices(parameters, slicer.app.userSettings())
+                self._scene_is_new = False
             if parameters.inputVolume is None:
                 from CovidCTDiagnosisLib.scene.nodes import first_scan
 

@@ -72,13 +72,17 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
                 f"The folder {folder} also holds {strange[0]}, which is no part of a {kind}.",
                 f"Choose another folder for the {kind}.",
             )
-    parent = folder.resolve().parent
+    require_writable(folder.resolve().parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UsageError if nothing can be written in the folder, before the long work starts."""
     try:
         # Trying is the only sure way: permission bits say little to root, on Windows and on network drives.
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent):
+        with tempfile.TemporaryDirectory(prefix=".covid-ct.", dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"Nothing can be written in the folder {parent}.", "Choose another folder.") from error
+        raise UsageError(f"Nothing can be written in the folder {folder}.", "Choose another folder.") from error
 
 
 def is_disk_full(error: OSError) -> bool:

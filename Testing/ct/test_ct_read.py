@@ -193,6 +193,9 @@ def test_refuses_a_nifti_with_two_spacings_unless_one_is_that_of_a_template(tmp_
     content[252:256] = struct.pack("<2h", 1, 4)
     (tmp_path / "template.nii").write_bytes(content)
     assert_same(read_scan(tmp_path / "template.nii"), small_chest)
+    content[252:256], content[280:328] = struct.pack("<2h", 1, 1), bytes(48)
+    (tmp_path / "empty.nii").write_bytes(content)
+    assert_same(read_scan(tmp_path / "empty.nii"), small_chest)
 
 
 def test_nifti_2_is_named(tmp_path):
@@ -397,9 +400,11 @@ def test_refuses_a_missing_slice(tmp_path, small_chest, write_series, missing):
 
 
 @pytest.mark.parametrize("left", [b"", bytes(400), b"cut"])
-def test_refuses_a_series_whose_last_slices_were_cut_off(tmp_path, small_chest, write_series, left):
-    paths = write_series(tmp_path, small_chest)
-    (tmp_path / "notes.txt").write_bytes(left)
+@pytest.mark.parametrize("name", ["{:04d}.dcm", "IM{:04d}", "CT.1.2.840.113619.{}"])
+def test_refuses_a_series_whose_last_slices_were_cut_off(tmp_path, small_chest, write_series, name, left):
+    paths = write_series(tmp_path, small_chest, name=name.format)
+    for harmless in ("notes.txt", "LOCKFILE", ".gitkeep", "~tmp.dcm", "Icon\r"):
+        (tmp_path / harmless).write_bytes(left)
     assert_same(read_scan(tmp_path), small_chest)
     for path in paths[-2:]:
         path.write_bytes(left)

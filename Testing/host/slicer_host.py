@@ -219,6 +219,9 @@ def parameter_node_wrapper(made: type) -> type:
     class Wrapper:
         def __init__(self, node: Any) -> None:
             object.__setattr__(self, "parameterNode", node)
+            for name, hint in hints.items():
+                if not _node_classes(hint) and not node.GetParameter(name):
+                    node.SetParameter(name, str(getattr(made, name)))
 
         def __getattr__(self, name: str) -> Any:
             if name not in hints:
@@ -332,8 +335,12 @@ class _Widget:
 class _Logic:
     def getParameterNode(self) -> Any:
         scene = slicer.mrmlScene
-        node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
-        return node or scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "CovidCTDiagnosis")
+        node = scene.GetSingletonNode("CovidCTDiagnosis", "vtkMRMLScriptedModuleNode")
+        if node is None:
+            node = slicer.vtkMRMLScriptedModuleNode()
+            node.SetSingletonTag("CovidCTDiagnosis")
+            node = scene.AddNode(node)
+        return node
 
 
 class _Test:

@@ -36,6 +36,7 @@ KNOWN = {
     "slicer.mrmlScene.Clear",
     "slicer.mrmlScene.EndCloseEvent",
     "slicer.mrmlScene.EndImportEvent",
+    "slicer.mrmlScene.GetNodeByID",
     "slicer.mrmlScene.IsImporting",
     "slicer.mrmlScene.StartCloseEvent",
     "slicer.parameterNodeWrapper.Choice",

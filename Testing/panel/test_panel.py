@@ -595,8 +595,9 @@ def test_a_ct_that_its_transform_bends_is_refused_at_once(opened: Any) -> None:
     assert not is_bent(opened.ct)
 
 
+@pytest.mark.parametrize("singletons", [True, False])
 def test_what_is_of_the_computer_outlives_the_scene_and_lungs_of_one_ct_are_not_those_of_another(
-    opened: Any, chest_phantom: Any, tiny_bundle: Path
+    opened: Any, chest_phantom: Any, tiny_bundle: Path, singletons: bool
 ) -> None:
     logic = opened.widget.logic
     parameters = logic.getParameterNode()
@@ -604,17 +605,44 @@ def test_what_is_of_the_computer_outlives_the_scene_and_lungs_of_one_ct_are_not_
     lungs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     parameters.lungMask = lungs
     assert logic.getParameterNode().lungMask is lungs
-    parameters.inputVolume = add_ct(slicer.mrmlScene, chest_phantom(spacing=(8.0, 8.0, 8.0)), "Other")
+    other = add_ct(slicer.mrmlScene, chest_phantom(spacing=(8.0, 8.0, 8.0)), "Other")
+    parameters.inputVolume = other
     assert logic.getParameterNode().lungMask is None
-    slicer.mrmlScene.Clear()
+    parameters.inputVolume = None
+    parameters.lungMask = lungs  # chosen before the CT
+    parameters.inputVolume = other
+    assert logic.getParameterNode().lungMask is lungs
+    opened.widget.exit()
+    slicer.mrmlScene.RemoveNode(other)
+    opened.widget.enter()
+    assert logic.getParameterNode().inputVolume is opened.ct and logic.getParameterNode().lungMask is None
+    slicer.mrmlScene.Clear(singletons)
     parameters = logic.getParameterNode()
     assert (parameters.bundle, parameters.device) == (tiny_bundle, "cpu")
     assert parameters.relevanceOpacity == 0.6
 
 
+def test_what_is_of_the_computer_outlives_a_binding_of_slicer_5_10_that_fills_the_node_anew(opened: Any) -> None:
+    parameters = opened.widget.logic.getParameterNode()
+    parameters.device = "cpu"
+    node = parameters.parameterNode
+
+    def fill(caller: Any, event: Any) -> None:
+        if not node.GetParameter("device"):
+            node.SetParameter("device", "auto")
+
+    node.AddObserver("ModifiedEvent", fill)
+    slicer.mrmlScene.Clear(False)
+    assert opened.widget.logic.getParameterNode().device == "cpu"
+
+
 def test_coming_back_to_the_panel_leaves_the_views_alone(opened: Any) -> None:
     widget = opened.widget
     assert not widget.ui.restoreButton.enabled
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Somebody's")
+    for n in range(3):
+        opened.slice_logics.GetItemAsObject(n).GetSliceCompositeNode().SetLabelVolumeID(other.GetID())
+    before = layers(opened)
     analyze(opened)
     selector = widget.ui.inputSelector._wrapped
     assert [selector.itemText(n) for n in range(selector.count())] == ["Phantom"]  # relevance is no CT
@@ -625,8 +653,13 @@ def test_coming_back_to_the_panel_leaves_the_views_alone(opened: Any) -> None:
     left = layers(opened)
     widget.enter()
     assert layers(opened) == left and widget.ui.findingLabel.text
-    widget.logic.getParameterNode().relevanceOpacity = 0.3
+    parameters = widget.logic.getParameterNode()
+    parameters.relevanceOpacity = 0.3
     assert layers(opened) != left
+    parameters.showRelevance = parameters.showLesions = False
+    parameters.smoothingMm = 1.0
+    widget.ui.restoreButton.click()  # what was there before the study, not our own without its overlays
+    assert layers(opened) == before
 
 
 def test_a_result_that_cannot_be_shown_is_told_and_leaves_no_files(

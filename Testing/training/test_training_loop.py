@@ -179,7 +179,7 @@ def test_batches_that_are_kept_are_all_checked_once(tmp_path: Path, monkeypatch:
     network = fit(recipe, tmp_path)
     assert seen == [0.0, 1.0, 2.0] * 2
     with safe_open(tmp_path / loop.BEST, "pt") as file:
-        best = float(file.metadata()["validation_loss"])
+        best = float(file.metadata()[loop.VALIDATION_LOSS])
     with torch.inference_mode():
         assert best == pytest.approx(np.mean([float(loss(network, batch)) for batch in kept]), rel=1e-5)
 

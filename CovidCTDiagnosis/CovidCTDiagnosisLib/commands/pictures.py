@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..folders import require_writable
 from .common import add_command
 
 
@@ -47,7 +48,8 @@ def _plates(options: argparse.Namespace) -> None:
     from ..ct import read_scan
 
     outputs = _plate_files(options.output)
-    _check_beside(options.output, options.study)
+    for output in outputs:
+        _check_beside(output, options.study)
     picture_maker()
     from ..scene.plates import plate
 
@@ -69,6 +71,7 @@ def check_picture(picture: Path, study: Path) -> None:
     """Refuse what cannot become a PNG file, or would lie in the study, with a UsageError."""
     if picture.suffix.lower() != ".png" or picture.is_dir() or not picture.resolve().parent.is_dir():
         raise UsageError(f"{picture} cannot be a picture.", "Give a .png file in a folder that exists.")
+    require_writable(picture.resolve().parent)
     _check_beside(picture, study)
 
 

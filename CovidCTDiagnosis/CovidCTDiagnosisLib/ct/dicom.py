@@ -14,7 +14,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, UsageError
-from ..folders import is_left_by_file_manager
 from .checks import MIN_SLICES, count_of, describe_spacing
 from .files import (
     IMAGE_SUFFIXES,
@@ -112,12 +111,15 @@ def may_be_dicom(path: Path) -> bool:
     return head[128:132] == b"DICM" or head[:2] == b"\x08\x00"
 
 
+def _kind_of(path: Path) -> tuple[Path, str]:
+    """Folder and name without its numbers, by which the files of a series differ."""
+    return path.parent, re.sub(r"\d+", "0", path.name)
+
+
 def _looks_cut_off(path: Path) -> bool:
     """Whether this is what a full disk or a copy that was stopped leaves of an image: next to nothing, or zeros."""
-    if is_left_by_file_manager(path.name):
-        return False
     head = head_of(path)
-    return not head.strip(b"\0") or (len(head) < 132 and path.suffix.lower() in (".dcm", ".ima"))
+    return len(head) < 132 or not head.strip(b"\0")
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,9 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
         suffixes.add(path.suffix.lower())
         found = _read_header(path) if may_be_dicom(path) else None
         if found is None and _looks_cut_off(path):
-            cut_off[path.parent, path.suffix.lower()] = path
+            cut_off[_kind_of(path)] = path
         if found:
-            kinds.add((path.parent, path.suffix.lower()))
+            kinds.add(_kind_of(path))
             # A scout may share the series of the scan; a copy of an image has the same UID.
             groups.setdefault((found.series_uid, found.localizer), {}).setdefault(found.uid, found)
     for kind in sorted(kinds & cut_off.keys()):

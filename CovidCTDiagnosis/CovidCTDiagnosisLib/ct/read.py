@@ -162,7 +162,8 @@ def _require_sound_nifti(path: Path) -> None:
             offset = struct.unpack_from(order + "f", header, 108)[0]
             if not all(is_spacing(step) for step in steps[:dimensions]):
                 raise no_spacing(path.name)
-            _require_agreeing_axes(path.name, header, order, np.array(steps))
+            if dimensions >= 3:
+                _require_agreeing_axes(path.name, header, order, np.array(steps))
             file.seek(max(348, int(offset)))
             floating = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(datatype)
             missing = math.prod(sizes[:dimensions]) * bits // 8
@@ -190,6 +191,8 @@ def _require_agreeing_axes(name: str, header: bytes, order: str, spacing: np.nda
         return
     axes = np.array(struct.unpack_from(order + "12f", header, 280)).reshape(3, 4)[:, :3]
     lengths = np.linalg.norm(axes, axis=0)
+    if not lengths.any():
+        return  # there is none
     if not skewness(axes / np.where(lengths > 0, lengths, 1)) <= ROUNDING:
         raise not_at_right_angles()
     if not np.allclose(lengths, spacing, rtol=SPACING_AGREES):

@@ -106,13 +106,15 @@ def _randomisation_rows(results: Results) -> list[Row]:
     layers = _layers(results)
     if not layers:
         return []
-    size = np.nanmean(_correlation_sizes(results, layers[0], RELEVANCE))
+    size, verdict = _correlation_sizes(results, layers[0], RELEVANCE), NOT_MEASURED
+    if not np.isnan(size).all():
+        verdict = MET if np.nanmean(size) < 0.5 else MISSED
     return [
         Row(
             f"Last layer drawn anew ({layers[0]}), size of the rank correlation",
             _correlation_texts(results, layers[0]),
             "below 0.5",
-            MET if size < 0.5 else MISSED,
+            verdict,
         ),
         Row("All layers drawn anew, size of the rank correlation", _correlation_texts(results, layers[-1])),
     ]
@@ -206,7 +208,8 @@ def randomisation_figure(results: Results) -> Figure:
     layers = _layers(results)
     for method in (RELEVANCE, GRADIENT):
         colour, line, marker = _STYLES[method]
-        means = [np.nanmean(_correlation_sizes(results, layer, method)) for layer in layers]
+        sizes = [_correlation_sizes(results, layer, method) for layer in layers]
+        means = [np.nan if np.isnan(size).all() else np.nanmean(size) for size in sizes]
         axes.plot(range(len(layers)), means, line, color=colour, marker=marker, label=method)
     axes.set(ylabel="size of the rank correlation", ylim=(0, 1.03))
     axes.set_xticks(range(len(layers)), layers, rotation=30, ha="right")

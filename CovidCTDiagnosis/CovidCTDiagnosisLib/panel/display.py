@@ -33,8 +33,9 @@ class Display:
     def __init__(self, logics: Logics) -> None:
         self._logics = logics
         self._before: Layers = []
+        self._shows = False
 
-    def remember(self) -> None:
+    def _remember(self) -> None:
         """What the views show now can be brought back by `restore`; a study that they show already can not."""
         if not shows_study(self._logics()):
             self._before = remember_layers(self._logics())
@@ -46,11 +47,12 @@ class Display:
 
     def forget(self) -> None:
         """Nothing can be brought back any more: the scene is another."""
-        self._before = []
+        self._before, self._shows = [], False
 
     def restore(self) -> None:
         """Show what was remembered."""
         restore_layers(self._before)
+        self._shows = False
 
     def update(self, parameters: Any) -> None:
         """Show the study of the chosen CT as the parameters say, or no study where there is none."""
@@ -59,11 +61,14 @@ class Display:
             return
         nodes = find_study_nodes(ct)
         if nodes is None:
+            self._shows = False
             hide_study(self._logics())
             show_only_legend(ct.GetScene(), None)
             show_only_surfaces(ct.GetScene(), None)
             return
-        self.remember()
+        if not self._shows:
+            self._remember()
+        self._shows = True
         heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
         show_layers(
             self._logics(),

@@ -79,6 +79,8 @@ class Panel:
         """The panel is shown again, or for a scene that was read."""
         parameters = self._parameters()
         if parameters is not None:
+            if self._lungs_of and slicer.mrmlScene.GetNodeByID(self._lungs_of) is None:
+                parameters.lungMask = None  # the CT that it was for was removed
             self._lungs_of, self._of_computer = _id(parameters.inputVolume), computer_choices(parameters)
         self.update(views=False)
 
@@ -86,13 +88,11 @@ class Panel:
         """The user, or a program, has chosen something else."""
         parameters = self._parameters()
         if parameters is not None and not slicer.mrmlScene.IsImporting():
-            if _id(parameters.inputVolume) != self._lungs_of:
-                # Lungs of one CT are not those of another.
-                self._lungs_of = _id(parameters.inputVolume)
-                parameters.lungMask = None
-            if computer_choices(parameters) != self._of_computer:
-                self._of_computer = computer_choices(parameters)
-                note_choices(parameters, slicer.app.userSettings())
+            before, self._lungs_of = self._lungs_of, _id(parameters.inputVolume)
+            if before and before != self._lungs_of:
+                parameters.lungMask = None  # lungs of one CT are not those of another
+            known, self._of_computer = self._of_computer, computer_choices(parameters)
+            note_choices(dict(self._of_computer.items() - known.items()), slicer.app.userSettings())
         self.update()
 
     def update(self, views: bool = True) -> None:
@@ -126,7 +126,7 @@ class Panel:
     def forget_scene(self) -> None:
         """End a running analysis; the next scene's nodes may have the same names as those of this one."""
         self.cancel()
-        self._shown = _NOTHING
+        self._shown, self._lungs_of = _NOTHING, ""
         self.display.forget()
 
     def close(self) -> None:

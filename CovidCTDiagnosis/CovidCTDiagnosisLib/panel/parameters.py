@@ -24,9 +24,9 @@ def computer_choices(parameters: PanelParameters) -> dict[str, str]:
     return {name: str(getattr(parameters, name)) for name in _OF_COMPUTER}
 
 
-def note_choices(parameters: PanelParameters, settings: Any) -> None:
-    """Keep what was chosen for this computer in Slicer's settings (``value`` and ``setValue``)."""
-    for name, value in computer_choices(parameters).items():
+def note_choices(choices: dict[str, str], settings: Any) -> None:
+    """Keep choices for this computer in Slicer's settings (``value`` and ``setValue``)."""
+    for name, value in choices.items():
         settings.setValue(f"CovidCTDiagnosis/{name}", value)
 
 

@@ -26,6 +26,8 @@ from ..errors import Cancelled
 Draw = Callable[[np.random.Generator], Any]
 
 STEPS_PER_EPOCH = 50
+VALIDATION_LOSS = "check_loss"
+"""Its name in files, which runs that were stopped go on from."""
 VALIDATION_BATCHES = 10
 BEST = "best.safetensors"
 PATIENCE = 8
@@ -181,7 +183,7 @@ class Recipe(lightning.LightningModule):
         Here, as the averaged weights are in place only while batches are checked.
         """
         loss = self.loss(self.network, batch)
-        self.log("validation_loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
+        self.log(VALIDATION_LOSS, loss, prog_bar=True, batch_size=1, sync_dist=True)
         self._validation_losses = [*(self._validation_losses if index else []), loss.detach()]
         if index == len(self._validation_batches()) - 1:
             mean = self.trainer.strategy.reduce(torch.stack(self._validation_losses).mean(), reduce_op="mean")
@@ -215,9 +217,9 @@ def keep_best(network: nn.Module, loss: float, path: Path) -> None:
         return
     if path.exists():
         with safe_open(path, "pt") as file:
-            if float(file.metadata()["validation_loss"]) <= loss:
+            if float(file.metadata()[VALIDATION_LOSS]) <= loss:
                 return
-    _write(network, path, {"validation_loss": repr(loss)})
+    _write(network, path, {VALIDATION_LOSS: repr(loss)})
 
 
 def _write(network: nn.Module, path: Path, facts: dict[str, str] | None = None) -> None:
@@ -270,7 +272,7 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     warnings.filterwarnings("ignore", module="lightning")
     lightning.seed_everything(recipe.seed, verbose=False)
     run.mkdir(parents=True, exist_ok=True)
-    stop = [] if recipe.validation is None else [EarlyStopping("validation_loss", patience=PATIENCE, strict=False)]
+    stop = [] if recipe.validation is None else [EarlyStopping(VALIDATION_LOSS, patience=PATIENCE, strict=False)]
     average = [] if recipe.constant_rate else [EMAWeightAveraging(decay=0.99)]
     trainer = lightning.Trainer(
         max_steps=recipe.steps,
