@@ -1,6 +1,6 @@
 """The paper's networks, nothing but torch: no files, no SimpleITK, no Slicer.
 
-Every network takes and gives axial grids: k inferior to superior, j anterior to posterior, i right to left.
+Their grids are axial: k inferior to superior, j anterior to posterior, i right to left.
 """
 
 from .classifier import NetVLAD, SpatialPyramidPooling, VolumeClassifier

@@ -65,8 +65,8 @@ class VolumeClassifier(nn.Module):
         side_information: whether the encoder has its lesion branch.
         bins, neurons, clusters: of pyramid pooling, the network after it, and NetVLAD.
 
-    Shapes: ``forward`` takes ct and lesions of one volume, (S, 1, H, W) each, any S, H and W of at least 20
-    pixels, as for the encoder; it gives (2,): the scores (logits) of [not COVID-19, COVID-19].
+    Shapes: ``forward`` takes ct and lesions of one volume, (S, 1, H, W) each, any S, H and W of at least 4
+    pixels, for the encoder's two poolings; it gives (2,): the scores (logits) of [not COVID-19, COVID-19].
     """
 
     def __init__(
