@@ -65,8 +65,8 @@ def run_network(
 ) -> np.ndarray:
     """Dense inference in slabs along k.
 
-    Of more than one slab the answer is nearly that of the whole: pathways at low resolution see farther than any overlap
-    that is worth its time (up to 0.2 in a probability at some hundred voxels of the sample CT).
+    Of more than one slab the answer is nearly that of the whole: pathways at low resolution see farther than any
+    overlap that is worth its time (up to 0.2 in a probability, at some hundred voxels of the sample CT).
 
     Args:
         network: (1, 1, K, J, I) to (1, C, K, J, I).
