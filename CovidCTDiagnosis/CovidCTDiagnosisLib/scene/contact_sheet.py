@@ -34,7 +34,7 @@ from CovidCTDiagnosisLib.scene.nodes import (
     ijk_to_ras,
     load_study,
 )
-from CovidCTDiagnosisLib.scene.report import explained_score
+from CovidCTDiagnosisLib.scene.report import explained_score, finding_line
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import read_study
 
@@ -277,11 +277,7 @@ def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, analysis: dict[str, Any]) -> None:
-    diagnosis = analysis["diagnosis"]
-    finding = (
-        f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, threshold {diagnosis['threshold']:.2f}"
-    )
-    draw.text((_EDGE, 30), finding, TEXT, font(38))
+    draw.text((_EDGE, 30), finding_line(analysis), TEXT, font(38))
     draw.text((_EDGE, 84), _measured(analysis), FAINT_TEXT, font(24))
     draw.text((WIDTH - _EDGE, 38), analysis["input"]["name"], FAINT_TEXT, font(24), anchor="ra")
     draw.text((WIDTH - _EDGE, 84), "For research, not for diagnosis", TEXT, font(24), anchor="ra")

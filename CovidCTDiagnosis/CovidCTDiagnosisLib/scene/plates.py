@@ -34,7 +34,7 @@ from CovidCTDiagnosisLib.scene.nodes import (
     add_ct,
     load_study,
 )
-from CovidCTDiagnosisLib.scene.report import explained_score
+from CovidCTDiagnosisLib.scene.report import explained_score, finding_line
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.study import Study, read_study
 
@@ -280,12 +280,7 @@ class _Sheet:
     def finished(self, analysis: dict[str, Any], pixels_per_mm: float) -> Image.Image:
         """With scale, heading and legend."""
         draw_scale(self._pen, *self._place(0, 0)[:1], _TOP + self._size[1], pixels_per_mm)
-        diagnosis = analysis["diagnosis"]
-        finding = (
-            f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.2f}, "
-            f"threshold {diagnosis['threshold']:.2f}"
-        )
-        self._pen.text((_EDGE, 16), finding, TEXT, font(32))
+        self._pen.text((_EDGE, 16), finding_line(analysis), TEXT, font(32))
         self._pen.text((_EDGE, 58), _shortened(analysis["input"]["name"]), FAINT_TEXT, font(20))
         right = self._image.width - _EDGE
         self._pen.text((right, 26), "For research, not for diagnosis", TEXT, font(22), anchor="ra")

@@ -32,6 +32,14 @@ def explained_score(analysis: dict[str, Any]) -> str:
     return _TARGETS[analysis["relevance"]["target"]]
 
 
+def finding_line(analysis: dict[str, Any]) -> str:
+    """Label, probability and threshold, for the head of a picture."""
+    diagnosis = analysis["diagnosis"]
+    return (
+        f"{diagnosis['label']}  ·  probability {diagnosis['probability']:.3f}, threshold {diagnosis['threshold']:.3f}"
+    )
+
+
 def lungs_source(analysis: dict[str, Any]) -> str:
     """Who drew the lungs: ``network`` (also where nothing is said), ``lungmask``, or a ``mask`` that was given."""
     return str(analysis["settings"].get("lungs", {}).get("source", "network"))
