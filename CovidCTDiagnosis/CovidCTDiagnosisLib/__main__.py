@@ -12,9 +12,10 @@ from typing import NoReturn
 
 from . import __version__
 from .commands.analyze import add_analyze
-from .commands.computer import add_bench, add_check, add_complexity, add_sample
+from .commands.computer import add_bench, add_check, add_complexity
 from .commands.evaluate import add_evaluate
 from .commands.pictures import add_picture, add_plates
+from .commands.samples import add_sample
 from .commands.slices import add_diagnose_series, add_segment_slices
 from .commands.train import add_calibrate, add_train
 from .errors import Cancelled, CovidCTError, ResourceError, UsageError

@@ -1,8 +1,9 @@
-"""``covid-ct sample``, ``complexity``, ``bench`` and ``check``: what this computer has, and how fast it is."""
+"""``covid-ct complexity``, ``bench`` and ``check``: how fast this computer is, and whether it has what is needed."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,10 @@ from ..errors import ResourceError
 from .common import add_bundle, add_command, add_device, add_events
 
 
-def add_sample(commands: Any) -> None:
-    """``covid-ct sample``."""
-    command = add_command(commands, "sample", _sample, "Get a real sample CT into the user's cache; prints its path.")
-    command.add_argument("name", nargs="?", help="which; without it the samples are listed")
-
-
-def _sample(options: argparse.Namespace) -> None:
-    from ..ct import SAMPLES, fetch_sample
-
-    if options.name is None:
-        for name, sample in SAMPLES.items():
-            print(f"{name:14} {sample.description}")
-    else:
-        print(fetch_sample(options.name))
-
-
 def add_complexity(commands: Any) -> None:
     """``covid-ct complexity``."""
-    command = add_command(
-        commands,
-        "complexity",
-        _complexity,
-        "Print each network's size, work, time and memory beside the paper's.",
-    )
-    command.add_argument("scan", type=Path, nargs="?", help="CT to measure on (default: the NIfTI sample)")
-    add_bundle(command)
-    add_device(command)
+    text = "Print each network's size, work, time and memory beside the paper's."
+    _add_measuring(commands, "complexity", _complexity, text)
 
 
 def _complexity(options: argparse.Namespace) -> None:
@@ -47,21 +25,21 @@ def _complexity(options: argparse.Namespace) -> None:
 
 def add_bench(commands: Any) -> None:
     """``covid-ct bench``."""
-    command = add_command(
-        commands,
-        "bench",
-        _bench,
-        "Time every stage on a CT, as a share of this machine's matrix-multiply peak.",
-    )
-    command.add_argument("scan", type=Path, nargs="?", help="CT to measure on (default: the NIfTI sample)")
-    add_bundle(command)
-    add_device(command)
+    text = "Time every stage on a CT, as a share of this machine's matrix-multiply peak."
+    _add_measuring(commands, "bench", _bench, text)
 
 
 def _bench(options: argparse.Namespace) -> None:
     from ..evaluation.bench import print_bench
 
     print_bench(options.scan, options.bundle, options.device)
+
+
+def _add_measuring(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> None:
+    command = add_command(commands, name, run, text)
+    command.add_argument("scan", type=Path, nargs="?", help="CT to measure on (default: the NIfTI sample)")
+    add_bundle(command)
+    add_device(command)
 
 
 def add_check(commands: Any) -> None:
@@ -73,12 +51,11 @@ def add_check(commands: Any) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from ..computer_check import check_computer
+    from ..console import emit_json
 
     checks = check_computer(options.bundle)
     for check in checks:
         if options.events == "jsonl":
-            from ..console import emit_json
-
             emit_json({"event": "check", **vars(check)})
         else:
             print(f"{'ok ' if check.good else 'NO '} {check.name:14} {check.found} {check.remedy}".rstrip())

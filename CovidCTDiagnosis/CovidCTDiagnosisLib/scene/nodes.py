@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
-from scipy.spatial.transform import Rotation
 from vtk.util.numpy_support import numpy_to_vtk
 
 from CovidCTDiagnosisLib.ct.orientation import straightened
@@ -153,6 +152,8 @@ def is_bent(node: slicer.vtkMRMLVolumeNode) -> bool:
     transform = node.GetParentTransformNode()
     if transform is None or transform.IsTransformToWorldLinear():
         return False
+    from scipy.spatial.transform import Rotation  # slow to import, and seldom wanted
+
     to_world = vtk.vtkGeneralTransform()
     transform.GetTransformToWorld(to_world)
     affine = ijk_to_ras(node)
