@@ -79,6 +79,31 @@ def test_tiles_give_what_the_whole_gives(blend: int) -> None:
     assert np.abs(narrow[:, inside] - whole[:, inside]).max() > 1e-4
 
 
+def test_equal_slices_go_together_as_far_as_they_fit() -> None:
+    torch.manual_seed(0)
+    support = np.zeros((24, 40, 48), bool)
+    support[2:20, 8:24, 8:40] = True
+    support[20:22, 8:16, 8:16] = True
+    ct = np.random.default_rng(0).random(support.shape, np.float32)
+    network, together = Local().eval(), list[int]()
+    network.register_forward_pre_hook(lambda module, inputs: together.append(len(inputs[0])))
+    plan = partial(plan_slices, support, halo=4, multiple=8)
+
+    def run_slices(tile_voxels: int) -> np.ndarray:
+        together.clear()
+        return run_tiles(network, ct, CPU, torch.sigmoid, lambda f: None, plan, tile_voxels)
+
+    alone = run_slices(1500)  # a large slice has 24 x 40 pixels
+    assert together.pop(0) == 1, "this one counts the work"
+    assert sorted(together) == [1] * 18 + [2]
+    for most, expected in ((5000, [2, 3, 5, 5, 5]), (10**6, [2, 18])):
+        np.testing.assert_allclose(run_slices(most), alone, atol=1e-6)
+        assert sorted(together[1:]) == expected
+    network.most = 5 * 24 * 40
+    np.testing.assert_allclose(run_slices(16 * 24 * 40), alone, atol=1e-6)
+    assert sorted(together[-6:]) == [2, 2, 4, 4, 4, 4]
+
+
 def test_tiles_are_halved_until_they_fit() -> None:
     torch.manual_seed(0)
     ct, warnings = np.random.default_rng(0).random(two_blobs().shape, np.float32), list[str]()

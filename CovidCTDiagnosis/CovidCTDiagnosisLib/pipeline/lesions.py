@@ -247,16 +247,15 @@ def _support(lungs: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarra
 
 
 class _Slicewise(nn.Module):
-    """A 2-D network on (1, 1, K, J, I), slice by slice."""
+    """A 2-D network on tiles of one slice, (B, 1, 1, J, I) to (B, C, 1, J, I)."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        slices = x[0].transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        output: torch.Tensor = self.network(slices)
-        return output.transpose(0, 1)[None]
+        output: torch.Tensor = self.network(x[:, :, 0].contiguous(memory_format=torch.channels_last))
+        return output.unsqueeze(2)
 
 
 def _run_2ds(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ class Tile:
         k, j, i = (s.stop - s.start for s in self.seen)
         return k, j, i
 
+
+BATCH_VOXELS = 200_000
+"""So many voxels of equal tiles go through the network together, as one small tile cannot keep a processor busy."""
 
 Plan = Callable[[int], list[Tile]]
 """Tiles that each see at most about so many voxels."""
@@ -108,7 +112,7 @@ def run_tiles(
     """Dense inference on tiles; without enough memory on smaller ones, then on the CPU instead of a graphics card.
 
     Args:
-        network: (1, 1, K, J, I) to (1, C, K, J, I).
+        network: (B, 1, K, J, I) to (B, C, K, J, I).
         ct: (K, J, I) float32, scaled.
         device: where the network is.
         activate: applied to the network's output.
@@ -134,7 +138,7 @@ def run_tiles(
 
     for halvings in range(HALVINGS + 1):
         try:
-            return _run(network, ct, device, activate, forward, plan(tile_voxels >> halvings), blend, dtype)
+            return _run(network, ct, device, activate, forward, plan, tile_voxels >> halvings, blend, dtype)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or (device.type == "cpu" and halvings == HALVINGS):
                 raise
@@ -144,7 +148,7 @@ def run_tiles(
             warn(f"The {owner} ran out of memory: smaller tiles are used.")
     warn(CPU_TAKES_OVER)
     cpu = torch.device("cpu")
-    return _run(network.to(cpu), ct, cpu, activate, forward, plan(tile_voxels >> HALVINGS), blend, dtype)
+    return _run(network.to(cpu), ct, cpu, activate, forward, plan, tile_voxels >> HALVINGS, blend, dtype)
 
 
 def _run(
@@ -153,24 +157,34 @@ def _run(
     device: torch.device,
     activate: Callable[[torch.Tensor], torch.Tensor],
     report: Callable[[float], None],
-    tiles: list[Tile],
+    plan: Plan,
+    tile_voxels: int,
     blend: tuple[int, int, int],
     dtype: type[np.floating],
 ) -> np.ndarray:
+    tiles = plan(tile_voxels)
     planned = estimate_macs(network, (tile.size for tile in tiles), device)
     weights = _total_weight(tiles, ct.shape, blend)
     result: np.ndarray | None = None
     with report_macs(network, planned, report), torch.inference_mode():
-        for tile in tiles:
-            x = torch.from_numpy(np.ascontiguousarray(ct[tile.seen]))[None, None].to(device)
-            answer, weight = _answering(tile, blend)
-            k, j, i = (slice(a.start - s.start, a.stop - s.start) for a, s in zip(answer, tile.seen, strict=True))
-            output = activate(network(x))[0].float().cpu().numpy()[:, k, j, i]
+        for batch in _batches(tiles, min(BATCH_VOXELS, tile_voxels)):
+            x = torch.from_numpy(np.stack([ct[tile.seen] for tile in batch]))[:, None].to(device)
+            outputs = activate(network(x)).float().cpu().numpy()
             if result is None:
-                result = np.zeros((len(output), *ct.shape), dtype)
-            result[(slice(None), *answer)] += (output * (weight / weights[answer])).astype(dtype)
+                result = np.zeros((outputs.shape[1], *ct.shape), dtype)
+            for tile, output in zip(batch, outputs, strict=True):
+                answer, weight = _answering(tile, blend)
+                k, j, i = (slice(a.start - s.start, a.stop - s.start) for a, s in zip(answer, tile.seen, strict=True))
+                result[(slice(None), *answer)] += (output[:, k, j, i] * (weight / weights[answer])).astype(dtype)
     assert result is not None, "there is always a tile: lungs are never empty"
     return result
+
+
+def _batches(tiles: list[Tile], most: int) -> Iterator[list[Tile]]:
+    """Tiles of equal size, together at most so many voxels, or one."""
+    for size, equal in groupby(sorted(tiles, key=lambda tile: tile.size), key=lambda tile: tile.size):
+        together, same = max(most // math.prod(size), 1), list(equal)
+        yield from (same[first : first + together] for first in range(0, len(same), together))
 
 
 def _total_weight(tiles: list[Tile], shape: tuple[int, ...], blend: tuple[int, int, int]) -> np.ndarray:
