@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -209,18 +209,22 @@ def slice_probabilities(
     step = tuple(settings["step_mm"][1:])
     for volume in volumes:
         found = []
-        for hu in volume.voxels:
-            alone = Volume(hu[None], volume.spacing)
-            grid = _slicewise_grid(alone, step)
-            ct = scale(to_grid(alone.voxels, alone.spacing[::-1], grid), CLASSIFIER)
-            tissue = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True)))[0].numpy()
-            if source != "involvement" or (tissue[0] > settings["threshold"]).any():
-                classes = torch.softmax(torch.from_numpy(_batched(unet, models.device, ct)), 1)[0, 1:].numpy()
-            else:
-                classes = np.zeros((len(LESION_CLASSES) - 1, *ct.shape), np.float32)
-            found.append(SliceProbabilities(alone, grid, classes, tissue[:, None], source))
-            done += 1
-            report(done / slices)
+        for first in range(0, len(volume.voxels), SLICES_AT_ONCE):
+            some = Volume(volume.voxels[first : first + SLICES_AT_ONCE], volume.spacing)
+            grid = _slicewise_grid(some, step)
+            ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), CLASSIFIER)
+            tissues = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True))).numpy()
+            flat = replace(grid, count=(1, *grid.count[1:]))
+            for hu, pixels, tissue in zip(some.voxels, ct, tissues, strict=True):
+                if source != "involvement" or (tissue[0] > settings["threshold"]).any():
+                    logits = torch.from_numpy(_batched(unet, models.device, pixels[None]))
+                    classes = torch.softmax(logits, 1)[0, 1:].numpy()
+                else:
+                    classes = np.zeros((len(LESION_CLASSES) - 1, *flat.count), np.float32)
+                alone = Volume(hu[None], volume.spacing)
+                found.append(SliceProbabilities(alone, flat, classes, tissue[:, None], source))
+                done += 1
+                report(done / slices)
         yield found
 
 
