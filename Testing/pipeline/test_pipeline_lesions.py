@@ -11,7 +11,7 @@ import torch
 from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, to_grid
-from CovidCTDiagnosisLib.networks import UNet3D
+from CovidCTDiagnosisLib.networks import UNet2D, UNet3D
 from CovidCTDiagnosisLib.pipeline import partial_volume
 from CovidCTDiagnosisLib.pipeline.lesions import (
     LOBES_OUTSIDE,
@@ -27,7 +27,7 @@ from CovidCTDiagnosisLib.pipeline.lesions import (
     usual_source,
 )
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.pipeline.slices import SliceProbabilities, slice_lesions, slice_probabilities
+from CovidCTDiagnosisLib.pipeline.slices import SLICES_AT_ONCE, SliceProbabilities, slice_lesions, slice_probabilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -260,11 +260,16 @@ def telling(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(revise_bundle(models.bundle.folder, folder, networks={"involvement": record}), models.device)
 
 
+def lone_lesions(ct: Volume, chest: Chest, models: Models) -> list[np.ndarray]:
+    """Lesion classes of each slice of a CT by itself."""
+    return slice_lesions(list(ct.voxels), list(chest.lungs > 0), ct.spacing, models, lambda fraction: None)[1]
+
+
 def test_the_class_follows_2ds_on_cts_and_slices_alike(chest: Chest, models: Models, telling: Models) -> None:
     """What the U-Net names consolidation no longer is."""
     for found, told in (
         [segment(chest, m).labels for m in (models, telling)],
-        [slice_lesions([chest.ct], [chest.lungs > 0], m, lambda fraction: None)[1][0] for m in (models, telling)],
+        [np.stack(lone_lesions(chest.ct, chest, m)) for m in (models, telling)],
     ):
         assert (found == CONSOLIDATION).any() and set(np.unique(told)) == {0, GROUND_GLASS}
 
@@ -275,7 +280,10 @@ def test_a_2ds_that_tells_the_classes_draws_the_mask_alone(chest: Chest, models:
         assert usual_source(usual) == source
         found = segment(chest, usual)
         np.testing.assert_array_equal(found.labels, segment(chest, usual, source=source).labels)
-        [[had, *_]], [[wanted, *_]] = (slice_probabilities([chest.ct], usual, source=name) for name in (None, source))
+        had, wanted = (
+            next(slice_probabilities(list(chest.ct.voxels), chest.ct.spacing, usual, source=name))
+            for name in (None, source)
+        )
         inside = chest.lungs[0] > 0
         for one, other in zip(had.lesions(inside, 0.4), wanted.lesions(inside, 0.4), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -303,7 +311,7 @@ def test_the_unet_runs_only_where_2ds_has_found_lesions(
     seen.clear()
     healthy = chest.ct.with_voxels(np.where(chest.lungs > 0, np.int16(-850), np.int16(-1000)))
     assert not segment_lesions(healthy, chest.lungs, telling, lambda fraction: None).labels.any()
-    assert not slice_lesions([healthy], [chest.lungs > 0], telling, lambda fraction: None)[1][0].any()
+    assert not np.any(lone_lesions(healthy, chest, telling))
     assert not seen
 
 
@@ -335,24 +343,45 @@ def test_progress_never_goes_back_and_ends(chest: Chest, models: Models) -> None
 
 def test_a_lone_slice_s_lesions_reach_out_as_the_volume_s_do(chest: Chest, found: Lesions, models: Models) -> None:
     k = chest.shape[0] // 2
-    alone = Volume(chest.ct.voxels[k : k + 1], chest.ct.spacing)
-    [lungs], [labels] = slice_lesions([alone], [chest.lungs[k : k + 1] > 0], models, lambda fraction: None)
-    assert (labels[0][(chest.right | chest.left)[k]] == CONSOLIDATION).all()
-    assert not labels[~lungs].any() and not lungs[0][chest.apart[k]].any()
-    assert (lungs[0] & (chest.lungs[k] == 0)).sum() > 100
-    assert ((labels[0] > 0) != (found.labels[k] > 0)).sum() < 0.2 * (labels > 0).sum()
+    [lungs], [labels] = slice_lesions(
+        [chest.ct.voxels[k]], [chest.lungs[k] > 0], chest.ct.spacing, models, lambda fraction: None
+    )
+    assert (labels[(chest.right | chest.left)[k]] == CONSOLIDATION).all()
+    assert not labels[~lungs].any() and not lungs[chest.apart[k]].any()
+    assert (lungs & (chest.lungs[k] == 0)).sum() > 100
+    assert ((labels > 0) != (found.labels[k] > 0)).sum() < 0.2 * (labels > 0).sum()
 
 
 def test_a_slice_s_probabilities_lie_on_its_working_grid(chest: Chest, models: Models) -> None:
-    pair = Volume(chest.ct.voxels[9:11], chest.ct.spacing)
-    [slices] = slice_probabilities([pair], models)
+    pair = list(chest.ct.voxels[9:11])
+    slices = list(slice_probabilities(pair, chest.ct.spacing, models))
     assert len(slices) == 2
-    for number, one in enumerate(slices):
-        np.testing.assert_array_equal(one.slice.voxels[0], pair.voxels[number])
+    for hu, one in zip(pair, slices, strict=True):
+        np.testing.assert_array_equal(one.slice.voxels[0], hu)
         assert one.unet.shape == (4, *one.grid.count) and one.tissue.shape == (1, *one.grid.count)
         assert one.grid.count[0] == 1
         for values in (one.unet.sum(0), one.tissue[0]):
             assert values.min() >= 0 and values.max() <= 1 + 1e-5 and np.ptp(values) > 0.9
+
+
+def test_equal_slices_go_through_2ds_together_and_keep_their_order(
+    chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [chest.ct.voxels[k % chest.shape[0]] for k in range(SLICES_AT_ONCE + 2)]
+    slices = [*whole, whole[0][:-2], whole[0]]
+    alone = [one for hu in slices for one in slice_probabilities([hu], chest.ct.spacing, models)]
+    together, forward = list[int](), UNet2D.forward
+
+    def counted(self: UNet2D, x: torch.Tensor) -> torch.Tensor:
+        together.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(UNet2D, "forward", counted)
+    found = list(slice_probabilities(slices, chest.ct.spacing, models))
+    assert together == [SLICES_AT_ONCE, 2, 1, 1]
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one.slice.voxels, other.slice.voxels)
+        np.testing.assert_allclose(one.tissue, other.tissue, atol=1e-5)
 
 
 def by_hand(kinds: dict[int, np.ndarray], pathological: np.ndarray) -> SliceProbabilities:

@@ -23,7 +23,7 @@ from ..pipeline.lesions import LesionSource, segment_lesions
 from ..pipeline.lung_sides import LEFT, RIGHT
 from ..pipeline.lungs import segment_lungs
 from ..pipeline.models import Models
-from ..pipeline.slices import NOMINAL_SLICE_MM, SliceProbabilities, slice_lungs, slice_probabilities, stack_slices
+from ..pipeline.slices import NOMINAL_PIXEL_MM, NOMINAL_SLICE_MM, SliceProbabilities, slice_lungs, slice_probabilities
 from ..training.folds import FOLDS, held_out
 from ..training.sources import UNKNOWN_LESION, Case
 from .grid_ceiling import GridCeiling, lung_ceiling
@@ -244,12 +244,11 @@ def run_slices(cases: Sequence[Case], models: Models, fold: int, source: LesionS
         fold: its number.
         source: who draws the mask.
     """
-    volumes = [stack_slices([case.hu[0]], NOMINAL_SLICE_MM) for case in cases]
-    lungs = slice_lungs(volumes, models, lambda fraction: None)
-    found = slice_probabilities(volumes, models, source=source)
+    slices, spacing = [case.hu[0] for case in cases], (NOMINAL_PIXEL_MM, NOMINAL_PIXEL_MM, NOMINAL_SLICE_MM)
+    lungs = slice_lungs(slices, spacing, models, lambda fraction: None)
+    found = slice_probabilities(slices, spacing, models, source=source)
     return [
-        HeldOut(case, fold, mask[0], probabilities)
-        for case, mask, (probabilities,) in zip(cases, lungs, found, strict=True)
+        HeldOut(case, fold, mask, probabilities) for case, mask, probabilities in zip(cases, lungs, found, strict=True)
     ]
 
 

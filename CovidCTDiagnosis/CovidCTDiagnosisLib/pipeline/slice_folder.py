@@ -213,11 +213,9 @@ def _segment_alone(
     upright: Sequence[np.ndarray], models: Models, options: SliceOptions, monitor: Monitor
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     spacing = (options.pixel_mm, options.pixel_mm, options.slice_mm)
-    volumes = [Volume(s[None], spacing) for s in upright]
     with monitor.stage("lungs", "Segmenting the lungs"):
-        lungs = models.on_card_or_cpu(lambda m: slice_lungs(volumes, m, monitor.report), monitor.warn)
+        lungs = models.on_card_or_cpu(lambda m: slice_lungs(upright, spacing, m, monitor.report), monitor.warn)
     with monitor.stage("lesions", "Segmenting lesions"):
-        lungs, lesions = models.on_card_or_cpu(
-            lambda m: slice_lesions(volumes, lungs, m, monitor.report, merge=True), monitor.warn
+        return models.on_card_or_cpu(
+            lambda m: slice_lesions(upright, lungs, spacing, m, monitor.report, merge=True), monitor.warn
         )
-    return [m[0] for m in lungs], [m[0] for m in lesions]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from ..ct.regrid import WorkingGrid, from_grid, to_grid
+from ..ct.regrid import Triple, WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
 from ..networks import LESION_CLASSES
@@ -81,43 +82,44 @@ def segment_slices(
     Returns:
         For each slice its lungs, bool (J, I), and its lesion classes, uint8 (J, I), zero outside the lungs.
     """
-    alone = [stack_slices([hu], slice_mm, pixel_mm) for hu in slices]
-    lungs = slice_lungs(alone, models, lambda fraction: report(LUNGS_SHARE * fraction))
-    lungs, lesions = slice_lesions(
-        alone, lungs, models, lambda fraction: report(LUNGS_SHARE + (1 - LUNGS_SHARE) * fraction)
+    spacing = (pixel_mm, pixel_mm, slice_mm)
+    lungs = slice_lungs(slices, spacing, models, lambda fraction: report(LUNGS_SHARE * fraction))
+    return slice_lesions(
+        slices, lungs, spacing, models, lambda fraction: report(LUNGS_SHARE + (1 - LUNGS_SHARE) * fraction)
     )
-    return [mask[0] for mask in lungs], [labels[0] for labels in lesions]
 
 
-def slice_lungs(volumes: Sequence[Volume], models: Models, report: Callable[[float], None]) -> list[np.ndarray]:
+def slice_lungs(
+    slices: Sequence[np.ndarray], spacing: Triple, models: Models, report: Callable[[float], None]
+) -> list[np.ndarray]:
     """Lungs of lone slices.
 
     Args:
-        volumes: HU, (K, J, I) each, upright.
+        slices: HU, (J, I) each, upright.
+        spacing: mm along (i, j, k).
         models: gives the network ``lungs`` and its grid.
-        report: gets the fraction of the volumes done.
+        report: gets the fraction of the slices done.
 
     Returns:
-        bool (K, J, I) for each volume.
+        bool (J, I) for each slice.
     """
     network = models.network("lungs")
     fine = models.preprocessing("lungs")["fine_mm"]
-    results = []
-    for done, volume in enumerate(volumes, start=1):
-        grid = _slicewise_grid(volume, (fine, fine))
-        ct = scale(to_grid(volume.voxels, volume.spacing[::-1], grid), LUNG_SEGMENTATION)
-        logits = _back(_batched(network, models.device, ct)[:, 0, 0], grid, volume)
-        pixel_cm2 = volume.spacing[0] * volume.spacing[1] / 100
-        results.append(
-            np.stack([clean_slice(m > 0, hu, pixel_cm2) for m, hu in zip(logits, volume.voxels, strict=True)])
-        )
-        report(done / len(volumes))
+    pixel_cm2 = spacing[0] * spacing[1] / 100
+    results: list[np.ndarray] = []
+    for some in _equal_slices(slices, spacing):
+        grid = _slicewise_grid(some, (fine, fine))
+        ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), LUNG_SEGMENTATION)
+        logits = _back(_run(network, models.device, ct[:, None])[:, 0, 0], grid, some)
+        results += [clean_slice(m > 0, hu, pixel_cm2) for m, hu in zip(logits, some.voxels, strict=True)]
+        report(len(results) / len(slices))
     return results
 
 
 def slice_lesions(
-    volumes: Sequence[Volume],
+    slices: Sequence[np.ndarray],
     lungs: Sequence[np.ndarray],
+    spacing: Triple,
     models: Models,
     report: Callable[[float], None],
     merge: bool = False,
@@ -125,23 +127,21 @@ def slice_lesions(
     """Lesion classes of lone slices, as ``segment_lesions`` finds them.
 
     Args:
-        volumes: HU, (K, J, I) each, upright.
-        lungs: bool (K, J, I) for each volume.
+        slices: HU, (J, I) each, upright.
+        lungs: bool (J, I) for each slice.
+        spacing: mm along (i, j, k).
         models: gives the networks ``lesions`` and ``involvement`` and their grid.
         report: gets the fraction of the slices done.
         merge: give the two classes of ``two_classes``.
 
     Returns:
-        Lungs with the lesions that reach out of them, bool (K, J, I) for each volume, and classes, uint8 (K, J, I),
-        zero outside these lungs.
+        For each slice its lungs with the lesions that reach out of them, bool (J, I), and classes, uint8 (J, I), zero
+        outside these lungs.
     """
     threshold = models.preprocessing("lesions")["threshold"]
-    joined, results = [], []
-    for probabilities, mask in zip(slice_probabilities(volumes, models, report), lungs, strict=True):
-        found = [p.lesions(inside, threshold, merge) for p, inside in zip(probabilities, mask, strict=True)]
-        joined.append(np.stack([m for m, _ in found]))
-        results.append(np.stack([labels for _, labels in found]))
-    return joined, results
+    found = slice_probabilities(slices, spacing, models, report)
+    pairs = [p.lesions(inside, threshold, merge) for p, inside in zip(found, lungs, strict=True)]
+    return [joined for joined, _ in pairs], [labels for _, labels in pairs]
 
 
 @dataclass(frozen=True)
@@ -189,43 +189,47 @@ class SliceProbabilities:
 
 
 def slice_probabilities(
-    volumes: Sequence[Volume],
+    slices: Sequence[np.ndarray],
+    spacing: Triple,
     models: Models,
     report: Callable[[float], None] = lambda fraction: None,
     source: LesionSource | None = None,
-) -> Iterator[list[SliceProbabilities]]:
-    """Run the lesion networks on every slice of upright volumes.
+) -> Iterator[SliceProbabilities]:
+    """Run the lesion networks on lone slices: 2DS on some at once, the U-Net where it is asked.
 
     Args:
-        volumes: HU, (K, J, I) each.
+        slices: HU, (J, I) each, upright.
+        spacing: mm along (i, j, k).
         models: gives the networks ``lesions`` and ``involvement`` and their grid.
         report: gets the fraction of the slices done.
         source: who draws the mask, or None for ``usual_source``.
     """
-    slices, done = sum(len(volume.voxels) for volume in volumes), 0
+    done = 0
     unet, involvement = models.network("lesions"), models.network("involvement")
     source = source or usual_source(models)
     settings = models.preprocessing("lesions")
-    step = tuple(settings["step_mm"][1:])
-    for volume in volumes:
-        found = []
-        for first in range(0, len(volume.voxels), SLICES_AT_ONCE):
-            some = Volume(volume.voxels[first : first + SLICES_AT_ONCE], volume.spacing)
-            grid = _slicewise_grid(some, step)
-            ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), CLASSIFIER)
-            tissues = torch.sigmoid(torch.from_numpy(_batched(involvement, models.device, ct, flat=True))).numpy()
-            flat = replace(grid, count=(1, *grid.count[1:]))
-            for hu, pixels, tissue in zip(some.voxels, ct, tissues, strict=True):
-                if source != "involvement" or (tissue[0] > settings["threshold"]).any():
-                    logits = torch.from_numpy(_batched(unet, models.device, pixels[None]))
-                    classes = torch.softmax(logits, 1)[0, 1:].numpy()
-                else:
-                    classes = np.zeros((len(LESION_CLASSES) - 1, *flat.count), np.float32)
-                alone = Volume(hu[None], volume.spacing)
-                found.append(SliceProbabilities(alone, flat, classes, tissue[:, None], source))
-                done += 1
-                report(done / slices)
-        yield found
+    for some in _equal_slices(slices, spacing):
+        grid = _slicewise_grid(some, tuple(settings["step_mm"][1:]))
+        flat = replace(grid, count=(1, *grid.count[1:]))
+        ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), CLASSIFIER)
+        tissues = torch.sigmoid(torch.from_numpy(_run(involvement, models.device, ct))).numpy()
+        for hu, pixels, tissue in zip(some.voxels, ct, tissues, strict=True):
+            if source != "involvement" or (tissue[0] > settings["threshold"]).any():
+                logits = torch.from_numpy(_run(unet, models.device, pixels[None, None]))
+                classes = torch.softmax(logits, 1)[0, 1:].numpy()
+            else:
+                classes = np.zeros((len(LESION_CLASSES) - 1, *flat.count), np.float32)
+            yield SliceProbabilities(Volume(hu[None], spacing), flat, classes, tissue[:, None], source)
+            done += 1
+            report(done / len(slices))
+
+
+def _equal_slices(slices: Sequence[np.ndarray], spacing: Triple) -> Iterator[Volume]:
+    """Successive slices of one size as a volume, ``SLICES_AT_ONCE`` or fewer."""
+    for _, run in groupby(slices, key=np.shape):
+        equal = list(run)
+        for first in range(0, len(equal), SLICES_AT_ONCE):
+            yield Volume(np.stack(equal[first : first + SLICES_AT_ONCE]), spacing)
 
 
 def _slicewise_grid(volume: Volume, step: tuple[float, float]) -> WorkingGrid:
@@ -236,14 +240,11 @@ def _slicewise_grid(volume: Volume, step: tuple[float, float]) -> WorkingGrid:
     return WorkingGrid((0.0, *flat.start[1:]), flat.step, (volume.shape[0], *flat.count[1:]))
 
 
-def _batched(network: Any, device: torch.device, ct: np.ndarray, flat: bool = False) -> np.ndarray:
-    """(K, J, I) slices through a network; (K, C, 1, J, I), or (K, C, J, I) from a 2-D network."""
-    results = []
+def _run(network: Any, device: torch.device, ct: np.ndarray) -> np.ndarray:
+    """(B, ...) slices through a network that takes (B, 1, ...)."""
     with torch.inference_mode():
-        for first in range(0, len(ct), SLICES_AT_ONCE):
-            x = torch.from_numpy(ct[first : first + SLICES_AT_ONCE])[:, None].to(device)
-            results.append(network(x if flat else x[:, :, None]).cpu().numpy())
-    return np.concatenate(results)
+        output: torch.Tensor = network(torch.from_numpy(ct)[:, None].to(device))
+    return output.cpu().numpy()
 
 
 def _back(values: np.ndarray, grid: WorkingGrid, volume: Volume) -> np.ndarray:
