@@ -27,8 +27,8 @@ from CovidCTDiagnosisLib.training.examples import prepare_examples
 from CovidCTDiagnosisLib.training.sources import Series
 from PIL import Image
 
-OLDER_HEADER = "series,probability,label,warnings"
-HEADER = f"{OLDER_HEADER},bundle"
+HEADER = "series,probability,label,warnings"
+WITH_BUNDLE = f"{HEADER},bundle"
 
 
 @pytest.fixture(autouse=True)
@@ -72,12 +72,18 @@ def test_every_series_has_a_row_in_natural_order(
     for row in rows:
         probability = float(row["probability"])
         assert 0 <= probability <= 1 and row["warnings"] == ""
-        assert row["bundle"] == open_bundle(tiny_bundle).identity
         threshold = open_bundle(tiny_bundle).settings["diagnosis"]["threshold"]
         assert row["label"] == ("COVID-19" if probability >= threshold else "not COVID-19")
     out = capsys.readouterr().out
     assert "3 series: " in out and str(table) in out and "not for diagnosis" in out
     assert {p.name for p in tmp_path.iterdir()} == {"scores.csv"}
+
+
+def test_the_weights_are_named_where_it_is_asked_for(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    assert main(arguments(scans, table, tiny_bundle, "--with-bundle")) == 0
+    assert table.read_text().splitlines()[0] == WITH_BUNDLE
+    assert [row["bundle"] for row in read(table)] == [open_bundle(tiny_bundle).identity] * 3
 
 
 def test_the_answer_is_that_for_which_the_classifier_is_trained(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -229,15 +235,15 @@ def test_an_older_table_is_replaced_another_file_is_not(
     mine, older = tmp_path / "mine.csv", tmp_path / "older.csv"
     mine.write_text("name,age\n")
     with_truth = tmp_path / "truth.csv"
-    with_truth.write_text(HEADER + ",covid\nold,0.5,COVID-19,,,1\n")
-    older.write_text(OLDER_HEADER + "\nold,0.5,COVID-19,\n")
+    with_truth.write_text(WITH_BUNDLE + ",covid\nold,0.5,COVID-19,,,1\n")
+    older.write_text(WITH_BUNDLE + "\nold,0.5,COVID-19,,covid-ct 1 0123456789ab\n")
     one = tmp_path / "series"
     shutil.copytree(scans / "p10", one / "p10")
     assert main(arguments(one, mine, tiny_bundle)) == 2
     assert "is no table of series" in capsys.readouterr().err and mine.read_text() == "name,age\n"
     assert main(arguments(one, with_truth, tiny_bundle)) == 2 and "old,0.5" in with_truth.read_text()
     assert main(arguments(one, older, tiny_bundle)) == 0
-    assert [row["series"] for row in read(older)] == ["p10"]
+    assert [row["series"] for row in read(older)] == ["p10"] and "bundle" not in read(older)[0]
     assert main(arguments(one, tmp_path / "none" / "x.csv", tiny_bundle)) == 2
     assert main(arguments(one, tmp_path, tiny_bundle)) == 2
 

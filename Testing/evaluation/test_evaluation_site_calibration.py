@@ -12,7 +12,7 @@ from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation import site_calibration
-from CovidCTDiagnosisLib.evaluation.predictions import Prediction, Predictions
+from CovidCTDiagnosisLib.evaluation.predictions import Prediction, Predictions, read_predictions
 from CovidCTDiagnosisLib.evaluation.site_calibration import fit_site
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.training.calibration import fit_platt
@@ -196,13 +196,19 @@ def test_a_table_that_names_its_bundle_is_held_to_it(
 ) -> None:
     header, scans = "series,probability,covid,bundle", site(60)[0].scans
     own, other = open_bundle(tiny_bundle).identity, "covid-ct 9.9.9 0123456789ab"
-    for maker, code in ((own, 0), (other, 3)):
+    renamed = f"covid-ct 9.9.9 {own.split()[-1]}"  # another card, the same weights
+    for maker, code in ((own, 0), (renamed, 0), (other, 3)):
         rows = [f"{s.name},{s.probability},{s.covid},{maker}" for s in scans]
         assert _calibrate(rows, tiny_bundle, tmp_path, header) == code
     said = capsys.readouterr().err
     assert other in said and own in said
     # What is calibrated makes other predictions, so that it has another identity.
     assert open_bundle(tmp_path / "site").identity.split()[2] != own.split()[2]
+
+
+def test_the_published_predictions_are_those_of_the_shipped_bundle() -> None:
+    published = Path(__file__).parents[2] / "Resources" / "results" / "predictions.csv"
+    assert read_predictions(published).made_by(open_bundle())
 
 
 def test_predictions_that_tell_nothing_are_refused_and_weak_ones_are_called_so(

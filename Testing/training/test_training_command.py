@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
+from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.evaluation.checklist_facts import _length
 from CovidCTDiagnosisLib.networks import make_2ds
 from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.training import plans
 from CovidCTDiagnosisLib.training import train as train_module
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from CovidCTDiagnosisLib.training.loop import Steps
@@ -47,7 +49,7 @@ def data(chest_phantom: Callable[..., Volume], tmp_path: Path, monkeypatch: pyte
     lungs = label_lungs(chest.voxels, chest.spacing[::-1]).astype(np.uint8)
     for name, volume in (("ct-64", chest), ("TestInput", chest), ("wholeLung-64", chest.with_voxels(lungs))):
         write_image(volume, folder / "lungs" / f"{name}.nrrd")
-    monkeypatch.setattr(train_module, "fetch_sample", lambda name: tmp_path / "chest.nii.gz")
+    monkeypatch.setattr(plans, "fetch_sample", lambda name: tmp_path / "chest.nii.gz")
     monkeypatch.setattr("signal.signal", lambda *_: None)
     yield folder
 
@@ -96,8 +98,22 @@ def test_what_learned_beside_another_u_net_is_stale_only_if_that_draws(
 def test_a_network_that_builds_on_others_names_what_to_train_first(
     network: str, first: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", network, "--data", str(data), "--output", str(tmp_path / "none")]) == 2
-    assert f"covid-ct train {first}" in capsys.readouterr().err
+    begun = tmp_path / "begun"
+    write_bundle(
+        begun, name="begun", version="0.1.0", networks={}, settings={}, model_card="# begun\n", license_text="None.\n"
+    )
+    for base in (["--output", str(begun)], ["--output", str(tmp_path / "none"), "--bundle", str(begun)]):
+        assert main(["train", network, "--data", str(data), *base]) == 2
+        told = capsys.readouterr().err
+        assert f"covid-ct train {first}" in told and f"The bundle {begun} has no {first}" in told
+
+
+def test_without_a_bundle_the_shipped_one_gives_what_is_built_on(tmp_path: Path) -> None:
+    shipped = open_bundle()
+    for wanted in (plans.needed("classifier", False), plans.needed("lungs", True)):
+        base = train_module._base(tmp_path / "none", None, wanted)
+        assert base is not None and base.folder == shipped.folder
+    assert train_module._base(tmp_path / "none", None, plans.needed("lungs", False)) is None
 
 
 def test_a_missing_data_folder_is_an_input_error(
@@ -126,9 +142,14 @@ def test_a_folder_that_is_there_may_become_a_bundle_unless_it_holds_something_el
 def test_how_long_a_network_was_fine_tuned_is_recorded(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     call = ["train", "involvement", "--data", str(data), "--output", str(folder), "--steps"]
-    assert main([*call, "2"]) == 0 and main([*call, "1", "--fine-tune"]) == 0
+    assert main([*call, "2"]) == 0
+    first = open_bundle(folder).networks["involvement"]["training"]
+    assert main([*call, "1", "--fine-tune"]) == 0
     facts = open_bundle(folder).networks["involvement"]["training"]
-    assert (facts["steps"], facts["fine_tuned"], facts["early_stopping"]) == ([0, 1], True, False)
+    assert (facts["steps"], facts["fine_tuned"], facts["early_stopping"]) == ([2, 2], True, False)
+    assert facts["fine_tuned_steps"] == 1
+    assert facts["sources"] == f"{first['sources']}; then {plans.PLANS['involvement'].sources}"
+    assert _length(facts) == "2 + 2 steps, then 1 more steps"
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,7 @@ def test_training_on_own_data_makes_a_bundle(
     facts = open_bundle(output).networks[network]["training"]
     assert facts["sources"].startswith("own data") and ("ImageNet" in facts["sources"]) == (network == "involvement")
     assert facts["steps"] == [0, 1]  # one stage
+    assert "who says here who may use them" in open_bundle(output).license_text
 
 
 def test_fine_tuning_keeps_the_architecture_of_the_bundle(
@@ -311,7 +312,8 @@ def test_fine_tuning_keeps_the_architecture_of_the_bundle(
     before, after = open_bundle(tiny_bundle), open_bundle(output)
     record = after.networks["involvement"]
     assert record["architecture"] == before.networks["involvement"]["architecture"]
-    assert record["training"]["sources"] == "own data" and record["training"]["fine_tuned"]
+    assert record["training"]["sources"] == "unknown; then own data" and record["training"]["fine_tuned"]
+    assert after.license_text == before.license_text  # what it learned before keeps its terms
     assert after.weights("involvement").keys() == before.weights("involvement").keys()
 
 

@@ -17,6 +17,7 @@ from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
 from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.training.examples import SEGMENTING
 from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
 from CovidCTDiagnosisLib.training.splits import require_enough
 from PIL import Image
@@ -212,12 +213,20 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    bundle = revise_bundle(tiny_bundle, tmp_path / "mine", networks={}).folder
-    for network in ("cvae", "classifier"):
-        call = ["train", network, "--data", hospital, "--output", bundle, "--steps", 1]
+    bundle = tmp_path / "own" / "mine"
+    # A clinic without label maps starts from the bundle that there is.
+    for network, base in (("cvae", ("--bundle", tiny_bundle)), ("classifier", ())):
+        call = ["train", network, "--data", hospital, "--output", bundle, "--steps", 1, *base]
         assert main([str(a) for a in call]) == 0
-    assert "of the scans for validation it calls 2 of 2 COVID-19" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "takes its other networks from the bundle" in told
+    assert "of the scans for validation it calls 2 of 2 COVID-19" in told
     facts = open_bundle(bundle).networks
+    assert facts.keys() == open_bundle(tiny_bundle).networks.keys() | {"cvae", "novelty"}
+    assert open_bundle(bundle).fingerprint(SEGMENTING) == open_bundle(tiny_bundle).fingerprint(SEGMENTING)
+    assert open_bundle(bundle).version.endswith("+retrained")
+    assert main([*map(str, call), "--bundle", str(tiny_bundle)]) == 2
+    assert "is a bundle already" in capsys.readouterr().err
     assert facts["classifier"]["training"]["sources"] == "own data"
     assert facts["classifier"]["training"]["recipe"] == "short"
     assert main([str(a) for a in ["train", "cvae", "--data", hospital, "--output", bundle, "--steps", 2]]) == 0

@@ -71,14 +71,26 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """Name, version and hash: tables of predictions say with it what made them."""
+        """Name, version and hash: tables of predictions say with it what made them.
+
+        Bundles of one hash predict alike, whatever they are called (see ``is_it``).
+        """
         whole = json.dumps([self.fingerprint(sorted(self.networks)), self.settings], sort_keys=True)
         return f"{self.name} {self.version} {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+    def is_it(self, identity: str) -> bool:
+        """Whether this bundle predicts as the one of that ``identity``: the hash says so."""
+        return identity.split()[-1:] == self.identity.split()[-1:]
 
     @property
     def model_card(self) -> str:
         """Markdown."""
         return (self.folder / MODEL_CARD).read_text(encoding="utf-8")
+
+    @property
+    def license_text(self) -> str:
+        """Terms of the weights."""
+        return (self.folder / LICENSE).read_text(encoding="utf-8")
 
     def network(self, name: str) -> dict[str, Any]:
         """What the bundle says of a network, see ``networks``.
@@ -248,6 +260,7 @@ def revise_bundle(
     version: str | None = None,
     settings: dict[str, Any] | None = None,
     model_card: str | None = None,
+    license_text: str | None = None,
 ) -> Bundle:
     """Write a changed copy of a bundle (or change it in place); what is not given stays as it is.
 
@@ -258,6 +271,7 @@ def revise_bundle(
         version: new semantic version.
         settings: new settings, in place of all the old ones.
         model_card: new model card, Markdown.
+        license_text: new terms of the weights.
 
     Raises:
         BundleError: `folder_in` is missing or damaged.
@@ -272,7 +286,8 @@ def revise_bundle(
         metadata["version"] = version
     if settings is not None:
         metadata["settings"] = settings
-    files = {} if model_card is None else {MODEL_CARD: model_card.encode("utf-8")}
+    texts = {MODEL_CARD: model_card, LICENSE: license_text}
+    files = {name: text.encode("utf-8") for name, text in texts.items() if text is not None}
     with replaced_folder(folder_out) as partial:
         # copyfile leaves permissions behind: an installed bundle may be read-only.
         shutil.copytree(folder_in, partial, dirs_exist_ok=True, copy_function=shutil.copyfile)

@@ -77,12 +77,17 @@ def add_diagnose_series(commands: Any) -> None:
         "diagnose-series",
         _diagnose_series,
         "COVID-19 probability of many scans: a folder of folders, each with the 8-bit lung-window slices of one scan. "
-        "Writes a table (CSV): series, probability, label, warnings, bundle. A series that cannot be read keeps its "
+        "Writes a table (CSV): series, probability, label, warnings. A series that cannot be read keeps its "
         "row, and its warning says why. An older table is replaced when all are done; until then this one is beside "
         "it, with .new in its name.",
     )
     command.add_argument("folder", type=Path, help="folder of series folders")
     command.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    command.add_argument(
+        "--with-bundle",
+        action="store_true",
+        help="also a column that names the weights, by which reports and calibrations refuse those of others",
+    )
     _add_slice_options(command)
     add_events(command)
     add_bundle(command)
@@ -122,14 +127,14 @@ def _diagnose_series_to_table(options: argparse.Namespace, emit: Callable[[dict[
         table = table.with_name(f"{table.stem}.new{table.suffix}")
         check_table_output(table)
     # At once, so that a place that cannot be written to costs no work.
-    write_table(table, rows)
+    write_table(table, rows, options.with_bundle)
     with monitor.stage("diagnosis", "Diagnosing the series"):
         for number, folder in enumerate(folders):
             rows.append(
                 _diagnose_folder(folder, models, read_as, monitor.part(number / len(folders), 1 / len(folders)))
             )
             # After each series, so that a run which is stopped leaves what it knows.
-            write_table(table, rows)
+            write_table(table, rows, options.with_bundle)
     failed = [row for row in rows if not row.label]
     if len(failed) == len(rows):
         raise InputError(f"No series could be diagnosed. {failed[0].series}: {failed[0].warnings}", "Check the folder.")

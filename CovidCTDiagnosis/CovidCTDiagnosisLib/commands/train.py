@@ -27,6 +27,12 @@ def add_train(commands: Any) -> None:
         help="training data folder; for cvae and classifier also a table of scans (CSV: scan, label, patient, split)",
     )
     command.add_argument("--output", type=Path, required=True, help="bundle to make or to put the network into")
+    command.add_argument(
+        "--bundle",
+        type=Path,
+        help="gives a bundle that is not there yet its other networks (default: the one shipped, for cvae, classifier "
+        "and --fine-tune)",
+    )
     command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
     command.add_argument("--seed", type=int, default=0)
@@ -34,7 +40,7 @@ def add_train(commands: Any) -> None:
     command.add_argument(
         "--sensitivity",
         type=float,
-        help="that the classifier's threshold is chosen for, on the scans for validation (default: 0.9)",
+        help="that the classifier's threshold must reach on the scans for validation (default: 0.9)",
     )
     command.add_argument("--fine-tune", action="store_true", help="start from the bundle's own weights")
     command.add_argument("--devices", type=int, help="graphics cards to use (default: all)")
@@ -53,6 +59,7 @@ def _train(options: argparse.Namespace) -> None:
         options.network,
         options.data,
         options.output,
+        bundle=options.bundle,
         run=options.run_folder,
         steps=options.steps,
         seed=options.seed,

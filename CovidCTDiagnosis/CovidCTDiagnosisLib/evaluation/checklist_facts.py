@@ -10,8 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..bundle import Bundle
-from ..training.diagnosis import PAPER
-from ..training.train import OWN_SOURCES, PHOTOGRAPHS
+from ..training.record import OWN_SOURCES, PAPER, PHOTOGRAPHS
 from .checklist import AUTHORS
 from .confusion import Confusion
 from .predictions import Prediction, Predictions
@@ -131,7 +130,11 @@ def _counts(confusion: Confusion) -> str:
 
 def _length(training: dict[str, Any]) -> str:
     """How long a network has learned, as its bundle records it."""
-    if "epochs" in training:
-        return f"{training['epochs']} epochs"
-    more = f", then {training['fine_tuned_steps']} more" if "fine_tuned_steps" in training else ""
-    return f"{' + '.join(str(n) for n in training.get('steps', []) if n)} steps{more}"
+    steps = " + ".join(str(n) for n in training.get("steps", []) if n)
+    first = f"{training['epochs']} epochs" if "epochs" in training else f"{steps} steps"
+    more = "".join(
+        f", then {training[f'fine_tuned_{unit}']} more {unit}"
+        for unit in ("steps", "epochs")
+        if f"fine_tuned_{unit}" in training
+    )
+    return first + more

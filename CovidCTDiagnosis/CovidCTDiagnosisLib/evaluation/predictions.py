@@ -4,7 +4,7 @@
 series or scan                      name, once each
 probability                         of COVID-19, 0 to 1; rows without one count as not diagnosed
 covid                               truth: 1 COVID-19, 0 not
-co_rads, centre, split, patient     optional: 1 to 6; any text
+co_rads, centre, split, patient     optional: 0 to 6; any text
 involvement_percent                 optional: lesions' share of the lungs
 label, warnings, bundle             optional, as written: what the scan was called, why not to rely on it, and
                                     what made the row (``Bundle.identity``)
@@ -52,7 +52,7 @@ class Prediction:
         name: of the scan.
         probability: of COVID-19.
         covid: truth, 1 or 0.
-        co_rads: 1 to 6, or None.
+        co_rads: 0 to 6, or None.
         centre: as in the table, empty where not stated.
         split: in small letters, empty where not stated.
         involvement_percent: or None.
@@ -139,8 +139,7 @@ class Predictions:
         Raises:
             InputError: it says of one that another did.
         """
-        told = {s.bundle for s in self.scans if s.bundle}
-        others = told - {bundle.identity}
+        others = {s.bundle for s in self.scans if s.bundle and not bundle.is_it(s.bundle)}
         if others:
             raise InputError(
                 f"The predictions are of the bundle {min(others)}, not of {bundle.identity}.",
@@ -221,7 +220,7 @@ def _prediction(name: str, row: Row) -> Prediction:
         name,
         math.nan if probability is None else probability,
         int(covid),
-        row.whole_number("co_rads", 1, 6),
+        row.whole_number("co_rads", 0, 6),
         row.text("centre"),
         split,
         row.number("involvement_percent", 0, 100),

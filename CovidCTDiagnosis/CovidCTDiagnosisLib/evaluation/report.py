@@ -134,7 +134,7 @@ def _discrimination(predictions: Predictions, confusion: Confusion, threshold: f
     area = f"AUC {values[0][1]}" if values else "ROC"
     at_95 = interval_text(false_positive_rate_at(probability, covid, 0.95, replicates))
     if covid.sum() < POSITIVES_AT_95:
-        at_95 = f"{at_95.split()[0]} (an interval needs {POSITIVES_AT_95} COVID-19 scans)"
+        at_95 += f" (a rough interval: below {POSITIVES_AT_95} COVID-19 scans hardly one is missed)"
     values += [
         ("False positive rate where sensitivity is 0.95", at_95),
         *((name.capitalize(), interval_text(getattr(confusion, name))) for name in ("sensitivity", "specificity")),

@@ -21,7 +21,7 @@ class SeriesRow(NamedTuple):
         probability: calibrated, of COVID-19, four digits.
         label: ``COVID-19`` or ``not COVID-19``.
         warnings: sentences, one after the other.
-        bundle: ``Bundle.identity`` of what made the row.
+        bundle: ``Bundle.identity`` of what made the row; a column only where it is asked for.
     """
 
     series: str
@@ -42,23 +42,32 @@ def check_table_output(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", _REMEDY)
     header = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if path.exists() else b""
-    # Older tables end before the bundle.
-    if header not in (b"", _header(SeriesRow._fields), _header(SeriesRow._fields[:-1])):
+    if header not in (b"", *(_header(_columns(with_bundle)) for with_bundle in (False, True))):
         raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
 
 
-def _header(fields: Sequence[str]) -> bytes:
-    return ",".join(fields).encode("ascii")
+def _columns(with_bundle: bool) -> tuple[str, ...]:
+    return SeriesRow._fields if with_bundle else SeriesRow._fields[:-1]
 
 
-def write_table(path: Path, rows: Sequence[SeriesRow]) -> None:
+def _header(columns: Sequence[str]) -> bytes:
+    return ",".join(columns).encode("ascii")
+
+
+def write_table(path: Path, rows: Sequence[SeriesRow], with_bundle: bool = False) -> None:
     """Write the table, whole or not at all.
 
     Args:
         path: CSV file; an older table is replaced.
         rows: in order.
+        with_bundle: write the column ``bundle`` too.
+
+    Raises:
+        UsageError: the file cannot be written.
+        ResourceError: the disk is full.
     """
     with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(SeriesRow._fields)
-        writer.writerows(rows)
+        columns = _columns(with_bundle)
+        writer.writerow(columns)
+        writer.writerows(row[: len(columns)] for row in rows)

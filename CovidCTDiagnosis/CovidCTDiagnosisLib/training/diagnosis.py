@@ -17,6 +17,7 @@ from ..networks.cvae import Prior
 from ..pipeline.compute import channels_last
 from .examples import Example
 from .loop import Recipe, seeded
+from .record import PAPER
 
 CVAE_SIZE = (96, 128)
 CVAE_RATE = 5e-3
@@ -54,7 +55,6 @@ class Scheme:
 
 
 SHORT = "short"
-PAPER = "paper"
 SCHEMES = {
     SHORT: Scheme("label", 3e-4, False, None, augment=True, balanced=True, stop_early=False),
     PAPER: Scheme("image-and-label", 1e-5, True, 200, augment=False, balanced=False, stop_early=True),

@@ -20,8 +20,8 @@ from ..ct import fetch_sample
 from .lesions import LesionCases, LesionNetwork, lesion_cases, train_lesions
 from .loop import Hardware, Steps
 from .lungs import LungCases, lung_cases, train_lungs
+from .plans import PLANS, RECIPE, VOLUMETRIC
 from .sources import Case, data_fingerprint
-from .train import PLANS, RECIPE, VOLUMETRIC
 
 FOLDS = 5
 

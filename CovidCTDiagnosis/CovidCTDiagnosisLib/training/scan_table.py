@@ -8,7 +8,7 @@ patient                  optional (for all scans or none); without it a DICOM sc
                          a patient
 split                    optional: train, validation or test; without it patients are divided about 3 : 1 : 1
                          (small tables had better name splits: chance may leave one without COVID-19)
-centre, co_rads          optional: any text; 1 to 6
+centre, co_rads          optional: any text; 0 (not interpretable) to 6
 =======================  =============================================================================
 """
 
@@ -51,7 +51,7 @@ class OwnScan:
         patient: who it is of; never written anywhere.
         split: one of ``SPLITS``, or empty.
         centre: empty where not stated.
-        co_rads: 1 to 6, or None.
+        co_rads: 0 to 6, or None.
     """
 
     name: str
@@ -128,7 +128,7 @@ def _scan(number: int, row: Row, folder: Path) -> OwnScan:
         patient,
         split,
         row.text("centre"),
-        row.whole_number("co_rads", 1, 6),
+        row.whole_number("co_rads", 0, 6),
     )
 
 
