@@ -62,7 +62,7 @@ def write(path: Path, table: list[Row]) -> Path:
 
 
 ALL = {
-    "co_rads": lambda n, covid: n % 6,  # 0: not interpretable
+    "co_rads": lambda n, covid: n % 5 + 1,
     "centre": lambda n, covid: "Leuven <1>" if n % 2 else "Liège",
     "split": lambda n, covid: "test" if n > 30 else "validation",
     "patient": lambda n, covid: f"p{n}",
@@ -91,11 +91,13 @@ def test_scans_that_were_learned_from_are_not_judged(tmp_path: Path) -> None:
 def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
     table = rows(**ALL)
     table[4]["probability"] = ""
+    table[6]["co_rads"] = 0  # not interpretable
     table[5]["co_rads"] = table[5]["involvement_percent"] = table[5]["split"] = ""
     read = read_predictions(write(tmp_path / "t.csv", table))
     assert [(s.name, s.covid) for s in read.undiagnosed] == [("s4", 0)] and len(read.scans) == 59
     assert read.scans[0] == Prediction("s0", float(str(table[0]["probability"])), 1, 1, "Liège", "validation", 25, "p0")
     assert (read.scans[4].co_rads, read.scans[4].involvement_percent, read.scans[4].split) == (None, None, "")
+    assert read.scans[5].co_rads == 0
     assert read.covid.sum() == 20 and read.probability.shape == (59,)
 
 

@@ -149,7 +149,7 @@ def test_how_long_a_network_was_fine_tuned_is_recorded(data: Path, tmp_path: Pat
     assert (facts["steps"], facts["fine_tuned"], facts["early_stopping"]) == ([2, 2], True, False)
     assert facts["fine_tuned_steps"] == 1
     assert facts["sources"] == f"{first['sources']}; then {plans.PLANS['involvement'].sources}"
-    assert _length(facts) == "2 + 2 steps, then 1 more steps"
+    assert _length(facts) == "2 + 2 steps, then 1 more"
 
 
 @pytest.mark.parametrize(

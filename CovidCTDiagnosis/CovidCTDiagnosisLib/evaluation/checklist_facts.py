@@ -133,8 +133,8 @@ def _length(training: dict[str, Any]) -> str:
     steps = " + ".join(str(n) for n in training.get("steps", []) if n)
     first = f"{training['epochs']} epochs" if "epochs" in training else f"{steps} steps"
     more = "".join(
-        f", then {training[f'fine_tuned_{unit}']} more {unit}"
-        for unit in ("steps", "epochs")
-        if f"fine_tuned_{unit}" in training
+        f", then {training[key]} more{unit}"
+        for key, unit in (("fine_tuned_steps", ""), ("fine_tuned_epochs", " epochs"))
+        if key in training
     )
     return first + more
