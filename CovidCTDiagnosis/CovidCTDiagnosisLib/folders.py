@@ -51,8 +51,7 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
         UsageError: `folder` is a file, holds something else, or cannot be replaced, as a disk is mounted there or the
             program runs in it; or its parent does not exist or cannot be written to.
     """
-    if not folder.resolve().parent.is_dir():
-        raise UsageError(f"The folder {folder.parent} does not exist.", "Create it or choose another.")
+    require_parent(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder.", f"Choose another folder for the {kind}.")
     if os.path.ismount(folder.resolve()):
@@ -73,6 +72,12 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
                 f"Choose another folder for the {kind}.",
             )
     require_writable(folder.resolve().parent)
+
+
+def require_parent(path: Path) -> None:
+    """Raise UsageError if the folder that a file or folder is to be written into does not exist."""
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
 
 
 def require_writable(folder: Path) -> None:

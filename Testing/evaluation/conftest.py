@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from CovidCTDiagnosisLib.ct import SAMPLES, Volume, write_image
 from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT
 from PIL import Image
 
 SLICES = (0, 1, 2, 4, 5, 7, 8, 9, 11, 12)
@@ -47,7 +48,7 @@ def small_data(chest_phantom: Callable[..., Volume], tmp_path_factory: pytest.Te
 def small_sample(
     chest_phantom: Callable[..., Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Volume, np.ndarray]:
-    """The phantom as the cached NIfTI sample, with its aerated lungs as lobes; returns both."""
+    """The phantom as the cached NIfTI sample, with its aerated lungs as lobes; returns it and its sided lungs."""
     chest = chest_phantom(spacing=(4.0, 4.0, 5.0))
     lobes = np.where((chest.voxels > -930) & (chest.voxels < -700), 10, 0)
     lobes[..., : lobes.shape[2] // 2] += 2 * (lobes[..., : lobes.shape[2] // 2] > 0)
@@ -59,4 +60,4 @@ def small_sample(
     sums = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in (sample.scan, sample.truth)]
     (folder / "sha256sums.txt").write_text("".join(sums), encoding="ascii")
     monkeypatch.setenv("COVID_CT_CACHE", str(tmp_path / "cache"))
-    return chest, lobes
+    return chest, np.select([lobes == 12, lobes == 10], [RIGHT, LEFT], 0).astype(np.uint8)

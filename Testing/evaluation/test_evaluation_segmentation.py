@@ -24,6 +24,7 @@ from CovidCTDiagnosisLib.errors import Cancelled
 from CovidCTDiagnosisLib.evaluation.drawing import svg
 from CovidCTDiagnosisLib.evaluation.grid_ceiling import GridCeiling, lung_ceiling, slice_ceiling
 from CovidCTDiagnosisLib.evaluation.metrics import BoundaryErrors, Overlap
+from CovidCTDiagnosisLib.evaluation.sample_ct import read_sample_ct
 from CovidCTDiagnosisLib.evaluation.scores import (
     CONSOLIDATION,
     GROUND_GLASS,
@@ -43,6 +44,7 @@ from CovidCTDiagnosisLib.evaluation.scores import (
 from CovidCTDiagnosisLib.evaluation.segmentation_figures import fold_boxes, share_above
 from CovidCTDiagnosisLib.evaluation.segmentation_page import WORST, worst_slices, write_page
 from CovidCTDiagnosisLib.evaluation.targets import MET, MISSED, NOT_MEASURED, table
+from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.folds import MASKING_NETWORKS, Folds, held_out, recipe_fingerprint
 from CovidCTDiagnosisLib.training.sources import Case, data_fingerprint, read_lesion_slices
@@ -154,12 +156,14 @@ def test_unnamed_lesions_count_for_the_lesion_mask_only(cases: list[Case], model
 
 
 def test_ct_scores(small_sample: tuple[Volume, np.ndarray], models: Models) -> None:
-    chest, lobes = small_sample
-    score = score_ct(chest, lobes, models)
+    chest, expert = small_sample
+    for found, written in zip(read_sample_ct(), small_sample, strict=True):
+        np.testing.assert_array_equal(getattr(found, "voxels", found), getattr(written, "voxels", written))
+    score = score_ct(chest, expert, models)
     assert {side: o.expert for side, o in score.lungs.items()} == {
-        "both": np.count_nonzero(lobes),
-        "right": np.count_nonzero(lobes == 12),
-        "left": np.count_nonzero(lobes == 10),
+        "both": np.count_nonzero(expert),
+        "right": np.count_nonzero(expert == RIGHT),
+        "left": np.count_nonzero(expert == LEFT),
     }
     assert score.lungs["both"].dice > 0.85 and score.lungs["right"].dice > 0.85
     # Every voxel on which the lungs differ is in the histogram, and few of them lie far from the boundary.
@@ -409,8 +413,8 @@ def test_without_data_the_command_measures_the_ct(
     text = re.sub(r"[\s|]+", " ", out)
     for word in ("0.985", "Semi-Inf-Net", "not measured", "12 s", "1.50 mm", "--folds --data DATA --output FOLDER"):
         assert word in text
-    chest, lobes = small_sample
-    lungs = score_ct(chest, lobes, Models(open_bundle(tiny_bundle), torch.device("cpu"))).lungs
+    chest, expert = small_sample
+    lungs = score_ct(chest, expert, Models(open_bundle(tiny_bundle), torch.device("cpu"))).lungs
     assert all(f"{overlap.dice:.3f}" in text for overlap in lungs.values())
 
 

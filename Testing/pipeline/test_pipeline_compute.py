@@ -101,6 +101,13 @@ class Slicewise(nn.Module):
         return self.network(x[0].transpose(0, 1)).transpose(0, 1)[None]
 
 
+def test_the_estimate_does_not_count_as_work() -> None:
+    """Of the counter by which the table of complexity is made."""
+    with FlopCounterMode(display=False) as counter:
+        assert estimate_macs(nn.Conv3d(1, 2, 3), [(8, 8, 8)], CPU) > 0
+    assert counter.get_total_flops() == 0
+
+
 def estimated_share(make: Make, sizes: list[Size]) -> float:
     """The estimate over what is counted."""
     network = make().eval()

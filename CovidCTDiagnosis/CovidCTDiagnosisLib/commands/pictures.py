@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..folders import require_writable
+from ..folders import require_parent, require_writable
 from .common import add_command
 
 
@@ -58,8 +58,7 @@ def _plates(options: argparse.Namespace) -> None:
 
 
 def _plate_files(output: Path) -> list[Path]:
-    if not output.resolve().parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    require_parent(output)
     if not output.suffix:
         return [output.with_suffix(".png"), output.with_suffix(".pdf")]
     if output.suffix.lower() not in (".png", ".pdf"):

@@ -21,7 +21,7 @@ from scipy.special import expit
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
-from ..folders import replaced_file
+from ..folders import replaced_file, require_parent
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
 from ..training.baselines import (
@@ -50,9 +50,8 @@ from ..training.sources import Series, data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
 from .markdown import write_markdown
-from .metrics import Interval
+from .metrics import Interval, interval_text
 from .roc import Difference, compare_areas, delong
-from .targets import interval_text
 from .terminal import table_console
 
 TABLE, MARKDOWN = "ablation.csv", "ablation.md"
@@ -242,8 +241,7 @@ def evaluate_ablation(
     """
     if cvae_steps is not None and SCHEMES[scheme].epochs is not None:
         raise UsageError(f"The recipe {scheme} has its own length.", "Leave out --cvae-steps or --recipe.")
-    if not output.resolve().parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    require_parent(output)
     tune_allocator()
     series = read_series(data)
     _check_counts(series)

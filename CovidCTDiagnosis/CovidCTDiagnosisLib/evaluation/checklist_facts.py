@@ -13,8 +13,8 @@ from ..bundle import Bundle
 from ..training.record import OWN_SOURCES, PAPER, PHOTOGRAPHS
 from .checklist import AUTHORS
 from .confusion import Confusion
+from .metrics import interval_text
 from .predictions import Prediction, Predictions
-from .targets import interval_text
 
 Facts = dict[int | str, str]
 """Text by CLAIM's number of the item, or the number of STARD where CLAIM has none."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
-from ..folders import replaced_file
+from ..folders import replaced_file, require_parent
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.diagnosis import Diagnosis, diagnose
 from ..pipeline.models import Models
@@ -22,9 +22,9 @@ from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
 from ..training.splits import Split
 from .confusion import Confusion
 from .example_pictures import write_pictures
+from .metrics import interval_text
 from .roc import delong
 from .spoilt_scans import diagnose_beyond_the_lungs, novelty_lines, spoil_and_diagnose
-from .targets import interval_text
 
 COLUMNS = (
     "scan",
@@ -99,8 +99,7 @@ def evaluate_diagnosis(
 
 def _check_outputs(output: Path | None, pictures: Path | None) -> None:
     for path in filter(None, (output, pictures)):
-        if not path.resolve().parent.is_dir():
-            raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
+        require_parent(path)
     if pictures is not None and pictures.exists() and not pictures.is_dir():
         raise UsageError(f"{pictures} is a file.", "Give a folder for the pictures.")
 

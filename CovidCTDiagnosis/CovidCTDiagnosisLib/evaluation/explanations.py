@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..bundle import open_bundle
 from ..ct.regrid import to_grid
-from ..errors import InputError, UsageError
-from ..folders import replaced_file
+from ..errors import InputError
+from ..folders import replaced_file, require_parent
 from ..networks import VolumeClassifier
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.explanation import ALPHA, BETA, GATE, TARGET
@@ -169,8 +169,8 @@ def evaluate_explanations(data: Path, output: Path | None, bundle: Path | None, 
     """
     from .explanations_page import page, print_table, write_table
 
-    if output is not None and not output.resolve().parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    if output is not None:
+        require_parent(output)
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
     slices, scans = read_lesion_slices(data), [s for s in split_data(data).test if s.covid]

@@ -26,8 +26,8 @@ from .explanations import (
     Results,
 )
 from .markdown import write_markdown
-from .metrics import Interval
-from .targets import MET, MISSED, NOT_MEASURED, interval_text
+from .metrics import Interval, interval_text
+from .targets import MET, MISSED, NOT_MEASURED
 
 _STYLES = {RELEVANCE: (BLUE, "-", "o"), GRADIENT: (ORANGE, "--", "^"), RANDOM: (GREEN, ":", "s")}
 _COLUMNS = ("What", "Relevance", "Gradient x input", "Random", "Target", "")

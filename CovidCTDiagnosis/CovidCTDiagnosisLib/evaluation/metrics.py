@@ -17,6 +17,11 @@ class Interval(NamedTuple):
     high: float
 
 
+def interval_text(interval: Interval) -> str:
+    """As in 0.702 [0.651, 0.748]."""
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
 class Overlap(NamedTuple):
     """Voxels of two masks: found by the program, marked by the expert, and shared by both."""
 

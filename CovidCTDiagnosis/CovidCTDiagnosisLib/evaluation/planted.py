@@ -17,18 +17,17 @@ from rich.box import Box
 from rich.table import Table
 
 from ..bundle import open_bundle
-from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..ct.regrid import bounding_region
 from ..ct.volume import Volume
 from ..networks import LESION_CLASSES
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import segment_lesions
-from ..pipeline.lung_sides import LEFT, RIGHT
 from ..pipeline.models import Models
 from ..training.planting import CRAZY_PAVING, plant_lesions
 from ..training.sources import Case, read_lesion_slices
 from .metrics import dice
-from .scores import CLASSES, LEFT_LOBES, RIGHT_LOBES, run_slices
+from .sample_ct import read_sample_ct
+from .scores import CLASSES, run_slices
 from .terminal import table_console
 
 SHARE = 0.1
@@ -119,9 +118,7 @@ def evaluate_planted(bundle: Path | None, device: str, data: Path | None = None)
     experts = read_lesion_slices(data) if data else []
     tune_allocator()
     models = Models(open_bundle(bundle), choose_device(device))
-    ct = to_axial(read_scan(fetch_sample("chest-nifti")))
-    truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
-    lungs = np.select([np.isin(truth, RIGHT_LOBES), np.isin(truth, LEFT_LOBES)], [RIGHT, LEFT], 0).astype(np.uint8)
+    ct, lungs = read_sample_ct()
     console, frame = table_console()
     console.print(_planted_rows(list(plant_and_segment(ct, lungs, models)), frame))
     print(f"Mean of {len(SEEDS)} plantings each in about {SHARE:.0%} of the lungs of the NIfTI sample.")

@@ -17,7 +17,7 @@ from .checklist_facts import facts_of_bundle, facts_of_predictions
 from .confusion import Confusion
 from .drawing import svg
 from .html_page import document, figure, table
-from .metrics import Interval
+from .metrics import Interval, interval_text
 from .predictions import Prediction, Predictions, counted, log_odds
 from .reliability import (
     brier_interval,
@@ -36,7 +36,6 @@ from .report_figures import (
     roc_figure,
 )
 from .roc import REPLICATES, delong, demidenko, false_positive_rate_at, roc
-from .targets import interval_text
 
 NOT_STATED = "not stated"
 EXAMPLES = 3

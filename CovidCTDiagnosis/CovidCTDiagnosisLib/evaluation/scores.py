@@ -30,9 +30,6 @@ from .grid_ceiling import GridCeiling, lung_ceiling
 from .metrics import BoundaryErrors, Overlap, boundary_errors
 from .slices_agreement import agreement
 
-LEFT_LOBES, RIGHT_LOBES = (10, 11), (12, 13, 14)
-"""Labels of the lobes in the truth of the NIfTI sample."""
-
 LUNGS, LESION, GROUND_GLASS, CONSOLIDATION = "lungs", "lesion", "ground-glass opacity", "consolidation"
 CLASSES = {1: GROUND_GLASS, 2: CONSOLIDATION}
 
@@ -168,12 +165,12 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def score_ct(ct: Volume, truth: np.ndarray, models: Models) -> CtScore:
+def score_ct(ct: Volume, expert: np.ndarray, models: Models) -> CtScore:
     """Segment an axial CT once, timed, and compare its lungs with the lobes.
 
     Args:
         ct: HU, axial.
-        truth: (K, J, I), ``LEFT_LOBES`` and ``RIGHT_LOBES``.
+        expert: uint8 (K, J, I), the lungs: 1 right, 2 left.
         models: networks ``lungs``, ``lesions`` and ``involvement``.
     """
     begun = time.perf_counter()
@@ -181,20 +178,18 @@ def score_ct(ct: Volume, truth: np.ndarray, models: Models) -> CtScore:
     between = time.perf_counter()
     lungs = segment_lesions(ct, lungs, models, lambda fraction: None).lungs
     seconds = {"lungs": between - begun, "lesions": time.perf_counter() - between}
-    right, left = np.isin(truth, RIGHT_LOBES), np.isin(truth, LEFT_LOBES)
-    expert = right | left
     overlaps = {
-        "both": Overlap.of(lungs > 0, expert),
-        "right": Overlap.of(lungs == RIGHT, right),
-        "left": Overlap.of(lungs == LEFT, left),
+        "both": Overlap.of(lungs > 0, expert > 0),
+        "right": Overlap.of(lungs == RIGHT, expert == RIGHT),
+        "left": Overlap.of(lungs == LEFT, expert == LEFT),
     }
     return CtScore(
         overlaps,
-        _boundary(lungs > 0, expert, ct.spacing[::-1]),
+        _boundary(lungs > 0, expert > 0, ct.spacing[::-1]),
         seconds,
         describe_device(models.device),
         agreement(ct, models),
-        lung_ceiling(expert, ct.spacing[::-1], models),
+        lung_ceiling(expert > 0, ct.spacing[::-1], models),
     )
 
 

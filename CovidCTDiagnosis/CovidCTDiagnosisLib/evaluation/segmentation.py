@@ -11,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..bundle import open_bundle
-from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..documents import encode_document, read_document
 from ..errors import InputError, UsageError
-from ..folders import replaced_file
+from ..folders import replaced_file, require_parent
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import LesionSource
 from ..pipeline.models import Models
@@ -31,6 +30,7 @@ from ..training.sources import Case, data_fingerprint, read_lesion_slices
 from .grid_ceiling import GridCeiling, slice_ceiling
 from .markdown import write_markdown
 from .metrics import mean_dice
+from .sample_ct import read_sample_ct
 from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
 from .segmentation_page import write_page
 from .targets import table
@@ -130,8 +130,7 @@ def _earlier_folds(
     """What the output folder, which is made if it is not there, knows of folds, and how they were made."""
     if output is None:
         return [], [], wanted
-    if not output.resolve().parent.is_dir():
-        raise UsageError(f"The folder {output.parent} does not exist.", "Create it or choose another.")
+    require_parent(output)
     output.mkdir(exist_ok=True)
     if not (output / RESULTS).exists():
         return [], [], wanted
@@ -161,11 +160,10 @@ def _earlier_folds(
 
 
 def _measure(models: Models, cases: list[Case]) -> Results:
-    ct = to_axial(read_scan(fetch_sample("chest-nifti")))
-    truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
+    ct, expert = read_sample_ct()
     return Results(
         describe_bundle(models.bundle),
-        score_ct(ct, truth, models),
+        score_ct(ct, expert, models),
         ceiling=slice_ceiling(cases, models) if cases else [],
     )
 

@@ -12,19 +12,16 @@ from scipy.special import expit
 from ..bundle import Bundle, changed_version, revise_bundle, with_section
 from ..errors import InputError, UsageError
 from ..training.calibration import fit_platt, operating_point
-from .metrics import Interval, widened
+from .metrics import Interval, interval_text, widened
 from .predictions import Prediction, Predictions, counted, log_odds
 from .reliability import brier
 from .roc import delong
-from .targets import interval_text
 
-FEWEST = 5
-"""Scans of either kind that there must be; below 50 in all the result is called uncertain."""
-ENOUGH = 50
+FEWEST, ENOUGH = 5, 50
+"""Scans of either kind that there must be, and scans in all, below which the result is called uncertain."""
 REPLICATES = 500
-HEADING = "Calibrated on a site's own scans"
-CHANGE = "calibrated"
-"""Of the model card; the last one."""
+HEADING, CHANGE = "Calibrated on a site's own scans", "calibrated"
+"""Of the model card's last section, and in the bundle's version."""
 
 
 class SiteCalibration(NamedTuple):

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from ..ct import fetch_sample, fetch_truth, read_image, read_scan, to_axial
 from ..ct.slice_images import hu_to_grey
 from ..errors import InputError
 from ..pipeline.appearance import UNRELIABLE
@@ -16,9 +15,8 @@ from ..pipeline.models import Models
 from ..pipeline.slice_folder import SliceOptions
 from ..pipeline.slice_series import diagnose_images
 from ..training.sources import Series
-from .metrics import wilson
-from .scores import LEFT_LOBES, RIGHT_LOBES
-from .targets import interval_text
+from .metrics import interval_text, wilson
+from .sample_ct import read_sample_ct
 
 
 class Caught(NamedTuple):
@@ -67,10 +65,9 @@ def diagnose_beyond_the_lungs(models: Models) -> Iterator[Caught]:
     Yields:
         what was caught: one scan of either kind.
     """
-    voxels = to_axial(read_scan(fetch_sample("chest-nifti"))).voxels
-    truth = to_axial(read_image(fetch_truth("chest-nifti"))).voxels
-    held = np.flatnonzero(np.isin(truth, RIGHT_LOBES + LEFT_LOBES).any(axis=(1, 2)))
-    for kind, part in (("abdomen of a CT", voxels[: held[0]]), ("neck of a CT", voxels[held[-1] + 1 :])):
+    ct, lungs = read_sample_ct()
+    held = np.flatnonzero(lungs.any(axis=(1, 2)))
+    for kind, part in (("abdomen of a CT", ct.voxels[: held[0]]), ("neck of a CT", ct.voxels[held[-1] + 1 :])):
         yield _caught(kind, [[hu_to_grey(hu) for hu in part]], models)
 
 

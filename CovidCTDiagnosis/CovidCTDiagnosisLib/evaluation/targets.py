@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .metrics import (
-    Interval,
     Overlap,
     Statistic,
     bootstrap_images,
+    interval_text,
     mean_dice,
     mean_sensitivity,
     pooled_dice,
@@ -200,8 +200,3 @@ def _slice_row(target: _SliceTarget, folds: Sequence[SliceScore]) -> Row:
 def _without_machine_masks(target: _SliceTarget, folds: Sequence[SliceScore]) -> str:
     overlaps = overlaps_of([s for s in folds if not s.machine_masks], target.overlap)
     return interval_text(bootstrap_images(overlaps, target.main)) if overlaps else NOT_MEASURED
-
-
-def interval_text(interval: Interval) -> str:
-    """As in 0.702 [0.651, 0.748]."""
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -185,7 +185,8 @@ def estimate_macs(network: nn.Module, sizes: Iterable[tuple[int, int, int]], dev
         nonlocal macs
         macs += more
 
-    with watch_macs(network, add), torch.inference_mode():
+    # A counter that watches the real work must not see this pass.
+    with watch_macs(network, add), torch.inference_mode(), _disable_current_modes():
         network(torch.zeros((1, 1, *small), device=device))
     return max(round(macs * sum(math.prod(size) for size in sizes) / math.prod(small)), 1)
 

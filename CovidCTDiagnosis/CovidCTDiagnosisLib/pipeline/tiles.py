@@ -73,7 +73,7 @@ def run_network(
     overlap that is worth its time (up to 0.2 in a probability, at some hundred voxels of the sample CT).
 
     Args:
-        network: (1, 1, K, J, I) to (1, C, K, J, I).
+        network: (B, 1, K, J, I) to (B, C, K, J, I).
         ct: (K, J, I) float32, scaled.
         device: where the network is.
         activate: applied to the network's output.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from CovidCTDiagnosisLib.errors import UsageError
-from CovidCTDiagnosisLib.folders import replaced_file
+from CovidCTDiagnosisLib.folders import replaced_file, require_parent
 
 _REMEDY = "Choose another name for the table."
 
@@ -37,8 +37,7 @@ def check_table_output(path: Path) -> None:
     Raises:
         UsageError: it holds something else, or its folder does not exist.
     """
-    if not path.resolve().parent.is_dir():
-        raise UsageError(f"The folder {path.parent} does not exist.", "Create it or choose another.")
+    require_parent(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", _REMEDY)
     header = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if path.exists() else b""
