@@ -78,7 +78,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _prepare_streams() -> None:
-    """A terminal that cannot show a character gets its number, not a failure; nor is one where there is none."""
+    """Escape characters that the terminal cannot show; where there is no stream, write to nowhere."""
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the program
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

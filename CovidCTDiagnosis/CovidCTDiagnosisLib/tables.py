@@ -31,7 +31,7 @@ class Row:
 
     def wrong(self, what: str) -> InputError:
         """The error that this is wrong with the row, a sentence without its full stop."""
-        return InputError(f"{self.table}, line {self.line}: {what}.", "Mend the table.")
+        return InputError(f"{self.table}, line {self.line}: {what}.", "Correct the table.")
 
     def text(self, column: str) -> str:
         """Empty where the cell is empty or there is no such column."""
@@ -102,7 +102,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
         except csv.Error as error:
             raise InputError(
                 f"{path.name}, line {before + reader.line_num + 1}: a quote is not closed, or text follows one.",
-                "Mend the table.",
+                "Correct the table.",
             ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path.name} cannot be read as a table.", "Give a CSV file in UTF-8.") from error

@@ -43,7 +43,7 @@ def test_of_images_of_one_name_the_first_is_used_and_the_other_named(tmp_path: P
         Image.fromarray(GREY).save(tmp_path / name)
     found = read_slice_folder(tmp_path)
     assert [p.name for p in found.paths] == ["a.bmp", "b.png"]
-    assert found.warnings == ["Left out: a.png is called as a.bmp."]
+    assert found.warnings == ["Left out: a.png has the same name as a.bmp."]
 
 
 def test_a_mask_may_have_the_name_of_its_image(tmp_path: Path) -> None:

@@ -413,7 +413,7 @@ def test_warned_scans_and_the_splits_that_were_judged_are_named(tmp_path: Path) 
     for row in table[:40]:
         row["warnings"] = f"This scan is noisier: {UNRELIABLE}." if row["split"] == "external" else "Left out: 1.png."
     judged = [row for row in table if row["split"] == "external"]
-    judged[0]["warnings"] = "Left out: 1_mask.png, with so few grey levels, will be a mask."
+    judged[0]["warnings"] = "Left out: 1_mask.png, probably masks (too few grey levels)."
     page = report(read_predictions(write(tmp_path / "t.csv", table)), 0.5, replicates=20)
     warned = sum(UNRELIABLE in row["warnings"] for row in judged)
     assert f"{len(judged)} scans, " in page and "of the split external." in page

@@ -240,7 +240,7 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out, "--all-splits"]
     call += ["--pictures", tmp_path / "pictures"]
     assert main([str(a) for a in call]) == 0
-    assert "2 scans kept apart (1 COVID-19)" in capsys.readouterr().out
+    assert "2 held-out scans (1 COVID-19)" in capsys.readouterr().out
     found = read_predictions(table_out)
     assert [(s.covid, s.co_rads, s.centre) for s in found.tested.scans] == [(0, 1, "A"), (1, 5, "A")]
     assert [s.split for s in found.scans] == ["test"] * 2 + ["train"] * 4 + ["validation"] * 4
@@ -266,7 +266,7 @@ def test_a_bundle_is_measured_on_a_table_of_tests_alone(
     for split in ("train", "validation"):
         hospital.write_text(hospital.read_text().replace(f",{split},", ",test,"))
     assert main(["evaluate", "diagnosis", "--data", str(hospital), "--bundle", str(tiny_bundle)]) == 0
-    assert "10 scans kept apart (5 COVID-19)" in capsys.readouterr().out
+    assert "10 held-out scans (5 COVID-19)" in capsys.readouterr().out
     assert main(["train", "cvae", "--data", str(hospital), "--output", str(tiny_bundle)]) == 3
     assert "The split train has 0 other scans" in capsys.readouterr().err
 

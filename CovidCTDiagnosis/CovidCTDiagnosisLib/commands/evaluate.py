@@ -81,7 +81,9 @@ def _evaluate_planted(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate_diagnosis(parts: Any) -> None:
-    command = add_command(parts, "diagnosis", _evaluate_diagnosis, "Scans kept apart, against the truth; a table.")
+    command = add_command(
+        parts, "diagnosis", _evaluate_diagnosis, "Diagnose held-out scans and compare with the truth."
+    )
     command.add_argument("--data", type=Path, required=True, help="data folder with slice series, or table of scans")
     command.add_argument("--output", type=Path, help="also write the predictions (CSV), for evaluate report")
     command.add_argument(
@@ -89,11 +91,11 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
         action="store_true",
         help="the table also gets the scans for training and validation, for the report's figure of involvement",
     )
-    command.add_argument("--pictures", type=Path, help="also draw each scan kept apart (PNG), for evaluate report")
+    command.add_argument("--pictures", type=Path, help="also draw each held-out scan (PNG), for evaluate report")
     command.add_argument(
         "--spoil",
         action="store_true",
-        help="also invert, window, blur the series kept apart, and take abdomen and neck: how many are refused "
+        help="also invert, window, blur the held-out series, and take abdomen and neck: how many are refused "
         "or told not to be relied on",
     )
     add_bundle(command)
@@ -140,9 +142,9 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
         from ..evaluation.ablation import evaluate_ablation
 
     if options.steps < 1:
-        raise UsageError("There must be a step.", "Give --steps 1 or more.")
+        raise UsageError("--steps must be at least 1.", "Give a larger number.")
     if options.cvae_steps is not None and options.cvae_steps < 1:
-        raise UsageError("There must be a step of pre-training.", "Give --cvae-steps 1 or more, or leave it out.")
+        raise UsageError("--cvae-steps must be at least 1.", "Give a larger number, or leave it out.")
     if not 1 <= options.folds <= 5:
         raise UsageError(f"There are five folds, not {options.folds}.", "Give --folds 1 to 5.")
     evaluate_ablation(

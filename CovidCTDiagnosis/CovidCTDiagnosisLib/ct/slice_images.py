@@ -132,7 +132,7 @@ def read_slice_folder(folder: Path, smallest_side: int = 1) -> SliceImages:
         found.warnings.append(" ".join(["Left out:", *told, *more]))
     if masks:
         others = f" and {len(masks) - 1} more" if len(masks) > 1 else ""
-        found.warnings.append(f"Left out: {masks[0]}{others}, with so few grey levels, will be a mask.")
+        found.warnings.append(f"Left out: {masks[0]}{others}, probably masks (too few grey levels).")
     return found
 
 
@@ -145,11 +145,11 @@ def _check_use(path: Path, shape: tuple[int, ...], smallest_side: int, others: l
         )
     same = next((other for other in others if other.stem == path.stem), None)
     if same is not None:
-        raise InputError(f"{path.name} is called as {same.name}.", "Rename or remove one of them.")
+        raise InputError(f"{path.name} has the same name as {same.name}.", "Rename or remove one of them.")
 
 
 def _masks(images: list[tuple[Path, np.ndarray]]) -> list[str]:
-    """Names of those that will be masks."""
+    """Names of those that are probably masks."""
     sharp = [path.name for path, image in images if is_mask(image)]
     soft = [path.name for path, image in images if path.name not in sharp and is_soft_mask(image)]
     return [*sharp, *soft] if 2 * len(soft) <= len(images) - len(sharp) else sharp

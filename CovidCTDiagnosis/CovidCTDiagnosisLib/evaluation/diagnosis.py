@@ -50,7 +50,7 @@ def evaluate_diagnosis(
     all_splits: bool = False,
     pictures: Path | None = None,
 ) -> None:
-    """AUC, sensitivity and specificity on the scans kept apart.
+    """AUC, sensitivity and specificity on the held-out scans.
 
     Args:
         data: data folder with slice series, or a table of scans.
@@ -59,10 +59,10 @@ def evaluate_diagnosis(
         output: gets the predictions as a table, for ``covid-ct evaluate report``.
         all_splits: the table also gets the scans that the bundle learned from or was calibrated on.
         pictures: folder that gets a picture of each of these scans, for the examples of the report.
-        spoil: also spoil the slice series kept apart, take slices without lung, and count the warnings.
+        spoil: also spoil the held-out slice series, take slices without lung, and count the warnings.
 
     Raises:
-        InputError: the data lack a part, or no COVID-19 or no other scan is kept apart.
+        InputError: the data lack a part, or no COVID-19 or no other scan is held out.
         UsageError: ``output`` is missing for all splits or cannot be written, ``pictures`` cannot be a folder, or there
             are no slice series to spoil.
     """
@@ -76,7 +76,7 @@ def evaluate_diagnosis(
     split = split_data(data)
     if {scan.covid for scan in split.test} != {0, 1}:
         raise InputError(
-            "No COVID-19 or no other scans are kept apart.",
+            "No COVID-19 or no other scans are held out.",
             "Put some of either into the split test (all, if the bundle learned from none).",
         )
     test = _prepare(split.test, models)
@@ -108,7 +108,7 @@ def _print_summary(examples: Sequence[Example], found: Sequence[Diagnosis]) -> N
     """Area under the curve, where there are two scans of either kind, sensitivity and specificity."""
     covid = np.array([e.covid for e in examples])
     calls = Confusion.of(np.array([d.probability >= d.threshold for d in found]), covid)
-    print(f"Diagnosis, {len(covid)} scans kept apart ({covid.sum()} COVID-19), 95 % intervals")
+    print(f"Diagnosis, {len(covid)} held-out scans ({covid.sum()} COVID-19), 95 % intervals")
     rows = {"sensitivity": calls.sensitivity, "specificity": calls.specificity}
     if min(np.bincount(covid)) > 1:
         rows = {"AUC": delong(np.array([d.probability for d in found]), covid), **rows}

@@ -267,5 +267,5 @@ def _shake(example: Example, method: str, classifier: VolumeClassifier) -> Stabi
     noise = torch.randn(example.ct.shape, generator=torch.Generator().manual_seed(0))
     shaken = (example.ct + NOISE * noise).clamp(1e-3, 1) * inside
     before, after = (_both(method, classifier, ct, example.lesions) for ct in (example.ct, shaken))
-    # A map that noise makes flat has borne nothing.
+    # A heatmap that noise makes flat counts as correlation 0.
     return Stability(example.name, method, np.nan_to_num(rank_correlation(before, after, inside)))

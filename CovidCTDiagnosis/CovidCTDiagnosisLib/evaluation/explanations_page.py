@@ -33,7 +33,7 @@ _STYLES = {RELEVANCE: (BLUE, "-", "o"), GRADIENT: (ORANGE, "--", "^"), RANDOM: (
 _COLUMNS = ("What", "Relevance", "Gradient x input", "Random", "Target", "")
 _NOTE = (
     "Expert slices: positive relevance in the expert's lesions, by the bundle's own lungs and lesion mask, whose "
-    "networks may have learned from them. Flipping, randomisation and stability: COVID-19 series kept apart; pixels of "
+    "networks may have learned from them. Flipping, randomisation and stability: held-out COVID-19 series; pixels of "
     "both inputs are made ordinary lung without a lesion, the most relevant first; layers are drawn anew "
     f"{DRAWS} times. Means with 95 % intervals of bootstrap replicates over slices or scans, and drawings."
 )

@@ -24,7 +24,7 @@ from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
 POLL_MS = 100
 _NOTHING: tuple[str | None, str] = (None, "")
-"""Neither a CT nor the want of one has been shown."""
+"""Nothing has been shown yet, not even that no CT is chosen."""
 
 
 class Panel:

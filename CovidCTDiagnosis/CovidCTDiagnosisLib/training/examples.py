@@ -103,7 +103,7 @@ def prepare_examples(
                 problems.append(f"  {scan.name}: {error.message}")
     if problems:
         listed = "\n".join(problems)
-        raise InputError(f"These scans cannot be used:\n{listed}\n", "Mend or remove them and start again.")
+        raise InputError(f"These scans cannot be used:\n{listed}\n", "Correct or remove them and start again.")
     return [_read(file, scan) for scan, file in zip(scans, files, strict=True)]
 
 

@@ -58,7 +58,7 @@ class Folds:
         steps: of each network, or the shipped bundle's.
         seed: of everything random.
         hardware: what to train on; runs in another precision are kept apart.
-        networks: those that are trained; the bundle's own other has learned from the slices.
+        networks: those that are trained; the others come from the bundle and have seen these slices.
     """
 
     data: Path

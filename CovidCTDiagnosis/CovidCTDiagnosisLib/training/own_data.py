@@ -106,7 +106,7 @@ def check_own_data(data: Path, network: str) -> list[OwnCase]:
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         listed = "\n".join(f"  {problem}" for problem in problems)
-        raise InputError(f"The training data has {count}:\n{listed}\n", "Mend or remove these and start again.")
+        raise InputError(f"The training data has {count}:\n{listed}\n", "Correct or remove these and start again.")
     return usable
 
 
