@@ -238,9 +238,13 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     assert 0 < usual["least_texture"] < usual["greatest_texture"] < 1 and 0 < usual["least_surround"] < 1
     table_out = tmp_path / "predictions.csv"
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle, "--output", table_out, "--all-splits"]
-    call += ["--pictures", tmp_path / "pictures"]
+    call += ["--pictures", tmp_path / "pictures", "--run", tmp_path / "kept"]
     assert main([str(a) for a in call]) == 0
-    assert "2 held-out scans (1 COVID-19)" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "2 held-out scans (1 COVID-19)" in told.out and told.err.count("Segmenting scan") == 10
+    once = table_out.read_text()
+    assert main([str(a) for a in call]) == 0  # goes on from what is kept
+    assert "Segmenting" not in capsys.readouterr().err and table_out.read_text() == once
     found = read_predictions(table_out)
     assert [(s.covid, s.co_rads, s.centre) for s in found.tested.scans] == [(0, 1, "A"), (1, 5, "A")]
     assert [s.split for s in found.scans] == ["test"] * 2 + ["train"] * 4 + ["validation"] * 4

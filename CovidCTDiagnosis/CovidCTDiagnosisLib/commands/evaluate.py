@@ -93,6 +93,9 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
     )
     command.add_argument("--pictures", type=Path, help="also draw each held-out scan (PNG), for evaluate report")
     command.add_argument(
+        "--run", dest="run_folder", type=Path, help="keep the segmented scans; stopped, it goes on there"
+    )
+    command.add_argument(
         "--spoil",
         action="store_true",
         help="also invert, window, blur the held-out series, and take abdomen and neck: how many are refused "
@@ -114,6 +117,7 @@ def _evaluate_diagnosis(options: argparse.Namespace) -> None:
         spoil=options.spoil,
         all_splits=options.all_splits,
         pictures=options.pictures,
+        run=options.run_folder,
     )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,6 @@ from ..pipeline.diagnosis import Diagnosis, diagnose
 from ..pipeline.models import Models
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
-from ..training.splits import Split
 from .confusion import Confusion
 from .example_pictures import write_pictures
 from .metrics import interval_text
@@ -49,6 +51,7 @@ def evaluate_diagnosis(
     spoil: bool = False,
     all_splits: bool = False,
     pictures: Path | None = None,
+    run: Path | None = None,
 ) -> None:
     """AUC, sensitivity and specificity on the held-out scans.
 
@@ -59,6 +62,7 @@ def evaluate_diagnosis(
         output: gets the predictions as a table, for ``covid-ct evaluate report``.
         all_splits: the table also gets the scans that the bundle learned from or was calibrated on.
         pictures: folder that gets a picture of each of these scans, for the examples of the report.
+        run: folder that keeps the segmented scans, from which a run that was stopped goes on.
         spoil: also spoil the held-out slice series, take slices without lung, and count the warnings.
 
     Raises:
@@ -66,7 +70,7 @@ def evaluate_diagnosis(
         UsageError: ``output`` is missing for all splits or cannot be written, ``pictures`` cannot be a folder, or there
             are no slice series to spoil.
     """
-    _check_outputs(output, pictures)
+    _check_outputs(output, pictures, run)
     if all_splits and output is None:
         raise UsageError("The scans of all splits go into a table.", "Add --output TABLE.csv.")
     if spoil and is_scan_table(data):
@@ -79,13 +83,21 @@ def evaluate_diagnosis(
             "No COVID-19 or no other scans are held out.",
             "Put some of either into the split test (all, if the bundle learned from none).",
         )
-    test = _prepare(split.test, models)
+    with nullcontext(run) if run else tempfile.TemporaryDirectory() as cache:
+        others = [(TRAIN, split.train), (VALIDATION, split.validation)] if all_splits else []
+        segmented = [
+            (name, scans, _prepare(scans, models, Path(cache))) for name, scans in ((TEST, split.test), *others)
+        ]
+    test = segmented[0][2]
     found = _diagnose(test, models)
     _print_summary(test, found)
     if output is not None:
-        rows = _rows(TEST, split.test, test, found, models.bundle.identity)
-        if all_splits:
-            rows += _rows_of_others(split, models)
+        known = [found, *(_diagnose(examples, models) for _, _, examples in segmented[1:])]
+        rows = [
+            row
+            for part, diagnoses in zip(segmented, known, strict=True)
+            for row in _rows(*part, diagnoses, models.bundle.identity)
+        ]
         _write(output, rows)
         print(f"Predictions: {output}")
     if pictures is not None:
@@ -97,11 +109,12 @@ def evaluate_diagnosis(
             print(line, flush=True)
 
 
-def _check_outputs(output: Path | None, pictures: Path | None) -> None:
-    for path in filter(None, (output, pictures)):
+def _check_outputs(output: Path | None, *folders: Path | None) -> None:
+    for path in filter(None, (output, *folders)):
         require_parent(path)
-    if pictures is not None and pictures.exists() and not pictures.is_dir():
-        raise UsageError(f"{pictures} is a file.", "Give a folder for the pictures.")
+    for folder in filter(None, folders):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file.", "Give a folder.")
 
 
 def _print_summary(examples: Sequence[Example], found: Sequence[Diagnosis]) -> None:
@@ -116,18 +129,8 @@ def _print_summary(examples: Sequence[Example], found: Sequence[Diagnosis]) -> N
         print(f"  {name:36} {interval_text(interval)}")
 
 
-def _rows_of_others(split: Split[Any], models: Models) -> list[tuple[Any, ...]]:
-    """``COLUMNS`` of the scans that the bundle learned from or was calibrated on."""
-    found = []
-    for name, scans in ((TRAIN, split.train), (VALIDATION, split.validation)):
-        examples = _prepare(scans, models)
-        found += _rows(name, scans, examples, _diagnose(examples, models), models.bundle.identity)
-    return found
-
-
-def _prepare(scans: Sequence[Any], models: Models) -> list[Example]:
-    with tempfile.TemporaryDirectory() as cache:
-        return prepare_examples(scans, models, Path(cache))
+def _prepare(scans: Sequence[Any], models: Models, cache: Path) -> list[Example]:
+    return prepare_examples(scans, models, cache, partial(print, file=sys.stderr, flush=True))
 
 
 def _diagnose(examples: Sequence[Example], models: Models) -> list[Diagnosis]:
