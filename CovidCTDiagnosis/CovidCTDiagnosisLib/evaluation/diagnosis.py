@@ -83,22 +83,18 @@ def evaluate_diagnosis(
             "No COVID-19 or no other scans are held out.",
             "Put some of either into the split test (all, if the bundle learned from none).",
         )
+    parts = {TEST: split.test}
+    if all_splits:
+        parts |= {TRAIN: split.train, VALIDATION: split.validation}
     with nullcontext(run) if run else tempfile.TemporaryDirectory() as cache:
-        others = [(TRAIN, split.train), (VALIDATION, split.validation)] if all_splits else []
-        segmented = [
-            (name, scans, _prepare(scans, models, Path(cache))) for name, scans in ((TEST, split.test), *others)
-        ]
-    test = segmented[0][2]
+        segmented = {name: _prepare(scans, models, Path(cache)) for name, scans in parts.items()}
+    test = segmented[TEST]
     found = _diagnose(test, models)
     _print_summary(test, found)
     if output is not None:
-        known = [found, *(_diagnose(examples, models) for _, _, examples in segmented[1:])]
-        rows = [
-            row
-            for part, diagnoses in zip(segmented, known, strict=True)
-            for row in _rows(*part, diagnoses, models.bundle.identity)
-        ]
-        _write(output, rows)
+        diagnosed = {name: found if name == TEST else _diagnose(segmented[name], models) for name in parts}
+        maker = models.bundle.identity
+        _write(output, [row for n in parts for row in _rows(n, parts[n], segmented[n], diagnosed[n], maker)])
         print(f"Predictions: {output}")
     if pictures is not None:
         write_pictures(test, models, pictures)
