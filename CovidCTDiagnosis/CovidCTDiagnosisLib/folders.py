@@ -138,6 +138,12 @@ def replaced_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all; raises as ``replaced_file`` does."""
+    with replaced_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def _told_of(target: Path) -> Iterator[None]:
     """What keeps the target from being written, as errors with a remedy."""

@@ -1,12 +1,13 @@
-"""Tables that users write by hand (CSV), read so that an error says in which line it stands."""
+"""Tables (CSV): those that users write by hand, read so that an error says in which line it stands; and our own."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import InputError
+from .folders import replaced_file
 
 ALIASES = {
     "patient_id": "patient",
@@ -17,6 +18,19 @@ ALIASES = {
     "corads": "co_rads",
 }
 """Other names of columns: one that says who a scan is of must not be overlooked."""
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all.
+
+    Raises:
+        UsageError: the file cannot be written.
+        ResourceError: the disk is full.
+    """
+    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 class Row:

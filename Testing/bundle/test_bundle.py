@@ -16,7 +16,6 @@ from CovidCTDiagnosisLib.bundle import (
     NetworkRecord,
     default_bundle_folder,
     open_bundle,
-    replace_network,
     revise_bundle,
     write_bundle,
 )
@@ -312,7 +311,7 @@ def test_network_names_are_checked_before_they_become_paths(tmp_path: Path, netw
 def test_one_network_is_replaced_or_added_and_the_rest_stays(folder: Path, name: str, in_place: bool) -> None:
     before = snapshot(folder)
     target = folder if in_place else folder.with_name("c")
-    bundle = replace_network(folder, target, name, record(7))
+    bundle = revise_bundle(folder, target, networks={name: record(7)})
     assert bundle.folder == target
     assert bundle.weights(name)["norm.num_batches_tracked"].item() == 2**40 + 7
     assert bundle.networks[name]["training"]["seed"] == 7
@@ -338,5 +337,5 @@ def test_version_settings_and_model_card_can_be_revised(folder: Path) -> None:
 def test_a_damaged_bundle_is_not_revised(folder: Path) -> None:
     (folder / LUNGS).write_bytes((folder / LUNGS).read_bytes()[:-1])
     with pytest.raises(BundleError):
-        replace_network(folder, folder.with_name("c"), "lesions", record())
+        revise_bundle(folder, folder.with_name("c"), networks={"lesions": record()})
     assert list(folder.parent.iterdir()) == [folder]

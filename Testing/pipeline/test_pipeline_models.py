@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from CovidCTDiagnosisLib.bundle import open_bundle
+from CovidCTDiagnosisLib.bundle import open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.errors import BundleError
 from CovidCTDiagnosisLib.pipeline.diagnosis import Diagnosis, classifier_input, diagnose
@@ -64,3 +64,12 @@ def test_other_errors_and_a_full_computer_reach_the_caller(
     with pytest.raises(error):
         Models(open_bundle(tiny_bundle), torch.device(device)).on_card_or_cpu(fail, warnings.append)
     assert len(tried) == 1 and not warnings
+
+
+def test_only_the_classifier_needs_the_calibration(tiny_bundle: Path, tmp_path: Path) -> None:
+    models = Models(revise_bundle(tiny_bundle, tmp_path / "raw", settings={}), CPU)
+    models.require("lungs", "lesions", "involvement")
+    with pytest.raises(BundleError, match="has no calibration of the diagnosis"):
+        models.require("lungs", "classifier")
+    with pytest.raises(BundleError, match="has no network novelty"):
+        models.require("novelty")

@@ -6,7 +6,6 @@ from CovidCTDiagnosisLib.bundle.bundle import (
     default_bundle_folder,
     open_begun_bundle,
     open_bundle,
-    replace_network,
     revise_bundle,
     write_bundle,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "default_bundle_folder",
     "open_begun_bundle",
     "open_bundle",
-    "replace_network",
     "revise_bundle",
     "section",
     "with_section",

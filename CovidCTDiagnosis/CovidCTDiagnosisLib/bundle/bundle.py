@@ -247,11 +247,6 @@ def write_bundle(
     return open_bundle(folder)
 
 
-def replace_network(folder_in: Path, folder_out: Path, name: str, record: NetworkRecord) -> Bundle:
-    """Replace or add one network; see `revise_bundle`."""
-    return revise_bundle(folder_in, folder_out, networks={name: record})
-
-
 def revise_bundle(
     folder_in: Path,
     folder_out: Path,

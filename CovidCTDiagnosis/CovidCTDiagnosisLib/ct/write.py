@@ -13,6 +13,16 @@ from .files import itk_name
 from .volume import Volume
 
 
+def to_itk(volume: Volume) -> sitk.Image:
+    """A volume as an image of SimpleITK; booleans become uint8."""
+    voxels = volume.voxels.astype(np.uint8) if volume.voxels.dtype == bool else volume.voxels
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels))
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(np.asarray(volume.direction, float).ravel().tolist())
+    return image
+
+
 def write_image(volume: Volume, path: Path) -> None:
     """Write voxels and grid, compressed; the suffix chooses the format (.nii.gz, .nrrd, .mha, ...).
 
@@ -23,14 +33,9 @@ def write_image(volume: Volume, path: Path) -> None:
         InputError: the name is not UTF-8.
         ResourceError: the file cannot be written.
     """
-    voxels = volume.voxels.astype(np.uint8) if volume.voxels.dtype == bool else volume.voxels
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels))
-    image.SetSpacing(volume.spacing)
-    image.SetOrigin(volume.origin)
-    image.SetDirection(np.asarray(volume.direction, float).ravel().tolist())
     try:
         # Level 1: masks and relevance are mostly zeros, higher levels cost seconds and save little.
-        sitk.WriteImage(image, itk_name(path), useCompression=True, compressionLevel=1)
+        sitk.WriteImage(to_itk(volume), itk_name(path), useCompression=True, compressionLevel=1)
     except RuntimeError as error:
         raise ResourceError(
             f"{path.name} cannot be written.", "Check that the folder exists and that the disk is not full."

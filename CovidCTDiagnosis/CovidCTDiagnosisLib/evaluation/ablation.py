@@ -7,7 +7,6 @@ answers within a fold only: those of different folds come from different network
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,9 +20,10 @@ from scipy.special import expit
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
-from ..folders import replaced_file, require_parent
+from ..folders import require_parent, write_text
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.models import Models
+from ..tables import write_rows
 from ..training.baselines import (
     Subject,
     common_curve,
@@ -157,10 +157,7 @@ class Ablation:
             score = self._learned(method, learn, calibrate, run)
             slope, offset = fit_platt(score(calibrate), np.array([s.covid for s in calibrate]), balanced=True)
             probability = expit(slope * score(test) + offset)
-            with replaced_file(file) as partial:
-                partial.write_text(
-                    json.dumps(dict(zip([s.series.name for s in test], probability.tolist(), strict=True)))
-                )
+            write_text(file, json.dumps(dict(zip([s.series.name for s in test], probability.tolist(), strict=True))))
         known = json.loads(file.read_text())
         return [Answer(greys, method, fold, s.series.name, s.covid, known[s.series.name]) for s in test]
 
@@ -284,10 +281,7 @@ def _check_counts(series: Sequence[Series]) -> None:
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     """One row per answer, as CSV."""
-    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Answer._fields)
-        writer.writerows(answers)
+    write_rows(path, Answer._fields, answers)
 
 
 def print_ablation(answers: Sequence[Answer]) -> None:

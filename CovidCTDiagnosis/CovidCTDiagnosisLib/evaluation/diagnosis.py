@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ import numpy as np
 
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
-from ..folders import replaced_file, require_parent
+from ..folders import require_parent
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.diagnosis import Diagnosis, diagnose
 from ..pipeline.models import Models
+from ..tables import write_rows
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
 from .confusion import Confusion
@@ -146,7 +146,4 @@ def _rows(
 
 
 def _write(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
-    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_rows(path, COLUMNS, rows)

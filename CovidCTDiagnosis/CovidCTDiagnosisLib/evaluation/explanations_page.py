@@ -140,8 +140,7 @@ def _mean(values: np.ndarray, replicates: int = 2000) -> Interval:
     rng = np.random.default_rng(0)
     cases, draws = (rng.integers(n, size=(replicates, n)) for n in table.shape)
     means = np.nanmean(table[cases[:, :, None], draws[:, None]], axis=(1, 2))
-    low, high = np.nanpercentile(means, [2.5, 97.5])
-    return Interval(float(np.nanmean(table)), float(low), float(high))
+    return Interval.of_draws(np.nanmean(table), means)
 
 
 def print_table(results: Results) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..folders import replaced_file
+from ..folders import write_text
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -21,8 +21,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def write_markdown(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """``markdown_table`` as a file, whole or not at all."""
-    with replaced_file(path) as partial:
-        partial.write_text(markdown_table(columns, rows), encoding="utf-8")
+    write_text(path, markdown_table(columns, rows))
 
 
 def _cell(text: str) -> str:

@@ -16,6 +16,12 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of_draws(cls, value: float, drawn: Sequence[float] | np.ndarray) -> Interval:
+        """With the percentile interval of what replicates gave, those that are no number left out."""
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        return cls(float(value), float(low), float(high))
+
 
 def interval_text(interval: Interval) -> str:
     """As in 0.702 [0.651, 0.748]."""
@@ -112,8 +118,7 @@ def bootstrap_images(
     """
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(overlaps), size=(replicates, len(overlaps)))
-    low, high = np.percentile([statistic([overlaps[n] for n in draw]) for draw in draws], [2.5, 97.5])
-    return Interval(statistic(overlaps), float(low), float(high))
+    return Interval.of_draws(statistic(overlaps), [statistic([overlaps[n] for n in draw]) for draw in draws])
 
 
 class BoundaryErrors(NamedTuple):

@@ -77,9 +77,7 @@ def brier_interval(
     """Brier score with the percentile interval of a bootstrap."""
     rng = np.random.default_rng(seed)
     errors = (np.asarray(probability) - np.asarray(labels)) ** 2
-    drawn = rng.choice(errors, (replicates, len(errors))).mean(1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(brier(probability, labels), float(low), float(high))
+    return Interval.of_draws(brier(probability, labels), rng.choice(errors, (replicates, len(errors))).mean(1))
 
 
 def brier(probability: np.ndarray, labels: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import UsageError
-from ..folders import replaced_file
+from ..folders import write_text
 from .checklist import AUTHORS, filled
 from .checklist_facts import facts_of_bundle, facts_of_predictions
 from .confusion import Confusion
@@ -280,8 +280,7 @@ def write_report(
         raise UsageError(f"There is no folder {pictures}.", "Give a folder of PNG files, or leave out --pictures.")
     page = report(predictions, threshold, bundle, pictures)
     tested = predictions.tested
-    with replaced_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(path, page)
     print(f"{len(tested.scans)} scans ({tested.covid.sum()} COVID-19), threshold {threshold:g}, 95 % intervals")
     for name, interval in _summary(tested, threshold):
         print(f"  {name:36} {interval_text(interval)}")

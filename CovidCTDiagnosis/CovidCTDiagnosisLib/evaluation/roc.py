@@ -224,6 +224,5 @@ def false_positive_rate_at(
     """
     value = _false_positive_rate(*_sorted(*_groups(scores, labels)), sensitivity)
     drawn = [_false_positive_rate(*g, sensitivity) for g in _replicates(scores, labels, replicates, seed)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
     count = int((np.asarray(labels) == 0).sum())
-    return widened(Interval(value, float(low), float(high)), count)
+    return widened(Interval.of_draws(value, drawn), count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..folders import replaced_file, require_parent
 from ..pipeline.compute import choose_device, tune_allocator
 from ..pipeline.lesions import LesionSource
 from ..pipeline.models import Models
+from ..tables import write_rows
 from ..training.folds import (
     FOLDS,
     MASKING_NETWORKS,
@@ -198,14 +198,13 @@ def _save(results: Results, output: Path | None, cases: list[Case]) -> None:
 
 def _write_spreadsheet(scores: Iterable[SliceScore], path: Path) -> None:
     """One row per slice, variant and mask."""
-    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("slice", "fold", "machine_masks", "mask", "found", "expert", "shared", "dice"))
-        for score in scores:
-            for mask, overlap in score.overlaps.items():
-                writer.writerow(
-                    (score.name, score.fold + 1, int(score.machine_masks), mask, *overlap, f"{overlap.dice:.4f}")
-                )
+    columns = ("slice", "fold", "machine_masks", "mask", "found", "expert", "shared", "dice")
+    rows = [
+        (score.name, score.fold + 1, int(score.machine_masks), mask, *overlap, f"{overlap.dice:.4f}")
+        for score in scores
+        for mask, overlap in score.overlaps.items()
+    ]
+    write_rows(path, columns, rows)
 
 
 def print_results(results: Results) -> None:

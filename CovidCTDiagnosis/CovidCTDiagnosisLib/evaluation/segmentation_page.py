@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..folders import replaced_file
+from ..folders import write_text
 from ..training.sources import Case
 from .drawing import png, svg
 from .grid_ceiling import GridCeiling
@@ -62,8 +62,7 @@ def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], mas
         *_grids(results),
         *_training(results),
     ]
-    with replaced_file(path) as partial:
-        partial.write_text(document(title, parts), encoding="utf-8")
+    write_text(path, document(title, parts))
 
 
 def shown(scores: Sequence[SliceScore]) -> list[SliceScore]:

@@ -78,8 +78,8 @@ def fit_site(
     threshold = operating_point(differences, covid, sensitivity, slope, offset)
     left_out = _left_out(differences, predictions, sensitivity, replicates, seed)
     # Not the median: shares of few scans are coarse, and most often 1.
-    mean, (low, high) = np.nanmean(left_out, axis=0), np.nanpercentile(left_out, [2.5, 97.5], axis=0)
-    shares = [widened(Interval(float(mean[n]), float(low[n]), float(high[n])), count) for n, count in enumerate(counts)]
+    mean = np.nanmean(left_out, axis=0)
+    shares = [widened(Interval.of_draws(mean[n], left_out[:, n]), count) for n, count in enumerate(counts)]
     called = expit(slope * differences + offset) >= threshold
     on_fitted = (float(called[covid == 1].mean()), float((~called)[covid == 0].mean()))
     before = brier(predictions.probability, covid)

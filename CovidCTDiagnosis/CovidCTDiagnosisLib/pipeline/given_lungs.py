@@ -11,6 +11,7 @@ from scipy import ndimage
 from ..ct.orientation import to_axial
 from ..ct.regrid import WorkingGrid, bounding_region, from_grid, region_grid, to_grid
 from ..ct.volume import Volume
+from ..ct.write import to_itk
 from ..errors import InputError
 from .lung_sides import LEFT, RIGHT, midline, tell_sides
 
@@ -67,17 +68,9 @@ def _check(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> No
 def resample_labels(labels: Volume, like: Volume) -> Volume:
     """Labels on another volume's grid by position, nearest neighbour; 0 where they say nothing."""
     resampled = sitk.Resample(
-        _image(labels), _image(like), sitk.Transform(), sitk.sitkNearestNeighbor, 0.0, sitk.sitkInt16
+        to_itk(labels), to_itk(like), sitk.Transform(), sitk.sitkNearestNeighbor, 0.0, sitk.sitkInt16
     )
     return like.with_voxels(sitk.GetArrayFromImage(resampled))
-
-
-def _image(volume: Volume) -> sitk.Image:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels))
-    image.SetSpacing(volume.spacing)
-    image.SetOrigin(volume.origin)
-    image.SetDirection(np.asarray(volume.direction, float).ravel().tolist())
-    return image
 
 
 def side_lungs(mask: np.ndarray, axial: Volume) -> np.ndarray:

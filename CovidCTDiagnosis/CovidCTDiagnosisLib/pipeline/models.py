@@ -48,11 +48,19 @@ class Models:
     device: torch.device
 
     def require(self, *names: str) -> None:
-        """Raise BundleError unless the bundle has all of these networks, and says how they are used."""
+        """Raise BundleError unless the bundle has all of these networks and says how they are used.
+
+        To the classifier belongs the calibration of its scores.
+        """
         missing = [f"network {name}" for name in names if name not in self.bundle.networks]
         if not missing:
-            missing = [f"{key} for {name}" for name in names for key in _SAID[name] - self.preprocessing(name).keys()]
-        if not missing and not self.bundle.settings.get("diagnosis", {}).keys() >= _CALIBRATION:
+            missing = [
+                f"{key} for {name}"
+                for name in names
+                for key in _SAID.get(name, set()) - self.preprocessing(name).keys()
+            ]
+        calibrated = "classifier" not in names or self.bundle.settings.get("diagnosis", {}).keys() >= _CALIBRATION
+        if not missing and not calibrated:
             missing = ["calibration of the diagnosis"]
         if missing:
             raise BundleError(

@@ -20,6 +20,12 @@ HALVINGS = 3
 """So often tiles are halved before the CPU takes over from a graphics card, or gives up."""
 
 
+IN_PARTS = (
+    "The lungs are segmented in parts, as there is little memory for a CT of this size: where the parts meet, they may "
+    "differ a little from what more memory gives."
+)
+
+
 @dataclass(frozen=True)
 class Tile:
     """A box of a working grid, along (k, j, i).
@@ -80,7 +86,7 @@ def run_network(
         report: gets the fraction of the multiply-accumulates done.
         slab_voxels: at most about this many voxels at once.
         overlap: slices that a slab sees beyond those it answers for, on each side.
-        warn: told when memory runs out and what is done about it.
+        warn: told when there is more than one slab, and when memory runs out and what is done about it.
 
     Returns:
         (C, K, J, I) float32.
@@ -89,9 +95,14 @@ def run_network(
         MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
     """
     plane = slice(0, ct.shape[1]), slice(0, ct.shape[2])
+    told = False
 
     def plan(voxels: int) -> list[Tile]:
+        nonlocal told
         slabs = plan_slabs(ct.shape[0], max(voxels // (ct.shape[1] * ct.shape[2]), 1), overlap)
+        if len(slabs) > 1 and not told:
+            warn(IN_PARTS)
+            told = True
         return [Tile((seen, *plane), (kept, *plane)) for seen, kept in slabs]
 
     return run_tiles(network, ct, device, activate, report, plan, slab_voxels, warn=warn)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from CovidCTDiagnosisLib.errors import UsageError
-from CovidCTDiagnosisLib.folders import replaced_file, require_parent
+from CovidCTDiagnosisLib.folders import require_parent
+from CovidCTDiagnosisLib.tables import write_rows
 
 _REMEDY = "Choose another name for the table."
 
@@ -65,8 +65,5 @@ def write_table(path: Path, rows: Sequence[SeriesRow], with_bundle: bool = False
         UsageError: the file cannot be written.
         ResourceError: the disk is full.
     """
-    with replaced_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        columns = _columns(with_bundle)
-        writer.writerow(columns)
-        writer.writerows(row[: len(columns)] for row in rows)
+    columns = _columns(with_bundle)
+    write_rows(path, columns, (row[: len(columns)] for row in rows))

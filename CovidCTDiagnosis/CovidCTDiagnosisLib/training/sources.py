@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from PIL import Image
 
 from ..ct.dicom import files_below
 from ..ct.orientation import to_axial
-from ..ct.read import read_scan
-from ..ct.windows import CLASSIFIER, Window, unscale
+from ..ct.read import read_image, read_scan
+from ..ct.slice_images import grey_to_hu
+from ..ct.windows import CLASSIFIER, Window
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
@@ -119,8 +119,7 @@ def _fingerprint(base: Path, parts: Sequence[Path]) -> str:
 def read_grey(path: Path, window: Window = CLASSIFIER) -> np.ndarray:
     """An 8-bit slice as (1, J, I) int16 HU: grey 0..255 spans the window."""
     with Image.open(path) as image:
-        grey = np.asarray(image.convert("L"), np.float32) / 255.0
-    return np.rint(unscale(grey, window)).astype(np.int16)[None]
+        return grey_to_hu(np.asarray(image.convert("L")), window)[None]
 
 
 def _read_mask(path: Path) -> np.ndarray:
@@ -229,11 +228,10 @@ def read_lung_volumes(data: Path) -> list[Case]:
     folder = require_data(data, "lungs")
     cases = []
     for name, mask in (("ct-64", "wholeLung-64"), ("TestInput", None)):
-        volume = to_axial(read_scan(folder / f"{name}.nrrd"))
-        labels = None
+        ct = read_scan(folder / f"{name}.nrrd")
+        volume, labels = to_axial(ct), None
         if mask is not None:
-            image = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{mask}.nrrd")))
-            labels = to_axial(read_scan(folder / f"{name}.nrrd").with_voxels(image)).voxels.astype(np.uint8)
+            labels = to_axial(ct.with_voxels(read_image(folder / f"{mask}.nrrd").voxels)).voxels.astype(np.uint8)
         cases.append(Case(f"lungs/{name}", volume.voxels.astype(np.int16), volume.spacing[::-1], labels))
     return cases
 
