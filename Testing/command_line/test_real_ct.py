@@ -17,7 +17,7 @@ from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume, fetch_truth, read_image, read_scan, to_axial
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.pipeline.slice_folder import SliceOptions
+from CovidCTDiagnosisLib.pipeline.slice_folder import SliceOptions, segment_images
 from CovidCTDiagnosisLib.pipeline.slice_series import diagnose_images
 from CovidCTDiagnosisLib.study import Study, read_study
 from PIL import Image
@@ -116,6 +116,18 @@ def test_slice_pictures_of_a_ct_get_its_probability(dicom: Analyzed) -> None:
     diagnosis = study.analysis["diagnosis"]
     assert abs(found.probability - diagnosis["probability"]) < 0.05
     assert found.label == diagnosis["label"] and not found.warnings
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["sizes given", "defaults"])
+def test_slice_pictures_of_a_ct_get_its_masks(dicom: Analyzed, told: bool) -> None:
+    """``segment-slices`` draws what ``analyze`` does, also where nobody says how large pixels and slices are."""
+    scan, study, _ = dicom
+    axial = to_axial(read_scan(scan))
+    sizes = {"pixel_mm": axial.spacing[0], "slice_mm": axial.spacing[2]} if told else {}
+    models = Models(open_bundle(), torch.device("cpu"))
+    found = segment_images([hu_to_grey(hu) for hu in axial.voxels], models, SliceOptions(**sizes))
+    for name, masks, least in (("lungs", found.lungs, 0.97), ("lesions", found.lesions, 0.9)):
+        assert overlap(np.stack(masks) > 0, to_axial(study.image(name)).voxels > 0) >= least, name
 
 
 def test_nothing_that_names_a_patient_is_written(

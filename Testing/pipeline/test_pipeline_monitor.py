@@ -70,8 +70,9 @@ def test_a_cancelled_run_stops_at_the_next_report_and_says_nothing_more() -> Non
     assert len(events) == before and "lungs" not in monitor.timings_s
 
 
-def test_warnings_are_told_and_kept() -> None:
+def test_warnings_are_told_once_and_kept() -> None:
     events: list[Event] = []
     monitor = Monitor(emit=events.append)
+    monitor.warn("Thick slices.")
     monitor.warn("Thick slices.")
     assert events == [{"event": "warning", "message": "Thick slices."}] and monitor.warnings == ["Thick slices."]

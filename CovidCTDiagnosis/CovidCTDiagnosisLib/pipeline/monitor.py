@@ -83,6 +83,8 @@ class Monitor:
         return lambda fraction: self.report(start + share * fraction)
 
     def warn(self, text: str) -> None:
-        """A warning for the user, kept for the study too."""
+        """A warning for the user, kept for the study too; one that was given already is not repeated."""
+        if text in self.warnings:
+            return
         self.warnings.append(text)
         self.emit({"event": "warning", "message": text})
