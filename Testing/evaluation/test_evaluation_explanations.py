@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import open_bundle
-from CovidCTDiagnosisLib.evaluation import explanations
-from CovidCTDiagnosisLib.evaluation.explanations import (
+from CovidCTDiagnosisLib.evaluation import explanation_scores
+from CovidCTDiagnosisLib.evaluation.explanation_scores import (
     GRADIENT,
     INPUTS,
     METHODS,
@@ -185,7 +185,7 @@ def results(tiny_bundle: Path, chest_phantom) -> Results:
     hu[labels > 0] = -300
     slices = [Case("expert", hu, (5.0, 3.0, 3.0), labels), Case("nothing", np.full_like(hu, -1000), (5, 3, 3), labels)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explanations, "DRAWS", 2)  # for speed
+        patch.setattr(explanation_scores, "DRAWS", 2)  # for speed
         return measure(slices, [Example(f"scan {n}", *volume(n), 1) for n in range(2)], models)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from . import html_page
 from .drawing import BLUE, GREEN, ORANGE, WIDTH, plain, svg
-from .explanations import (
+from .explanation_scores import (
     CT,
     DRAWS,
     GRADIENT,

@@ -16,7 +16,7 @@ from ..bundle import Bundle
 from ..ct import Volume, check_chest_ct, digest, from_axial, to_axial
 from .compute import choose_device, describe_device, memory_errors, peak_memory_mb
 from .diagnosis import Diagnosis, classifier_input, diagnose
-from .explanation import TARGET, Target, describe_relevance, explain_diagnosis
+from .explanation import TARGET, Relevance, Target, describe_relevance, explain_diagnosis
 from .given_lungs import take_lungs
 from .lesions import LesionSource, segment_lesions, usual_source
 from .lungmask_engine import require_lungmask, segment_with_lungmask
@@ -132,6 +132,29 @@ class _FoundLungs:
     probabilities: dict[str, Volume] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """What the stages have found, on the axial grid.
+
+    Attributes:
+        axial: the CT, HU.
+        lungs: uint8, with the lesions that reach out of them.
+        lungs_origin: what the study says of where they come from.
+        lesions: uint8.
+        diagnosis: of the classifier.
+        relevance: maps of both inputs.
+        probabilities: see ``Analysis``.
+    """
+
+    axial: Volume
+    lungs: np.ndarray
+    lungs_origin: dict[str, Any]
+    lesions: np.ndarray
+    diagnosis: Diagnosis
+    relevance: Relevance
+    probabilities: dict[str, Volume]
+
+
 def _analyze(
     ct: Volume,
     models: Models,
@@ -141,6 +164,44 @@ def _analyze(
     explain: Target,
     monitor: Monitor,
 ) -> Analysis:
+    found = _find(ct, models, lesion_source, lung_source, explain, monitor)
+    images = _images(found, ct)
+    settings = {
+        "lesion_source": lesion_source or usual_source(models),
+        "lungs": found.lungs_origin,
+        **{f"{n}_preprocessing": models.preprocessing(n) for n in models.bundle.networks},
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "input": _describe_input(ct, name),
+        "bundle": {
+            "name": models.bundle.name,
+            "version": models.bundle.version,
+            "files": models.bundle.sha256,
+        },
+        "device": describe_device(models.device),
+        "versions": _versions(),
+        "timings_s": dict(monitor.timings_s),
+        "peak_memory_mb": peak_memory_mb(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "diagnosis": _describe_diagnosis(found.diagnosis),
+        "relevance": describe_relevance(found.relevance, ct, images),
+        "measurements": measure(found.axial.voxels, found.lungs, found.lesions, ct.voxel_ml),
+        "settings": settings,
+        "warnings": list(monitor.warnings),
+    }
+    return Analysis(images, document, found.probabilities)
+
+
+def _find(
+    ct: Volume,
+    models: Models,
+    lesion_source: LesionSource | None,
+    lung_source: _LungSource,
+    explain: Target,
+    monitor: Monitor,
+) -> _Findings:
+    """The stages, one after the other."""
     for warning in check_chest_ct(ct):
         monitor.warn(warning)
     axial = to_axial(ct)
@@ -169,40 +230,22 @@ def _analyze(
         relevance = models.on_card_or_cpu(
             lambda m: explain_diagnosis(inputs, axial, lungs, lesions, m, monitor.report, explain), monitor.warn
         )
+    probabilities = found_lungs.probabilities | found.probabilities(axial)
+    return _Findings(axial, lungs, found_lungs.origin, lesions, diagnosis, relevance, probabilities)
+
+
+def _images(found: _Findings, ct: Volume) -> dict[str, Volume]:
+    """Masks and heatmaps on the CT's own grid; the heatmaps are taken out of what was found."""
 
     def own(voxels: np.ndarray) -> Volume:
         return ct.with_voxels(np.ascontiguousarray(from_axial(voxels, ct)))
 
-    images = {
-        "lungs": own(lungs),
-        "lesions": own(lesions),
+    return {
+        "lungs": own(found.lungs),
+        "lesions": own(found.lesions),
         # Taken out one by one: of a large CT the axial and its own order do not fit into memory side by side.
-        **{f"relevance_{name}": own(relevance.maps.pop(name)) for name in ("ct", "lesions")},
+        **{f"relevance_{name}": own(found.relevance.maps.pop(name)) for name in ("ct", "lesions")},
     }
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "input": _describe_input(ct, name),
-        "bundle": {
-            "name": models.bundle.name,
-            "version": models.bundle.version,
-            "files": models.bundle.sha256,
-        },
-        "device": describe_device(models.device),
-        "versions": _versions(),
-        "timings_s": dict(monitor.timings_s),
-        "peak_memory_mb": peak_memory_mb(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "diagnosis": _describe_diagnosis(diagnosis),
-        "relevance": describe_relevance(relevance, ct, images),
-        "measurements": measure(axial.voxels, lungs, lesions, ct.voxel_ml),
-        "settings": {
-            "lesion_source": lesion_source or usual_source(models),
-            "lungs": found_lungs.origin,
-            **{f"{n}_preprocessing": models.preprocessing(n) for n in models.bundle.networks},
-        },
-        "warnings": list(monitor.warnings),
-    }
-    return Analysis(images, document, found_lungs.probabilities | found.probabilities(axial))
 
 
 def _describe_input(ct: Volume, name: str) -> dict[str, Any]:
