@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..folders import replaced_file
-from ..pipeline.explanation import ALPHA, BETA, GATE, TARGET
 from ..pipeline.models import Models
 from ..relevance import explain
 from ..training.examples import Example
@@ -45,7 +44,7 @@ def picture(example: Example, models: Models) -> Figure:
     ct, lesions = (x.to(models.device) for x in (example.ct, example.lesions))
     inside = lung_pixels(ct, lesions)
     classifier = models.network("classifier")
-    explained = explain(classifier, ct, lesions, inside, target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA)
+    explained = explain(classifier, ct, lesions, inside)
     relevance = _slices(explained.ct).clip(0) + _slices(explained.lesions).clip(0)
     positive = relevance[relevance > 0]
     full = float(np.percentile(positive, FULL_PERCENTILE)) if positive.size else 1.0

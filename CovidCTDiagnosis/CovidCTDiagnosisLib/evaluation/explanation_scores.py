@@ -12,12 +12,11 @@ from torch import Tensor
 from ..ct.regrid import to_grid
 from ..errors import InputError
 from ..networks import VolumeClassifier
-from ..pipeline.explanation import ALPHA, BETA, GATE, TARGET
 from ..pipeline.models import Models
 from ..pipeline.slice_series import series_input
 from ..pipeline.slices import NOMINAL_SLICE_MM
 from ..relevance import explain
-from ..relevance.composite import TARGETS
+from ..relevance.composite import TARGET, TARGETS
 from ..training.examples import LONGEST_SIDE, Example
 from ..training.sources import Case
 from .relevance_measures import (
@@ -137,7 +136,7 @@ def heatmaps(
     """
     inside = lung_pixels(ct, lesions) if inside is None else inside
     if method == RELEVANCE:
-        found = explain(classifier, ct, lesions, inside.to(ct), target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA)
+        found = explain(classifier, ct, lesions, inside.to(ct))
         return found.ct, found.lesions
     if method == GRADIENT:
         return gradient_times_input(classifier, ct, lesions, TARGETS[TARGET])

@@ -14,7 +14,6 @@ from ..errors import UsageError
 from ..networks import VolumeClassifier
 from ..pipeline.compute import channels_last
 from ..pipeline.diagnosis import SLICES_AT_ONCE, ClassifierInput
-from ..pipeline.explanation import ALPHA, BETA, GATE, TARGET
 from ..relevance import explain
 from .zennit_peer import import_zennit, zennit_maps
 
@@ -47,7 +46,7 @@ def relevance_costs(classifier: VolumeClassifier, inputs: ClassifierInput) -> di
             classifier.scores(torch.cat([classifier.slice_features(c, m) for c, m in chunks]))
 
     def relevance() -> None:
-        explain(classifier, ct, lesions, inside, target=TARGET, gate=GATE, alpha=ALPHA, beta=BETA, chunk=SLICES_AT_ONCE)
+        explain(classifier, ct, lesions, inside, chunk=SLICES_AT_ONCE)
 
     jobs: dict[str, Callable[[], object]] = {"forward": forward, "relevance": relevance}
     if _has_zennit():

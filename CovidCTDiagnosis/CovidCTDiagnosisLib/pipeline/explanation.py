@@ -11,14 +11,10 @@ import numpy as np
 from ..ct.regrid import share_back
 from ..ct.volume import Volume
 from ..relevance import explain
-from ..relevance.composite import GateName, Target
+from ..relevance.composite import ALPHA, BETA, GATE, TARGET, Target
 from .diagnosis import SLICES_AT_ONCE, ClassifierInput
 from .models import Models
 from .relevance_places import relevance_places
-
-TARGET: Target = "covid"
-GATE: GateName = "gradient-times-input"
-ALPHA, BETA = 2.0, -1.0
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,6 @@ def explain_diagnosis(
         models.network("classifier"),
         *(x.to(models.device) for x in (inputs.ct, inputs.lesions, inputs.inside)),
         target=target,
-        gate=GATE,
-        alpha=ALPHA,
-        beta=BETA,
         chunk=SLICES_AT_ONCE,
         progress=lambda done, planned: report(0.8 * done / planned),
     )

@@ -33,6 +33,10 @@ TARGETS: dict[str, tuple[float, float]] = {
     "difference": (-1.0, 1.0),
 }
 """What each target takes of the scores [not COVID-19, COVID-19]."""
+TARGET: Target = "covid"
+GATE: GateName = "gradient-times-input"
+ALPHA, BETA = 2.0, -1.0
+"""What is usual."""
 
 FORWARD_COST, BACKWARD_COST = 1, 3
 """Convolutions per convolution: the way up; the way down (magnitudes, and two ways for relevance)."""
@@ -101,10 +105,10 @@ def explain(
     lesions: Tensor,
     inside: Tensor,
     *,
-    target: Target = "covid",
-    gate: GateName = "gradient-times-input",
-    alpha: float = 2.0,
-    beta: float = -1.0,
+    target: Target = TARGET,
+    gate: GateName = GATE,
+    alpha: float = ALPHA,
+    beta: float = BETA,
     chunk: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
