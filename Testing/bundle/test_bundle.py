@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -320,6 +321,14 @@ def test_one_network_is_replaced_or_added_and_the_rest_stays(folder: Path, name:
     assert after.keys() == before.keys() | changed
     assert all(after[file] == before[file] for file in before.keys() - changed)
     assert in_place or snapshot(folder) == before
+
+
+def test_weights_on_another_grid_are_another_network(folder: Path) -> None:
+    before, lungs = open_bundle(folder), record(1)
+    finer = replace(lungs, preprocessing={**lungs.preprocessing, "spacing_mm": 1.5})
+    after = revise_bundle(folder, folder.with_name("c"), networks={"lungs": finer})
+    assert after.sha256[LUNGS] == before.sha256[LUNGS]
+    assert after.fingerprint(["lungs"]) != before.fingerprint(["lungs"])
 
 
 def test_version_settings_and_model_card_can_be_revised(folder: Path) -> None:

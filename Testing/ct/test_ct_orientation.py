@@ -84,3 +84,12 @@ def test_the_way_back_wants_the_axial_shape():
     assert to_axial(volume).shape == (3, 4, 2)
     with pytest.raises(ValueError, match="do not fit"):
         from_axial(volume.voxels, volume)
+
+
+def test_the_middle_of_a_slice_is_that_of_its_voxels():
+    turn = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))  # j runs up
+    shape = (4, 5, 7)
+    volume = Volume(np.arange(np.prod(shape)).reshape(shape), (0.8, 1.1, 2.5), (-3.0, 5.0, 40.0), turn)
+    assert volume.long_axis == 1
+    middle = positions(volume).reshape(3, *shape)[:, :, 2].mean((1, 2))
+    np.testing.assert_allclose(volume.slice_center(2), middle)

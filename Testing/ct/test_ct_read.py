@@ -22,6 +22,7 @@ LOCALIZER = "ORIGINAL\\PRIMARY\\LOCALIZER"
 OTHER_UID = "1.2.826.0.1.3680043.2.1125.77"
 COS, SIN = np.cos(0.2), np.sin(0.2)
 OBLIQUE = ((COS, 0.0, SIN), (0.0, 1.0, 0.0), (-SIN, 0.0, COS))
+TURNED = tuple(map(tuple, Rotation.from_euler("z", 3, degrees=True).as_matrix()))
 
 
 def assert_same(read: Volume, written: Volume) -> None:
@@ -385,6 +386,15 @@ def test_asks_which_of_two_chests(tmp_path, small_chest, write_series):
         read_scan(tmp_path, "7")
 
 
+def test_a_coronal_reformat_is_not_taken_for_the_chest(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "axial", small_chest)
+    coronal = replace(small_chest, direction=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)))
+    write_series(tmp_path / "coronal", coronal, uid=OTHER_UID)
+    obstacles = {info.uid: info.obstacle for info in list_series(tmp_path)}
+    assert obstacles[OTHER_UID] == "not axial"
+    assert read_scan(tmp_path).on_same_grid(small_chest)
+
+
 def test_copies_of_the_same_images_count_once(tmp_path, small_chest, write_series):
     write_series(tmp_path / "a", small_chest)
     write_series(tmp_path / "b", small_chest)
@@ -397,6 +407,14 @@ def test_refuses_a_missing_slice(tmp_path, small_chest, write_series, missing):
     message = refusal(tmp_path)
     assert "missing or irregular" in message
     assert f"20.00 mm after slice {missing} of 31" in message
+
+
+def test_refuses_a_slice_that_lies_a_third_of_the_distance_off(tmp_path, small_chest, write_series):
+    write_series(tmp_path, small_chest, skip=(15,))
+    x, y, z = small_chest.origin
+    off = replace(small_chest, origin=(x, y, z + 3.3))
+    write_series(tmp_path, off, skip=tuple(k for k in range(small_chest.shape[0]) if k != 15))
+    assert "missing or irregular" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("left", [b"", bytes(400), b"cut"])
@@ -446,6 +464,14 @@ def test_refuses_slices_of_different_size(tmp_path, small_chest, write_series):
         skip=tuple(range(31)),
     )
     assert "differ in size" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("other", [{"direction": TURNED}, {"spacing": (6.5, 6.5, 10.0)}], ids=["turned", "coarser"])
+def test_refuses_slices_of_different_orientation_or_spacing(tmp_path, small_chest, write_series, other):
+    half = small_chest.shape[0] // 2
+    write_series(tmp_path / "a", small_chest, skip=tuple(range(half, small_chest.shape[0])))
+    write_series(tmp_path / "b", replace(small_chest, **other), skip=tuple(range(half)))
+    assert "differ in size, spacing or orientation" in refusal(tmp_path)
 
 
 def test_refuses_mr(tmp_path, small_chest, write_series):

@@ -6,10 +6,18 @@ from itertools import permutations, product
 
 import numpy as np
 from CovidCTDiagnosisLib.ct import Volume, from_axial, to_axial
-from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, bounding_region, from_grid, share_back, to_grid
+from CovidCTDiagnosisLib.ct.regrid import (
+    WorkingGrid,
+    bounding_region,
+    containing_voxels,
+    from_grid,
+    share_back,
+    to_grid,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.spatial.transform import Rotation
 
 Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
@@ -229,6 +237,27 @@ def test_axis_permutations_and_flips_change_nothing_on_the_working_grid() -> Non
         assert axial.spacing[::-1] == spacing
         np.testing.assert_array_equal(to_grid(axial.voxels, axial.spacing[::-1], grid), expected)
         np.testing.assert_array_equal(from_axial(voxels, volume), stored)
+
+
+# Grids against each other and in the patient
+
+
+def test_a_voxel_is_held_by_the_one_around_its_centre() -> None:
+    fine = WorkingGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (6, 6, 6))
+    coarse = WorkingGrid((0.0, 0.0, 0.0), (3.0, 3.0, 3.0), (2, 2, 2))
+    for axis in range(3):
+        assert containing_voxels(fine, coarse, axis).tolist() == [0, 0, 0, 1, 1, 1]
+        assert containing_voxels(coarse, fine, axis).tolist() == [1, 4]
+
+
+def test_a_working_grid_lies_in_the_patient_where_its_voxels_do() -> None:
+    turn = Rotation.from_euler("xyz", (10, -20, 30), degrees=True).as_matrix()
+    ct = Volume(np.zeros((4, 6, 8), np.int16), (0.8, 1.1, 2.5), (-3.0, 5.0, 40.0), tuple(map(tuple, turn)))
+    own = WorkingGrid.of_volume(ct.shape, ct.spacing[::-1])
+    assert own.in_patient(ct.voxels, ct).on_same_grid(ct, 1e-9)
+    pairs = WorkingGrid((0.0, 0.0, 0.0), (5.0, 2.2, 1.6), (2, 3, 4))  # of two voxels along each axis
+    found = pairs.in_patient(np.zeros(pairs.count), ct)
+    np.testing.assert_allclose(found.origin, (ct.affine @ [0.5, 0.5, 0.5, 1])[:3])
 
 
 # share_back

@@ -21,6 +21,7 @@ from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.errors import Cancelled
+from CovidCTDiagnosisLib.evaluation import scores as scores_module
 from CovidCTDiagnosisLib.evaluation.drawing import svg
 from CovidCTDiagnosisLib.evaluation.grid_ceiling import GridCeiling, lung_ceiling, slice_ceiling
 from CovidCTDiagnosisLib.evaluation.metrics import BoundaryErrors, Overlap
@@ -172,6 +173,22 @@ def test_ct_scores(small_sample: tuple[Volume, np.ndarray], models: Models) -> N
     assert sum(score.boundary.wrong[:15]) + sum(score.boundary.wrong[25:]) < 0.02 * sum(score.boundary.wrong)
     assert 0.8 < score.agreement["lungs"] <= 1 and 0 <= score.agreement["lesions"] <= 1
     assert score.seconds["lungs"] > 0 and score.seconds["lesions"] > 0
+
+
+def test_distances_from_the_lungs_boundary_are_along_the_ct_s_own_axes(
+    chest_phantom: Callable[..., Volume], models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, ...]] = []
+
+    def noted(found: np.ndarray, expert: np.ndarray, spacing: tuple[float, ...], reach_mm: float) -> BoundaryErrors:
+        told.append(spacing)
+        return BoundaryErrors([], [], [])
+
+    monkeypatch.setattr(scores_module, "boundary_errors", noted)
+    chest = chest_phantom(spacing=(4.0, 4.5, 6.0))
+    expert = np.where((chest.voxels > -930) & (chest.voxels < -700), RIGHT, 0).astype(np.uint8)
+    score_ct(chest, expert, models)
+    assert told == [chest.spacing[::-1]]
 
 
 # Working grids

@@ -114,6 +114,26 @@ def test_scans_of_one_patient_are_never_both_fitted_to_and_left_out(monkeypatch:
     assert by_scan.brier_after < by_patient.brier_after
 
 
+def test_each_replicate_is_judged_on_what_it_leaves_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[np.ndarray] = []
+    judged: list[np.ndarray] = []
+
+    def fit(scores: np.ndarray, *others: Any, **named: Any) -> tuple[float, float]:
+        drawn.append(scores)
+        return 1.0, 0.0
+
+    def expit(logit: np.ndarray) -> np.ndarray:
+        judged.append(logit)
+        return np.asarray(1 / (1 + np.exp(-logit)))
+
+    monkeypatch.setattr(site_calibration, "fit_platt", fit)
+    monkeypatch.setattr(site_calibration, "expit", expit)
+    fit_site(site(40, seed=3)[0], SETTINGS, 0.9, replicates=20)
+    everything = drawn[0]
+    for fitted, left_out in zip(drawn[1:], judged[:-1], strict=True):  # the last are all scans, on the final fit
+        np.testing.assert_array_equal(np.sort(left_out), np.setdiff1d(everything, fitted))
+
+
 def test_patients_count_where_they_are_named() -> None:
     """One patient with all COVID-19 scans, or one who has all the others: neither tells how sure a threshold is."""
     scans = [replace(s, patient=f"p{n}") for n, s in enumerate(site(60)[0].scans)]

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle, write_bundle
-from CovidCTDiagnosisLib.ct import Volume, to_axial
+from CovidCTDiagnosisLib.ct import Volume, check_chest_ct, to_axial
 from CovidCTDiagnosisLib.errors import BundleError, Cancelled, ResourceError
 from CovidCTDiagnosisLib.networks import Novelty
 from CovidCTDiagnosisLib.pipeline import Analysis, Event, Monitor, analyze
 from CovidCTDiagnosisLib.pipeline.diagnosis import classifier_input
+from CovidCTDiagnosisLib.pipeline.explanation import Target
+from CovidCTDiagnosisLib.pipeline.lesions import Lesions
+from CovidCTDiagnosisLib.pipeline.measurements import measure
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.relevance import explain
 from CovidCTDiagnosisLib.study import read_study, write_study
+from scipy import ndimage
 
 CONSOLIDATION, GROUND_GLASS = 2, 1
 
@@ -70,6 +77,25 @@ def test_planted_lesions_are_found_in_their_lungs(sick_analysis: Analysis, sick)
     assert right["volume_ml"] == pytest.approx(sick.solid.sum() * sick.ct.voxel_ml, rel=0.4)
     assert lesion_row(sick_analysis, "consolidation", "left")["volume_ml"] < 0.5 * right["volume_ml"]  # vessels
     assert sick_analysis.document["measurements"]["lungs"]["both"]["volume_ml"] > 2500
+
+
+def test_measurements_are_those_of_the_masks_that_are_written(
+    sick, sick_analysis: Analysis, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where lesions have made lung of their own."""
+    module = sys.modules[Analysis.__module__]  # the package has a function of that name
+    segment = module.segment_lesions
+
+    def widened(*given: Any, **named: Any) -> Lesions:
+        found = segment(*given, **named)
+        more = ndimage.binary_dilation(found.lungs == 1, iterations=2) & (found.lungs == 0)
+        return replace(found, lungs=np.where(more, 1, found.lungs).astype(np.uint8))
+
+    monkeypatch.setattr(module, "segment_lesions", widened)
+    analysis = analyze(sick.ct, bundle, name="sick", device="cpu")
+    lungs, lesions = (analysis.images[name].voxels for name in ("lungs", "lesions"))
+    assert (lungs != sick_analysis.images["lungs"].voxels).any()
+    assert analysis.document["measurements"] == measure(sick.ct.voxels, lungs, lesions, sick.ct.voxel_ml)
 
 
 def test_an_oblique_flipped_volume_gets_findings_on_its_own_grid(
@@ -133,6 +159,18 @@ def test_relevance_files_sum_to_the_documents_totals_and_close_with_the_ledger(s
         assert lower["in"] == pytest.approx(upper["out"], rel=1e-4)
 
 
+@pytest.mark.parametrize("target", ["not-covid", "difference"])
+def test_the_score_that_was_asked_for_is_explained(
+    target: Target, sick, sick_analysis: Analysis, bundle: Bundle
+) -> None:
+    document = analyze(sick.ct, bundle, name="sick", device="cpu", explain=target).document
+    other, covid = document["diagnosis"]["scores"]
+    wanted = {"not-covid": other, "difference": covid - other}[target]
+    assert document["relevance"]["target"] == target
+    assert document["relevance"]["score"] == pytest.approx(wanted, rel=1e-4)
+    assert document["relevance"]["total_ct"] != pytest.approx(sick_analysis.document["relevance"]["total_ct"], rel=1e-3)
+
+
 def test_relevance_is_shared_back_without_loss(sick_analysis: Analysis, sick, bundle: Bundle) -> None:
     """The files hold what an explanation of the very same input gives, summed over pixels."""
     lungs, lesions = (sick_analysis.images[n].voxels for n in ("lungs", "lesions"))
@@ -173,6 +211,22 @@ def test_slices_are_listed_in_order_of_positive_relevance(sick_analysis: Analysi
         assert np.maximum(voxels, 0).sum(dtype=float) == pytest.approx(slices[0][name], rel=1e-4, abs=1e-12)
 
 
+def test_slices_are_counted_along_the_patient_whatever_axis_that_is(sick, bundle: Bundle) -> None:
+    i, j, k = sick.ct.spacing
+    stored = Volume(
+        np.ascontiguousarray(sick.ct.voxels.transpose(1, 0, 2)),
+        (i, k, j),
+        sick.ct.origin,
+        as_rows(np.array(sick.ct.direction)[:, [0, 2, 1]]),
+    )
+    assert stored.long_axis == 1
+    analysis = analyze(stored, bundle, name="sick", device="cpu")
+    first = analysis.document["relevance"]["slices"][0]
+    for name in ("relevance_ct", "relevance_lesions"):
+        plane = np.take(analysis.images[name].voxels, first["index"], 1)
+        assert np.maximum(plane, 0).sum(dtype=float) == pytest.approx(first[name], rel=1e-4, abs=1e-12)
+
+
 def test_the_analysis_makes_a_valid_study(sick_analysis: Analysis, tmp_path: Path) -> None:
     write_study(tmp_path / "study", sick_analysis.document, sick_analysis.images)
     study = read_study(tmp_path / "study")
@@ -202,6 +256,12 @@ def test_cancel_stops_in_any_stage(stage: str, sick, bundle: Bundle) -> None:
         analyze(sick.ct, bundle, name="sick", device="cpu", monitor=monitor)
     assert events[-1]["stage"] == stage
     assert stage not in monitor.timings_s
+
+
+def test_what_the_scan_lacks_is_told_in_the_study(sick, bundle: Bundle) -> None:
+    unknown = replace(sick.ct, orientation_known=False)
+    warnings = analyze(unknown, bundle, name="sick", device="cpu").document["warnings"]
+    assert warnings == check_chest_ct(unknown) and "right and left may be exchanged" in warnings[0]
 
 
 def test_a_scan_unlike_the_training_data_gets_a_warning(sick, bundle: Bundle, tmp_path: Path) -> None:

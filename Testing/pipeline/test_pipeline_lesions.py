@@ -12,7 +12,7 @@ from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, to_grid
 from CovidCTDiagnosisLib.networks import UNet2D, UNet3D
-from CovidCTDiagnosisLib.pipeline import partial_volume
+from CovidCTDiagnosisLib.pipeline import Analysis, partial_volume
 from CovidCTDiagnosisLib.pipeline.lesions import (
     LOBES_OUTSIDE,
     MOST_OUTSIDE,
@@ -315,14 +315,39 @@ def test_the_unet_runs_only_where_2ds_has_found_lesions(
     assert not seen
 
 
+@pytest.mark.parametrize(("thin_mm", "stays"), [(8.0, False), (7.9, True)], ids=["skin", "thicker than a skin"])
 def test_a_skin_at_the_base_of_a_lung_is_no_lesion_and_a_thicker_one_is(
-    chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch
+    thin_mm: float, stays: bool, chest: Chest, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partial_volume, "THIN_MM", 8.0)  # a slice of this CT reaches into two of its working slices
+    """A slice of this CT reaches into two of its working slices, 8 mm together, whatever their pixels' 3 mm."""
+    monkeypatch.setattr(partial_volume, "THIN_MM", thin_mm)
     skin, thick = chest.box((3, 4), (16, 26), (10, 20)), chest.box((3, 7), (16, 26), (50, 60))
     hu = np.where(skin | thick, np.int16(60), chest.ct.voxels)
     labels = segment_lesions(chest.ct.with_voxels(hu), chest.lungs, models, lambda fraction: None).labels
-    assert not labels[skin].any() and (labels[thick] == CONSOLIDATION).mean() > 0.9
+    assert labels[skin].any() == stays and (labels[thick] == CONSOLIDATION).mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def strict_models(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The handmade networks, of which the mask wants more."""
+    facts, weights = models.bundle.networks["lesions"], models.bundle.weights("lesions")
+    record = NetworkRecord(facts["architecture"], {**facts["preprocessing"], "threshold": 0.9}, weights)
+    folder = tmp_path_factory.mktemp("strict") / "strict"
+    return Models(revise_bundle(models.bundle.folder, folder, networks={"lesions": record}), models.device)
+
+
+def test_the_bundle_s_threshold_draws_the_mask(
+    sick, sick_analysis: Analysis, models: Models, strict_models: Models
+) -> None:
+    """On CTs and on slices."""
+    ct, lungs, some = sick.ct, sick_analysis.images["lungs"].voxels, slice(30, 34)
+    counts = []
+    for one in (models, strict_models):
+        whole = segment_lesions(ct, lungs, one, lambda fraction: None).labels
+        _, slices = slice_lesions(list(ct.voxels[some]), list(lungs[some] > 0), ct.spacing, one, lambda fraction: None)
+        counts.append((np.count_nonzero(whole), np.count_nonzero(slices)))
+    usual, strict = counts
+    assert 0 < strict[0] < usual[0] and 0 < strict[1] < usual[1]
 
 
 def test_merging_leaves_the_two_classes_of_experts_where_the_lesions_are(chest: Chest, rarer_models: Models) -> None:

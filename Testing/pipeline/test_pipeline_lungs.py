@@ -94,6 +94,14 @@ def test_both_pieces_of_a_lung_that_effusion_cuts_in_two_are_of_its_side(
     np.testing.assert_array_equal(sides, np.where(parts[0], RIGHT, np.where(parts[1], LEFT, 0)))
 
 
+def test_the_midline_is_that_of_the_body_in_columns_of_the_working_grid() -> None:
+    voxels = np.full((24, 40, 96), -1000, np.int16)
+    voxels[:, 8:32, 24:64] = 40
+    axial = Volume(voxels, (0.8, 1.1, 2.5))
+    grid = WorkingGrid((0.0, 0.0, 8.0), (4.0, 2.0, 2.0), (15, 22, 34))
+    assert midline(axial, grid) == pytest.approx((44 * 0.8 - 8) / 2 - 0.5, abs=4 * 0.8 / 2)
+
+
 def test_nothing_stays_nothing() -> None:
     assert not tell_sides(np.zeros(SHAPE, bool), STEP, MIDLINE).any()
     assert not clean_lungs(logits(np.zeros(SHAPE, bool)), AERATED, STEP, MIDLINE).any()
@@ -428,3 +436,10 @@ def test_a_ct_is_sampled_slice_by_slice_as_it_is_at_once(chest_phantom: Callable
     for mm in (1.5, 3.0, 7.0):
         grid = WorkingGrid.covering((11.0, 20.0, 9.0), extent, (mm, 8.0, 8.0))
         np.testing.assert_allclose(sample_hu(ct, grid), to_grid(ct.voxels, ct.spacing[::-1], grid), atol=0.05)
+
+
+def test_what_lies_outside_the_field_of_view_counts_as_air() -> None:
+    voxels = np.full((4, 8, 8), -900, np.int16)
+    voxels[:, :, :4] = -3024
+    hu = sample_hu(Volume(voxels, (1.0, 1.0, 1.0)), WorkingGrid((0.0, 0.0, 0.0), (2.0, 8.0, 8.0), (2, 1, 1)))
+    np.testing.assert_allclose(hu, (-1024 - 900) / 2)

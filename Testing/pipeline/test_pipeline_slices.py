@@ -11,10 +11,12 @@ import torch
 from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume, read_scan, to_axial
 from CovidCTDiagnosisLib.ct.slice_images import find_slice_images, grey_to_hu, hu_to_grey, read_slice_image
+from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, Window
 from CovidCTDiagnosisLib.errors import InputError, ResourceError
 from CovidCTDiagnosisLib.evaluation.metrics import dice
 from CovidCTDiagnosisLib.evaluation.slices_agreement import agreement
 from CovidCTDiagnosisLib.networks import UNet3D
+from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.pipeline.monitor import Event, Monitor
 from CovidCTDiagnosisLib.pipeline.slice_folder import (
@@ -33,8 +35,10 @@ from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     log_likelihoods,
     turns_of,
 )
+from CovidCTDiagnosisLib.pipeline.slice_series import images_input
 from CovidCTDiagnosisLib.pipeline.slices import clean_slice, segment_slices, stack_masks, stack_slices
 
+WIDE: Window = (-1200.0, 800.0)
 POSES = [(name, mirrored) for name in TURNS for mirrored in (False, True)]
 
 
@@ -212,6 +216,21 @@ def test_a_window_that_hides_the_lungs_is_told(
     assert [w[: len(t)] for w, t in zip(monitor.warnings, told, strict=True)] == told
 
 
+@pytest.mark.parametrize("count", [2, 40], ids=["lone slices", "stack"])
+def test_slices_of_another_window_have_the_same_masks(count: int, phantom: Volume, models: Models) -> None:
+    usual, wide = (
+        segment_images(
+            [hu_to_grey(hu, window) for hu in phantom.voxels[20 : 20 + count]],
+            models,
+            SliceOptions(window, phantom.spacing[0], phantom.spacing[2], "upright"),
+        )
+        for window in (CLASSIFIER, WIDE)
+    )
+    assert bool(usual.order) == bool(wide.order) == (count > 2)
+    one, other = found_in_ct(usual)[0], found_in_ct(wide)[0]
+    assert one.any() and (one != other).sum() < 0.03 * one.sum()
+
+
 def test_a_given_orientation_is_taken(images: list[np.ndarray], models: Models) -> None:
     found = segment_images(images[20:22], models, SliceOptions(pixel_mm=4.0, orientation="back-left"))
     assert found.orientations == ["back-left"] * 2
@@ -289,6 +308,24 @@ def test_what_makes_a_slice_larger_is_never_lung() -> None:
     masks = stack_masks([np.ones(s.shape, bool) for s in (small, large)])
     assert masks.shape == volume.voxels.shape and (volume.voxels == -850).all()
     assert masks[0, 2:6, :6].all() and masks[0].sum() == small.size and masks[1].all()
+
+
+# Series for the classifier
+
+
+def test_a_series_is_read_as_its_options_say(phantom: Volume, models: Models) -> None:
+    """Window, pixel size, increment and orientation: ``diagnose-series`` takes all four."""
+
+    def seen(window: Window = CLASSIFIER, orientation: str = "upright") -> ClassifierInput:
+        images = [hu_to_grey(hu, window) for hu in phantom.voxels[30:42:4]]
+        return images_input(images, models, 48, SliceOptions(window, phantom.spacing[0], 6.0, orientation))
+
+    usual, wide, down = seen(), seen(WIDE), seen(orientation="upside-down")
+    assert len(usual.ct) == 3 and usual.grid.step[0] == pytest.approx(6)
+    assert 150 < usual.grid.step[2] * usual.grid.count[2] < 350  # mm, the lungs' width
+    assert wide.ct.shape == usual.ct.shape and (wide.ct - usual.ct).abs().mean() < 0.01
+    assert down.ct.shape == usual.ct.shape and (down.ct - usual.ct).abs().mean() > 0.02
+    assert (down.ct.flip(2, 3) - usual.ct).abs().mean() < 0.01
 
 
 # Rules

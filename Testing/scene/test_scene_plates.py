@@ -12,6 +12,7 @@ from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import plates as module
+from CovidCTDiagnosisLib.scene.drawing import TEXT, draw_scale
 from CovidCTDiagnosisLib.scene.plates import findings, most_relevant_slices, plate
 from CovidCTDiagnosisLib.study import read_study
 from PIL import Image, ImageDraw
@@ -122,6 +123,15 @@ def test_names_of_lesions_do_not_lie_on_each_other(
     assert len(boxes) >= 2 and len(boxes) % 2 == 0
     for first, second in zip(boxes[::2], boxes[1::2], strict=True):
         assert first[3] <= second[1] or second[3] <= first[1] or first[2] <= second[0] or second[2] <= first[0]
+
+
+@pytest.mark.parametrize("pixels_per_mm", [1.0, 2.5])
+def test_the_scale_is_five_centimetres_long(pixels_per_mm: float) -> None:
+    picture = Image.new("RGB", (400, 60))
+    draw_scale(ImageDraw.Draw(picture), 0, 60, pixels_per_mm)
+    lit = np.flatnonzero((np.asarray(picture)[60 - 18] == TEXT).all(-1))
+    bar = np.split(lit, np.flatnonzero(np.diff(lit) > 1) + 1)[0]
+    assert len(bar) == pytest.approx(50 * pixels_per_mm, abs=1)
 
 
 def test_a_study_without_positive_relevance_says_so(phantom: Any, tmp_path: Path) -> None:

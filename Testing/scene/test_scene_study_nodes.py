@@ -20,8 +20,15 @@ from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import hide_study, remember_layers, restore_layers, show_layers, shows_study
 from CovidCTDiagnosisLib.scene.nodes import _on_same_grid, add_ct, find_study_nodes, first_scan, ijk_to_ras
 from CovidCTDiagnosisLib.scene.places import peak_ras
-from CovidCTDiagnosisLib.scene.report import COLUMNS, kept_analysis, measurement_rows, methods_paragraph
+from CovidCTDiagnosisLib.scene.report import (
+    COLUMNS,
+    finding_line,
+    kept_analysis,
+    measurement_rows,
+    methods_paragraph,
+)
 from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, show_only_surfaces
+from CovidCTDiagnosisLib.scene.slice_plot import slice_values
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 from CovidCTDiagnosisLib.study import read_study
@@ -92,6 +99,40 @@ def test_the_analysis_comes_back_as_it_was_and_the_table_has_its_rows(scene: Any
     assert text.startswith("Lungs and lesions were segmented and")
     given = {**analysis, "settings": {"lungs": {"source": "mask"}}}
     assert methods_paragraph(given).startswith("Lungs were given as a mask, lesions in them were segmented and")
+
+
+def test_each_number_stands_in_its_column() -> None:
+    lung = {"volume_ml": 2000.0, "mean_hu": -850.0, "involvement_percent": 5.0}
+    lesion = {"class": "consolidation", "side": "right", "volume_ml": 100.0, "percent_of_lung": 5.0, "mean_hu": 30.0}
+    none = {"class": "any", "side": "left", "volume_ml": 0.0, "percent_of_lung": None, "mean_hu": None}
+    assert measurement_rows({"measurements": {"lungs": {"right": lung}, "lesions": [lesion, none]}}) == [
+        ("Lungs", "right", "2000.0", "", "-850.0"),
+        ("Consolidation", "right", "100.0", "5.0", "30.0"),
+        ("Any lesion", "left", "0.0", "", ""),
+    ]
+
+
+def test_probability_and_threshold_are_named_as_what_they_are() -> None:
+    line = finding_line({"diagnosis": {"label": "COVID-19", "probability": 0.714, "threshold": 0.333}})
+    assert "probability 0.714" in line and "threshold 0.333" in line and line.startswith("COVID-19")
+
+
+def test_lesion_areas_in_cm2_make_the_lesions_volume(phantom: Any) -> None:
+    study = read_study(phantom.folder)
+    grid, areas = study.grid, slice_values(study)[3]
+    between_cm = grid.spacing[2 - grid.long_axis] / 10
+    assert areas.sum() * between_cm == pytest.approx((phantom.images["lesions"] > 0).sum() * grid.voxel_ml)
+
+
+def test_each_column_of_the_plot_has_its_own_relevance(phantom: Any) -> None:
+    study = read_study(phantom.folder)
+    study.analysis["relevance"]["slices"] = [
+        {"index": 3, "relevance_ct": 2.0, "relevance_lesions": 0.5},
+        {"index": 7, "relevance_ct": 1.0, "relevance_lesions": 0.25},
+    ]
+    _, of_ct, of_lesions, _ = slice_values(study)
+    assert (of_ct[3], of_ct[7], of_ct.sum()) == (2.0, 1.0, 3.0)
+    assert (of_lesions[3], of_lesions[7], of_lesions.sum()) == (0.5, 0.25, 0.75)
 
 
 @pytest.mark.parametrize("moved", [False, True])

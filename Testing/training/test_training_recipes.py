@@ -20,6 +20,7 @@ from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.training import imagenet_weights, planting
 from CovidCTDiagnosisLib.training import lesions as lesions_module
+from CovidCTDiagnosisLib.training import lungs as lungs_module
 from CovidCTDiagnosisLib.training.augment import random_contrast, random_grid, random_turn, random_window, sample
 from CovidCTDiagnosisLib.training.calibration import calibrate, fit_platt
 from CovidCTDiagnosisLib.training.diagnosis import (
@@ -27,6 +28,7 @@ from CovidCTDiagnosisLib.training.diagnosis import (
     SCHEMES,
     SLICES_A_STEP,
     VOLUMES_A_STEP,
+    _augment,
     classifier_recipe,
     cvae_recipe,
     draw_volumes,
@@ -47,7 +49,7 @@ from CovidCTDiagnosisLib.training.lesions import (
 )
 from CovidCTDiagnosisLib.training.loop import Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lung_slice, label_lungs
-from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs
+from CovidCTDiagnosisLib.training.lungs import LungCases, draw_lungs, train_lungs
 from CovidCTDiagnosisLib.training.planting import MASK_SIZE, lesion_shape, plant_lesions, thickened_septa
 from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION, Case, read_ct
 from CovidCTDiagnosisLib.training.splits import split_by_blocks
@@ -197,9 +199,6 @@ def test_the_paper_s_recipe_is_that_of_section_5() -> None:
     given = examples(9, 21)
     recipe = classifier_recipe(given, None, steps=7, scheme=SCHEMES[PAPER], validation=given)
     assert recipe.steps == 200 * math.ceil(30 / VOLUMES_A_STEP) and recipe.validation is not None
-    # Each scan for validation is checked once.
-    assert isinstance(recipe.validation, list) and [len(batch) for batch in recipe.validation] == [1] * len(given)
-    assert all(torch.equal(batch[0][0], e.ct) for batch, e in zip(recipe.validation, given, strict=True))
     optimizer = recipe.configure_optimizers()
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.param_groups[0]["lr"] == 1e-5 and optimizer.param_groups[0]["weight_decay"] == 1e-5
@@ -211,6 +210,24 @@ def test_the_paper_s_recipe_is_that_of_section_5() -> None:
     assert pretraining.steps == 200 * math.ceil(30 * 4 / SLICES_A_STEP)
     assert pretraining.configure_optimizers().param_groups[0]["lr"] == 5e-3
     assert isinstance(pretraining.network, CVAE) and pretraining.network.prior == "image-and-label"
+
+
+def test_early_stopping_looks_at_each_scan_for_validation_once_and_at_no_other() -> None:
+    kept = examples(2, 3)
+    recipe = classifier_recipe(examples(2, 2), None, steps=1, scheme=SCHEMES[PAPER], validation=kept)
+    assert isinstance(recipe.validation, list)
+    assert all(torch.equal(ct, e.ct) for [(ct, *_)], e in zip(recipe.validation, kept, strict=True))
+
+
+def test_lesions_turn_with_the_ct_they_lie_in() -> None:
+    ct = torch.zeros(4, 1, 8, 8)
+    ct[..., :3] = 0.5
+    lesions, flipped = (ct > 0).float(), 0
+    for seed in range(20):
+        changed, of_it = _augment(np.random.default_rng(seed), ct, lesions)
+        assert torch.equal(changed > 0, of_it > 0)
+        flipped += bool(changed[..., -1].any())
+    assert 0 < flipped < 20
 
 
 def test_too_few_series_for_blocks_are_refused() -> None:
@@ -302,6 +319,27 @@ def test_lung_slices_are_the_expert_s_and_the_machine_s(
         if len(lungs) > 1:  # not a patch of the chest
             shares.append((lungs[:8].mean((1, 2, 3, 4)) > 0.5).float().mean().item())
     assert len(shares) > 5 and least <= np.mean(shares) <= most
+
+
+@pytest.mark.parametrize("network", ["lungs", "lesions"])
+def test_pre_training_which_all_folds_share_sees_no_expert_slice(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[list[str]] = []
+
+    def fit_in_stages(first: Any, second: Any, *_: Any) -> None:
+        stages.extend([case.name for case in cases.expert] for cases in (first, second))
+
+    for module in (lungs_module, lesions_module):
+        monkeypatch.setattr(module, "fit_in_stages", fit_in_stages)
+    monkeypatch.setattr(lungs_module, "lung_recipe", lambda cases, *_, **__: cases)
+    monkeypatch.setattr(lesions_module, "lesion_recipe", lambda network, cases, *_, **__: cases)
+    expert, folders = [lone_slice("e", 1)], (tmp_path / "first", tmp_path / "second")
+    if network == "lungs":
+        train_lungs(LungCases([], expert=expert), *folders, Steps(1, 1))
+    else:
+        train_lesions("lesions", LesionCases(expert=expert), *folders, Steps(1, 1))
+    assert stages == [[], ["e"]]
 
 
 class Says(nn.Module):

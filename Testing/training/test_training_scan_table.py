@@ -6,6 +6,7 @@ import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
 from CovidCTDiagnosisLib.pipeline.models import Models
+from CovidCTDiagnosisLib.training import diagnosis
+from CovidCTDiagnosisLib.training import train as train_module
 from CovidCTDiagnosisLib.training.examples import SEGMENTING
 from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
 from CovidCTDiagnosisLib.training.splits import require_enough
@@ -214,10 +217,26 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
 ) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
     bundle = tmp_path / "own" / "mine"
+    seen: dict[str, list[str]] = {}
+
+    def watch(module: Any, name: str, place: int) -> None:
+        call = getattr(module, name)
+
+        def watched(*given: Any, **named: Any) -> Any:
+            seen[name] = [example.name[:4] for example in given[place]]
+            return call(*given, **named)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(diagnosis, "cvae_recipe", 0)
+    watch(diagnosis, "classifier_recipe", 0)
+    watch(train_module, "calibrate", 1)
     # A clinic without label maps starts from the bundle that there is.
     for network, base in (("cvae", ("--bundle", tiny_bundle)), ("classifier", ())):
         call = ["train", network, "--data", hospital, "--output", bundle, "--steps", 1, *base]
         assert main([str(a) for a in call]) == 0
+    assert seen["cvae_recipe"] == seen["classifier_recipe"] == ["0001", "0002", "0003", "0004"]
+    assert seen["calibrate"] == ["0005", "0006", "0007", "0008"]
     told = capsys.readouterr().out
     assert "takes its other networks from the bundle" in told
     assert "of the scans for validation it calls 2 of 2 COVID-19" in told
