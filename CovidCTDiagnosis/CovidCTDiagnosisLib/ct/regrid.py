@@ -189,11 +189,13 @@ def region_grid(region: Region, spacing: Triple) -> WorkingGrid:
 
 
 def _inside(own: WorkingGrid, grid: WorkingGrid) -> Region:
-    """The volume's voxels whose centres lie in the grid's box."""
+    """The volume's voxels whose centres lie in the grid's box, its far rim left out."""
     slices = []
     for axis in range(3):
+        # Of a centre on the rim rounding would say one thing to a region and another to the whole volume.
+        rounding = 1e-6 * own.step[axis]
         centres = own.start[axis] + own.step[axis] * (np.arange(own.count[axis]) + 0.5)
-        first, last = np.searchsorted(centres, [grid.start[axis], grid.stop[axis]])
+        first, last = np.searchsorted(centres, [grid.start[axis] - rounding, grid.stop[axis] - rounding])
         slices.append(slice(int(first), int(last)))
     return slices[0], slices[1], slices[2]
 
