@@ -17,7 +17,7 @@ from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume, fetch_truth, read_image, read_scan, to_axial
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
 from CovidCTDiagnosisLib.pipeline.models import Models
-from CovidCTDiagnosisLib.pipeline.slice_folder import SliceOptions, segment_images
+from CovidCTDiagnosisLib.pipeline.slice_segmentation import SliceOptions, segment_images
 from CovidCTDiagnosisLib.pipeline.slice_series import diagnose_images
 from CovidCTDiagnosisLib.study import Study, read_study
 from PIL import Image

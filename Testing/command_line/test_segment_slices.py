@@ -14,7 +14,7 @@ import pytest
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey
-from CovidCTDiagnosisLib.pipeline.slice_folder import ORIENTATIONS
+from CovidCTDiagnosisLib.pipeline.slice_segmentation import ORIENTATIONS
 from PIL import Image
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.ct import SAMPLES, Volume, write_image
-from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW, scale
 from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT
 from PIL import Image
 
@@ -31,7 +31,7 @@ def small_data(chest_phantom: Callable[..., Volume], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("data")
     chest = chest_phantom(spacing=(1.4, 1.4, 8.0))
     for n, number in enumerate(SLICES):
-        grey = 255 * scale(chest.voxels[14 + n], CLASSIFIER)
+        grey = 255 * scale(chest.voxels[14 + n], LUNG_WINDOW)
         classes = np.zeros(grey.shape, np.uint8)
         size = 15 + 3 * n
         classes[80 : 80 + size, 60 : 60 + size] = 1

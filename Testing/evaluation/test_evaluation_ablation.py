@@ -13,7 +13,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.ct import Volume
-from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW, scale
 from CovidCTDiagnosisLib.evaluation import ablation
 from CovidCTDiagnosisLib.evaluation.ablation import (
     GREYS,
@@ -298,7 +298,7 @@ def test_the_command_runs_on_pictures(
         name = f"{'neg' if number < 10 else 'pos'}_{number:04}"
         lines.append(f"{name},{int(number >= 10)}")
         (data / "series" / name).mkdir(parents=True)
-        for n, grey in enumerate(255 * scale(chest.voxels[12 + number % 8 :][:2], CLASSIFIER)):
+        for n, grey in enumerate(255 * scale(chest.voxels[12 + number % 8 :][:2], LUNG_WINDOW)):
             Image.fromarray(np.rint(grey).astype(np.uint8)).save(data / "series" / name / f"{n:03}.png")
     (data / "series.csv").write_text("\n".join(lines) + "\n")
     call = ["evaluate", "ablation", "--data", str(data), "--output", str(tmp_path / "out"), "--bundle"]

@@ -39,7 +39,7 @@ from CovidCTDiagnosisLib.evaluation.relevance_measures import (
     relevance_mass,
     relevance_rank,
 )
-from CovidCTDiagnosisLib.evaluation.targets import MET, MISSED
+from CovidCTDiagnosisLib.evaluation.segmentation_targets import MET, MISSED
 from CovidCTDiagnosisLib.networks import VolumeClassifier
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.examples import Example

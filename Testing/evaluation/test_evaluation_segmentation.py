@@ -26,7 +26,9 @@ from CovidCTDiagnosisLib.evaluation.drawing import svg
 from CovidCTDiagnosisLib.evaluation.grid_ceiling import GridCeiling, lung_ceiling, slice_ceiling
 from CovidCTDiagnosisLib.evaluation.metrics import BoundaryErrors, Overlap
 from CovidCTDiagnosisLib.evaluation.sample_ct import read_sample_ct
-from CovidCTDiagnosisLib.evaluation.scores import (
+from CovidCTDiagnosisLib.evaluation.segmentation_figures import fold_boxes, share_above
+from CovidCTDiagnosisLib.evaluation.segmentation_page import WORST, worst_slices, write_page
+from CovidCTDiagnosisLib.evaluation.segmentation_scores import (
     CONSOLIDATION,
     GROUND_GLASS,
     LESION,
@@ -42,9 +44,7 @@ from CovidCTDiagnosisLib.evaluation.scores import (
     score_folds,
     score_slice,
 )
-from CovidCTDiagnosisLib.evaluation.segmentation_figures import fold_boxes, share_above
-from CovidCTDiagnosisLib.evaluation.segmentation_page import WORST, worst_slices, write_page
-from CovidCTDiagnosisLib.evaluation.targets import MET, MISSED, NOT_MEASURED, table
+from CovidCTDiagnosisLib.evaluation.segmentation_targets import MET, MISSED, NOT_MEASURED, table
 from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.folds import MASKING_NETWORKS, Folds, held_out, recipe_fingerprint

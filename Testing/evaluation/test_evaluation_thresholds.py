@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
-from CovidCTDiagnosisLib.evaluation.scores import (
+from CovidCTDiagnosisLib.evaluation.segmentation_figures import threshold_curves
+from CovidCTDiagnosisLib.evaluation.segmentation_scores import (
     HeldOut,
     ThresholdCurve,
     mean_dice_at,
@@ -17,7 +18,6 @@ from CovidCTDiagnosisLib.evaluation.scores import (
     score_folds,
     score_slice,
 )
-from CovidCTDiagnosisLib.evaluation.segmentation_figures import threshold_curves
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training.folds import FOLDS, held_out
 from CovidCTDiagnosisLib.training.sources import Case, read_lesion_slices

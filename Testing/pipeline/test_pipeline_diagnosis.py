@@ -10,7 +10,7 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.bundle import open_bundle
 from CovidCTDiagnosisLib.ct import Volume
-from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW, scale
 from CovidCTDiagnosisLib.pipeline.diagnosis import STEPS, ClassifierInput, calibrated, classifier_input, diagnose
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.relevance import explain
@@ -78,7 +78,7 @@ def test_nothing_is_seen_outside_the_lungs(chest: tuple[Volume, np.ndarray, np.n
     assert outside.any() and inputs.inside.any()
     assert not inputs.ct[outside].any() and not inputs.lesions[outside].any()
     # The bright tissue around the lungs does not leak in.
-    lung = scale(chest[0].voxels[chest[1] > 0], CLASSIFIER)
+    lung = scale(chest[0].voxels[chest[1] > 0], LUNG_WINDOW)
     assert inputs.ct.max() <= lung.max() + 0.5 / STEPS + 1e-6  # rounded to steps
     ct, lungs, lesions = chest
     darker = ct.with_voxels(np.where(lungs == 0, -3000, ct.voxels).astype(np.int16))

@@ -11,7 +11,7 @@ import torch
 from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume, read_scan, to_axial
 from CovidCTDiagnosisLib.ct.slice_images import find_slice_images, grey_to_hu, hu_to_grey, read_slice_image
-from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, Window
+from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW, Window
 from CovidCTDiagnosisLib.errors import InputError, ResourceError
 from CovidCTDiagnosisLib.evaluation.metrics import dice
 from CovidCTDiagnosisLib.evaluation.slices_agreement import agreement
@@ -19,14 +19,6 @@ from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.pipeline.monitor import Event, Monitor
-from CovidCTDiagnosisLib.pipeline.slice_folder import (
-    SMALLEST_WORKING_SIDE,
-    SliceMasks,
-    SliceOptions,
-    find_turns,
-    is_stack,
-    segment_images,
-)
 from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     TURNS,
     apex_is_last,
@@ -34,6 +26,14 @@ from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     is_doubtful,
     log_likelihoods,
     turns_of,
+)
+from CovidCTDiagnosisLib.pipeline.slice_segmentation import (
+    SMALLEST_WORKING_SIDE,
+    SliceMasks,
+    SliceOptions,
+    find_turns,
+    is_stack,
+    segment_images,
 )
 from CovidCTDiagnosisLib.pipeline.slice_series import images_input
 from CovidCTDiagnosisLib.pipeline.slices import clean_slice, segment_slices, stack_masks, stack_slices
@@ -224,7 +224,7 @@ def test_slices_of_another_window_have_the_same_masks(count: int, phantom: Volum
             models,
             SliceOptions(window, phantom.spacing[0], phantom.spacing[2], "upright"),
         )
-        for window in (CLASSIFIER, WIDE)
+        for window in (LUNG_WINDOW, WIDE)
     )
     assert bool(usual.order) == bool(wide.order) == (count > 2)
     one, other = found_in_ct(usual)[0], found_in_ct(wide)[0]
@@ -316,7 +316,7 @@ def test_what_makes_a_slice_larger_is_never_lung() -> None:
 def test_a_series_is_read_as_its_options_say(phantom: Volume, models: Models) -> None:
     """Window, pixel size, increment and orientation: ``diagnose-series`` takes all four."""
 
-    def seen(window: Window = CLASSIFIER, orientation: str = "upright") -> ClassifierInput:
+    def seen(window: Window = LUNG_WINDOW, orientation: str = "upright") -> ClassifierInput:
         images = [hu_to_grey(hu, window) for hu in phantom.voxels[30:42:4]]
         return images_input(images, models, 48, SliceOptions(window, phantom.spacing[0], 6.0, orientation))
 

@@ -12,7 +12,7 @@ import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
-from CovidCTDiagnosisLib.ct.windows import CLASSIFIER, scale
+from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW, scale
 from CovidCTDiagnosisLib.evaluation.checklist_facts import _length
 from CovidCTDiagnosisLib.networks import make_2ds
 from CovidCTDiagnosisLib.pipeline.models import Models
@@ -35,7 +35,7 @@ def data(chest_phantom: Callable[..., Volume], tmp_path: Path, monkeypatch: pyte
     chest = chest_phantom(spacing=(3.0, 3.0, 5.0))
     folder = tmp_path / "data"
     for number in range(1, 5):
-        grey = 255 * scale(chest.voxels[28 + number], CLASSIFIER)
+        grey = 255 * scale(chest.voxels[28 + number], LUNG_WINDOW)
         lesion = np.zeros(grey.shape, bool)
         lesion[35:50, 25:40] = True
         grey[lesion] = 180

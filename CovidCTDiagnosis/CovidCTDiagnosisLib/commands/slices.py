@@ -47,7 +47,7 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     from ..pipeline import Monitor
     from ..pipeline.compute import choose_device
     from ..pipeline.models import Models
-    from ..pipeline.slice_folder import SMALLEST_SIDE, segment_images
+    from ..pipeline.slice_segmentation import SMALLEST_SIDE, segment_images
     from ..study.slice_masks import check_masks_output, write_masks
 
     read_as = _slice_options(options)
@@ -146,7 +146,7 @@ def _diagnose_folder(folder: Path, models: Any, read_as: Any, report: Callable[[
     """The row of one series."""
     from ..ct.files import readable
     from ..ct.slice_images import read_slice_folder
-    from ..pipeline.slice_folder import SMALLEST_SIDE
+    from ..pipeline.slice_segmentation import SMALLEST_SIDE
     from ..pipeline.slice_series import diagnose_images
     from ..study.series_table import SeriesRow
 
@@ -184,7 +184,7 @@ def _add_slice_options(command: Any) -> None:
 
 def _slice_options(options: argparse.Namespace) -> Any:
     """How slice images are read, as ``SliceOptions``."""
-    from ..pipeline.slice_folder import SliceOptions
+    from ..pipeline.slice_segmentation import SliceOptions
 
     low, high = options.window
     if not (-5000 <= low < high <= 5000):

@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import InputError
 from ..folders import is_left_by_file_manager
 from .files import PICTURE_SUFFIXES
-from .windows import CLASSIFIER, Window, unscale
+from .windows import LUNG_WINDOW, Window, unscale
 
 COLOUR_TOLERANCE, COLOURED_SHARE = 12, 0.01
 """Grey levels by which the colours of a grey JPEG may differ, and the share of pixels (a marker, burnt-in text) that
@@ -179,12 +179,12 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
     return np.rint(colours.mean(axis=2)).astype(np.uint8)
 
 
-def grey_to_hu(grey: np.ndarray, window: Window = CLASSIFIER) -> np.ndarray:
+def grey_to_hu(grey: np.ndarray, window: Window = LUNG_WINDOW) -> np.ndarray:
     """uint8 of any shape as int16 HU: grey 0..255 spans the window."""
     return np.rint(unscale(grey / np.float32(255), window)).astype(np.int16)
 
 
-def hu_to_grey(hu: np.ndarray, window: Window = CLASSIFIER) -> np.ndarray:
+def hu_to_grey(hu: np.ndarray, window: Window = LUNG_WINDOW) -> np.ndarray:
     """The way back, uint8: what a viewer exports with this window."""
     low, high = window
     return np.rint((np.clip(hu, low, high) - low) * (255 / (high - low))).astype(np.uint8)

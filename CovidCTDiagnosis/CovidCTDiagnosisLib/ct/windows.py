@@ -7,10 +7,10 @@ import numpy as np
 Window = tuple[float, float]
 
 LUNG_SEGMENTATION: Window = (-1100.0, 100.0)
-"""HU, paper section 4.1."""
+"""HU, paper section 4.1: of the network that segments the lungs."""
 
-CLASSIFIER: Window = (-1000.0, 400.0)
-"""HU, paper section 4.1; also the lesion networks', and what 8-bit lung-window slices are read as."""
+LUNG_WINDOW: Window = (-1000.0, 400.0)
+"""HU, paper section 4.1: of all networks but the lungs', of thumbnails and views, and of 8-bit slices."""
 
 
 def scale(hu: np.ndarray, window: Window) -> np.ndarray:

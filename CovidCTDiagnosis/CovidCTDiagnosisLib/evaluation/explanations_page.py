@@ -27,7 +27,7 @@ from .explanation_scores import (
 )
 from .markdown import write_markdown
 from .metrics import Interval, interval_text
-from .targets import MET, MISSED, NOT_MEASURED
+from .segmentation_targets import MET, MISSED, NOT_MEASURED
 
 _STYLES = {RELEVANCE: (BLUE, "-", "o"), GRADIENT: (ORANGE, "--", "^"), RANDOM: (GREEN, ":", "s")}
 _COLUMNS = ("What", "Relevance", "Gradient x input", "Random", "Target", "")

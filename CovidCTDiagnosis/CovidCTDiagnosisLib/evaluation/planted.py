@@ -27,7 +27,7 @@ from ..training.planting import CRAZY_PAVING, plant_lesions
 from ..training.sources import Case, read_lesion_slices
 from .metrics import dice
 from .sample_ct import read_sample_ct
-from .scores import CLASSES, run_slices
+from .segmentation_scores import CLASSES, run_slices
 from .terminal import table_console
 
 SHARE = 0.1

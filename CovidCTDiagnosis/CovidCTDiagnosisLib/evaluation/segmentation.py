@@ -31,9 +31,18 @@ from .grid_ceiling import GridCeiling, slice_ceiling
 from .markdown import write_markdown
 from .metrics import mean_dice
 from .sample_ct import read_sample_ct
-from .scores import LESION, Results, SliceScore, ThresholdCurve, describe_bundle, read_scores, score_ct, score_folds
 from .segmentation_page import write_page
-from .targets import table
+from .segmentation_scores import (
+    LESION,
+    Results,
+    SliceScore,
+    ThresholdCurve,
+    describe_bundle,
+    read_scores,
+    score_ct,
+    score_folds,
+)
+from .segmentation_targets import table
 from .terminal import table_console
 
 RESULTS, SPREADSHEET, PAGE, MASKS = "segmentation.json", "segmentation.csv", "segmentation.html", "masks"

@@ -8,18 +8,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..ct.windows import LUNG_WINDOW
 from ..pipeline.slices import NOMINAL_PIXEL_MM
 from ..training.sources import Case
 from .drawing import BLUE, GREEN, ORANGE, SKY, WIDTH, YELLOW, plain
 from .metrics import BoundaryErrors
-from .scores import CONSOLIDATION, GROUND_GLASS, LESION, SliceScore, ThresholdCurve
-from .targets import overlaps_of
+from .segmentation_scores import CONSOLIDATION, GROUND_GLASS, LESION, SliceScore, ThresholdCurve
+from .segmentation_targets import overlaps_of
 
 MASKS = (LESION, GROUND_GLASS, CONSOLIDATION)
 
 _VARIANTS = ((True, "with machine masks", BLUE, "o"), (False, "without", ORANGE, "^"))
 _LINES = {LESION: (BLUE, "-"), GROUND_GLASS: (ORANGE, "--"), CONSOLIDATION: (GREEN, ":")}
-_LUNG_WINDOW = (-1000, 400)
 
 
 def fold_boxes(scores: Sequence[SliceScore]) -> Figure:
@@ -139,7 +139,7 @@ def slice_triptych(case: Case, lesions: np.ndarray) -> Figure:
     figure = Figure((WIDTH, WIDTH / 3 * rows / columns + 0.3), layout="constrained")
     titles = ("CT", "expert", "found")
     for axes, title, labels in zip(figure.subplots(1, 3), titles, (None, case.labels[0], lesions), strict=True):
-        axes.imshow(case.hu[0], cmap="gray", vmin=_LUNG_WINDOW[0], vmax=_LUNG_WINDOW[1], interpolation="nearest")
+        axes.imshow(case.hu[0], cmap="gray", vmin=LUNG_WINDOW[0], vmax=LUNG_WINDOW[1], interpolation="nearest")
         if labels is not None:
             _contour(axes, labels > 0, YELLOW, "solid")
             _contour(axes, labels == 2, SKY, "dashed")

@@ -15,7 +15,6 @@ from .drawing import png, svg
 from .grid_ceiling import GridCeiling
 from .html_page import document, figure, table
 from .metrics import BoundaryErrors
-from .scores import LESION, LUNGS, Results, SliceScore, ThresholdCurve, mask_path
 from .segmentation_figures import (
     boundary_bars,
     dice_by_size,
@@ -24,7 +23,8 @@ from .segmentation_figures import (
     slice_triptych,
     threshold_curves,
 )
-from .targets import MET, Row
+from .segmentation_scores import LESION, LUNGS, Results, SliceScore, ThresholdCurve, mask_path
+from .segmentation_targets import MET, Row
 
 WORST = 8
 

@@ -12,7 +12,7 @@ from ..ct.volume import Volume
 from ..pipeline.lesions import segment_lesions
 from ..pipeline.lungs import segment_lungs
 from ..pipeline.models import Models
-from ..pipeline.slice_folder import SliceOptions, segment_images
+from ..pipeline.slice_segmentation import SliceOptions, segment_images
 from .metrics import dice
 
 

@@ -12,7 +12,7 @@ from ..ct.slice_images import hu_to_grey
 from ..errors import InputError
 from ..pipeline.appearance import UNRELIABLE
 from ..pipeline.models import Models
-from ..pipeline.slice_folder import SliceOptions
+from ..pipeline.slice_segmentation import SliceOptions
 from ..pipeline.slice_series import diagnose_images
 from ..training.sources import Series
 from .metrics import interval_text, wilson

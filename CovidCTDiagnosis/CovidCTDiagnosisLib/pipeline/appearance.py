@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..ct.regrid import Region, Triple, bounding_region
-from ..ct.windows import CLASSIFIER, scale
+from ..ct.windows import LUNG_WINDOW, scale
 from .slice_orientation import body
 
 MOST_SLICES = 64
@@ -82,7 +82,7 @@ def lung_appearance(voxels: np.ndarray, lungs: np.ndarray, spacing: Triple) -> A
     texture, surround = _Mean(), _Mean()
     for hu, mask in zip(voxels[::step], lungs[::step], strict=True):
         if mask.any():
-            image = scale(hu, CLASSIFIER)
+            image = scale(hu, LUNG_WINDOW)
             inner = ndimage.binary_erosion(mask, _NEIGHBOURS)
             texture.add(np.abs(image - ndimage.uniform_filter(image, 3))[inner])
             surround.add(image[_ring(mask, spacing[1:])])

@@ -12,7 +12,7 @@ import torch
 
 from ..ct.regrid import Triple, WorkingGrid, bounding_region, covered_share, region_grid, to_grid
 from ..ct.volume import Volume
-from ..ct.windows import CLASSIFIER, scale
+from ..ct.windows import LUNG_WINDOW, scale
 from ..networks import Novelty
 from .appearance import UNKNOWN, UNRELIABLE, Appearance, UsualAppearance, lung_appearance
 from .compute import channels_last
@@ -100,7 +100,7 @@ def classifier_input(
     grid = _fit(box, step)
     inner = _relative(grid, box)
     mask = lungs[region] > 0
-    masked = scale(axial.voxels[region], CLASSIFIER) * mask
+    masked = scale(axial.voxels[region], LUNG_WINDOW) * mask
     ct = to_grid(masked, spacing, inner)
     inside = covered_share(mask, spacing, inner) > 1e-6
     lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, containing_voxels, from_grid, region_grid
 from ..ct.volume import Volume
-from ..ct.windows import CLASSIFIER, scale
+from ..ct.windows import LUNG_WINDOW, scale
 from ..networks import LESION_CLASSES
 from .lung_cleaning import contact_shares
 from .lungs import sample_hu
@@ -118,7 +118,7 @@ def segment_lesions(
     region = bounding_region(lungs > 0)
     grid = _grid_around(region, spacing, tuple(settings["step_mm"]), axial.shape)
     source = source or usual_source(models)
-    ct = scale(sample_hu(axial, grid), CLASSIFIER)
+    ct = scale(sample_hu(axial, grid), LUNG_WINDOW)
     voxels = affordable_voxels(models.device, TILE_VOXELS, BYTES_PER_VOXEL)
     inside = _labels_at(lungs, spacing, grid)
 

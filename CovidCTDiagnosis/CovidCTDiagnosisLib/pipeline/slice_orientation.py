@@ -14,6 +14,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.transform import resize
 
+from ..ct.windows import LUNG_WINDOW
+
 TURNS = {"upright": 0, "back-left": 1, "upside-down": 2, "back-right": 3}
 """Quarter turns, counter-clockwise, that bring the patient's back to the bottom of the picture."""
 
@@ -114,8 +116,8 @@ def thumbnail(hu: np.ndarray) -> Thumbnail:
 
 
 def shrink(hu: np.ndarray) -> np.ndarray:
-    """A slice (rows, columns) clipped to [-1000, 400] and resized to (THUMBNAIL, THUMBNAIL), float32."""
-    clipped = np.clip(hu, -1000, 400).astype(np.float32)
+    """A slice (rows, columns) clipped to the lung window and resized to (THUMBNAIL, THUMBNAIL), float32."""
+    clipped = np.clip(hu, *LUNG_WINDOW).astype(np.float32)
     return resize(clipped, (THUMBNAIL, THUMBNAIL), mode="edge", anti_aliasing=True)
 
 

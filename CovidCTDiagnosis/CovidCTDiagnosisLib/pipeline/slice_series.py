@@ -12,7 +12,7 @@ from ..errors import InputError
 from .compute import memory_errors
 from .diagnosis import ClassifierInput, Diagnosis, classifier_input, diagnose
 from .models import Models
-from .slice_folder import SliceOptions, check_sizes, find_turns
+from .slice_segmentation import SliceOptions, check_sizes, find_turns
 from .slices import NOMINAL_PIXEL_MM, segment_slices, stack_masks, stack_slices
 
 NETWORKS = ("lungs", "lesions", "involvement", "classifier")

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..ct.regrid import Triple, WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
-from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION, scale
+from ..ct.windows import LUNG_SEGMENTATION, LUNG_WINDOW, scale
 from ..networks import LESION_CLASSES
 from .lesions import LesionSource, mask_probability, reach_out, share_out, two_classes, usual_source
 from .models import Models
@@ -211,7 +211,7 @@ def slice_probabilities(
     for some in _equal_slices(slices, spacing):
         grid = _slicewise_grid(some, tuple(settings["step_mm"][1:]))
         flat = replace(grid, count=(1, *grid.count[1:]))
-        ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), CLASSIFIER)
+        ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), LUNG_WINDOW)
         tissues = torch.sigmoid(torch.from_numpy(_run(involvement, models.device, ct))).numpy()
         for hu, pixels, tissue in zip(some.voxels, ct, tissues, strict=True):
             if source != "involvement" or (tissue[0] > settings["threshold"]).any():

@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from ..ct.regrid import Triple, WorkingGrid, to_grid
-from ..ct.windows import CLASSIFIER, Window, scale, unscale
+from ..ct.windows import LUNG_WINDOW, Window, scale, unscale
 from .sources import Case
 
 LARGEST_TURN_DEG = 15.0
@@ -96,7 +96,7 @@ def random_contrast(rng: np.random.Generator, hu: np.ndarray) -> np.ndarray:
 
 
 def _as_shown(hu: np.ndarray, window: Window) -> np.ndarray:
-    return unscale(np.round(scale(hu, window) * 255) / 255, CLASSIFIER)
+    return unscale(np.round(scale(hu, window) * 255) / 255, LUNG_WINDOW)
 
 
 def random_scanner(rng: np.random.Generator, hu: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from ..ct.windows import CLASSIFIER, scale
+from ..ct.windows import LUNG_WINDOW, scale
 from ..networks.encoder import convolution_branch
 from .diagnosis import classifier_loss, draw_volumes
 from .examples import Example
@@ -59,7 +59,7 @@ def _histogram(grey: np.ndarray) -> np.ndarray:
 
 def _image_features(subject: Subject) -> np.ndarray:
     """Grey-level histogram of whole images, and their size: what a scanner leaves in a picture."""
-    slices = [scale(s[0], CLASSIFIER) for s in subject.series.slices]
+    slices = [scale(s[0], LUNG_WINDOW) for s in subject.series.slices]
     sizes = np.mean([s.shape for s in slices], axis=0)
     return np.concatenate([_histogram(np.concatenate([s.ravel() for s in slices])), sizes])
 
@@ -69,7 +69,7 @@ def _lung_features(subject: Subject) -> np.ndarray:
     parts = []
     for (hu,) in subject.series.slices:
         lungs = label_lung_slice(hu)
-        parts.append(scale(hu, CLASSIFIER)[lungs])
+        parts.append(scale(hu, LUNG_WINDOW)[lungs])
     return _histogram(np.concatenate(parts))
 
 
@@ -160,9 +160,9 @@ def matched(subject: Subject, common: np.ndarray) -> Subject:
         beyond = np.where(grey < own[0], grey - own[0], np.where(grey > own[-1], grey - own[-1], 0))
         return np.clip(inner + beyond, 0, 1)
 
-    low, high = CLASSIFIER
+    low, high = LUNG_WINDOW
     slices = [
-        np.rint(low + (high - low) * change(scale(s, CLASSIFIER))).astype(np.int16) for s in subject.series.slices
+        np.rint(low + (high - low) * change(scale(s, LUNG_WINDOW))).astype(np.int16) for s in subject.series.slices
     ]
     ct = torch.from_numpy(change(subject.example.ct.numpy()).astype(np.float32)).clamp_min(1e-3)
     ct = ct * (subject.example.ct > 0)

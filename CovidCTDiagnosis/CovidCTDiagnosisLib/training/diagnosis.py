@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ct.windows import CLASSIFIER
+from ..ct.windows import LUNG_WINDOW
 from ..networks import CVAE, CVAEOutput, VolumeClassifier
 from ..networks.cvae import Prior
 from ..pipeline.compute import channels_last
@@ -124,7 +124,7 @@ def _as_windowed(ct: Tensor, share: float) -> Tensor:
 
 def _windowing(share: float) -> tuple[float, float]:
     """Slope and offset that take a scaled CT from the classifier's window (share 0) to ``PICTURE_WINDOW`` (1)."""
-    (low, high), (picture_low, picture_high) = CLASSIFIER, PICTURE_WINDOW
+    (low, high), (picture_low, picture_high) = LUNG_WINDOW, PICTURE_WINDOW
     shown_low = low + share * (picture_low - low)
     shown_high = high + share * (picture_high - high)
     return (shown_high - shown_low) / (high - low), (shown_low - low) / (high - low)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ct.regrid import Triple
-from ..ct.windows import CLASSIFIER, scale
+from ..ct.windows import LUNG_WINDOW, scale
 from ..networks import EfficientNetLite0, UNet2DEnsemble, UNet3D, make_2ds
 from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
@@ -174,7 +174,7 @@ def _draw_planted(
 
 def _finish(rng: np.random.Generator, hu: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     hu, labels = random_flip(rng, random_scanner(rng, hu), labels)
-    return scale(hu, CLASSIFIER), labels
+    return scale(hu, LUNG_WINDOW), labels
 
 
 def _batch(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:

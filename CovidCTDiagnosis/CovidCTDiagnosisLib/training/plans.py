@@ -13,7 +13,7 @@ from torch import nn
 
 from ..bundle import Bundle
 from ..ct import fetch_sample
-from ..ct.windows import CLASSIFIER, LUNG_SEGMENTATION
+from ..ct.windows import LUNG_SEGMENTATION, LUNG_WINDOW
 from ..pipeline.compute import choose_device
 from ..pipeline.models import Models
 from . import diagnosis, lesions, lungs
@@ -224,7 +224,7 @@ PLANS = {
     "involvement": Plan(
         Steps(600, 800),
         lesions.INVOLVEMENT,
-        {"window_hu": list(CLASSIFIER), "step_mm": list(lesions.STEP)},
+        {"window_hu": list(LUNG_WINDOW), "step_mm": list(lesions.STEP)},
         _lesion_network("involvement"),
         f"{_LESION_SLICES} (the first of its two networks){_PLANTED}",
         PHOTOGRAPHS,
@@ -232,21 +232,21 @@ PLANS = {
     "lesions": Plan(
         Steps(600, 1000),
         lesions.UNET,
-        {"window_hu": list(CLASSIFIER), "step_mm": list(lesions.STEP), "threshold": 0.4},
+        {"window_hu": list(LUNG_WINDOW), "step_mm": list(lesions.STEP), "threshold": 0.4},
         _lesion_network("lesions"),
         _LESION_SLICES + _PLANTED,
     ),
     "cvae": Plan(
         Steps(0, 300),
         {"size": list(diagnosis.CVAE_SIZE)},
-        {"window_hu": list(CLASSIFIER)},
+        {"window_hu": list(LUNG_WINDOW)},
         _cvae,
         _SERIES,
     ),
     "classifier": Plan(
         Steps(0, 300),
         {},
-        {"window_hu": list(CLASSIFIER), "slice_mm": 3.0, "longest_side": LONGEST_SIDE},
+        {"window_hu": list(LUNG_WINDOW), "slice_mm": 3.0, "longest_side": LONGEST_SIDE},
         _classifier,
         _SERIES,
     ),

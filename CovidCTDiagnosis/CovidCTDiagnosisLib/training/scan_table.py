@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
 from ..pipeline.scan_input import scan_input
-from ..pipeline.slice_folder import SMALLEST_SIDE, SliceOptions
+from ..pipeline.slice_segmentation import SMALLEST_SIDE, SliceOptions
 from ..pipeline.slice_series import images_input
 from ..pipeline.slices import NOMINAL_SLICE_MM
 from ..tables import Row, Splits, read_rows, require_columns, spelled_alike

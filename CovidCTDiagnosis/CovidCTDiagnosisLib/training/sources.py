@@ -20,7 +20,7 @@ from ..ct.dicom import files_below
 from ..ct.orientation import to_axial
 from ..ct.read import read_image, read_scan
 from ..ct.slice_images import grey_to_hu
-from ..ct.windows import CLASSIFIER, Window
+from ..ct.windows import LUNG_WINDOW, Window
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models
@@ -116,7 +116,7 @@ def _fingerprint(base: Path, parts: Sequence[Path]) -> str:
     return found.hexdigest()[:12]
 
 
-def read_grey(path: Path, window: Window = CLASSIFIER) -> np.ndarray:
+def read_grey(path: Path, window: Window = LUNG_WINDOW) -> np.ndarray:
     """An 8-bit slice as (1, J, I) int16 HU: grey 0..255 spans the window."""
     with Image.open(path) as image:
         return grey_to_hu(np.asarray(image.convert("L")), window)[None]
@@ -166,7 +166,7 @@ def read_covid_slices(data: Path) -> list[Case]:
         wide = path.parent.name.startswith("coronacases")
         mask = _read_mask(path.with_name(f"{path.stem}_machine_mask.png")) > 127
         hu, labels = (
-            read_grey(path, CORONACASES_WINDOW if wide else CLASSIFIER),
+            read_grey(path, CORONACASES_WINDOW if wide else LUNG_WINDOW),
             mask.astype(np.uint8) * UNKNOWN_LESION,
         )
         hu, labels = _upright(hu), _upright(labels)

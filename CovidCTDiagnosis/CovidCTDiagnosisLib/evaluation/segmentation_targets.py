@@ -16,7 +16,7 @@ from .metrics import (
     pooled_dice,
     pooled_sensitivity,
 )
-from .scores import CONSOLIDATION, GROUND_GLASS, LESION, LUNGS, CtScore, Results, SliceScore
+from .segmentation_scores import CONSOLIDATION, GROUND_GLASS, LESION, LUNGS, CtScore, Results, SliceScore
 
 MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..ct.slice_images import grey_to_hu
 from ..ct.volume import Volume
-from ..ct.windows import CLASSIFIER, Window
+from ..ct.windows import LUNG_WINDOW, Window
 from ..errors import InputError
 from .compute import memory_errors
 from .lesions import segment_lesions
@@ -44,7 +44,7 @@ class SliceOptions:
         orientation: one of ``ORIENTATIONS``.
     """
 
-    window: Window = CLASSIFIER
+    window: Window = LUNG_WINDOW
     pixel_mm: float = NOMINAL_PIXEL_MM
     slice_mm: float = NOMINAL_SLICE_MM
     orientation: str = AUTO
