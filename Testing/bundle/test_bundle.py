@@ -230,6 +230,20 @@ def test_the_metadata_stand_for_their_bundle(folder: Path) -> None:
     assert open_bundle(folder / "configs" / "metadata.json").folder == folder
 
 
+def test_a_copy_of_a_read_only_bundle_can_be_changed(folder: Path) -> None:
+    places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for place in places:
+        place.chmod(0o555)
+    try:
+        copy = revise_bundle(folder, folder.with_name("copy"), networks={"more": record(3)}).folder
+    finally:
+        for place in places:
+            place.chmod(0o755)
+    assert all(path.stat().st_mode & 0o200 for path in (copy, *copy.rglob("*")))
+    revise_bundle(copy, copy, networks={"more": record(4)})
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "copy"}
+
+
 def test_the_program_is_not_older_than_its_bundle() -> None:
     """Whoever installs a newer wheel must get what is in it."""
     program, bundle = (tuple(map(int, v.split(".")[:2])) for v in (__version__, open_bundle().version))

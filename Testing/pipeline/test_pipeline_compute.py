@@ -21,7 +21,7 @@ from CovidCTDiagnosisLib.pipeline.compute import (
     require_torch,
     watch_macs,
 )
-from CovidCTDiagnosisLib.pipeline.tiles import IN_PARTS, plan_slabs, run_network
+from CovidCTDiagnosisLib.pipeline.tiles import plan_slabs, run_network
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,11 +216,9 @@ def test_slabs_give_what_the_whole_gives(slab_slices: int) -> None:
     reported: list[float] = []
     with torch.inference_mode():
         whole = torch.sigmoid(network(torch.from_numpy(ct)[None, None]))[0].numpy()
-    warnings: list[str] = []
     slabs = run_network(
-        network, ct, torch.device("cpu"), torch.sigmoid, reported.append, slab_slices * 6 * 7, 3, warnings.append
+        network, ct, torch.device("cpu"), torch.sigmoid, reported.append, slab_slices * 6 * 7, overlap=3
     )
-    assert warnings == [IN_PARTS] * (slab_slices < 25)
     np.testing.assert_allclose(slabs, whole, atol=1e-6)
     assert reported == sorted(reported) and reported[-1] == pytest.approx(1)
     assert len(reported) == 3 * len(plan_slabs(25, slab_slices, 3))

@@ -404,6 +404,9 @@ def test_equal_slices_go_through_2ds_together_and_keep_their_order(
     monkeypatch.setattr(UNet2D, "forward", counted)
     found = list(slice_probabilities(slices, chest.ct.spacing, models))
     assert together == [SLICES_AT_ONCE, 2, 1, 1]
+    together.clear()
+    large = [np.kron(whole[0], np.ones((8, 8), np.int16))] * 3  # so large that memory would not do for all
+    assert len(list(slice_probabilities(large, chest.ct.spacing, models))) == 3 and together == [1, 1, 1]
     for one, other in zip(found, alone, strict=True):
         np.testing.assert_array_equal(one.slice.voxels, other.slice.voxels)
         np.testing.assert_allclose(one.tissue, other.tissue, atol=1e-5)

@@ -22,7 +22,7 @@ from CovidCTDiagnosisLib.pipeline.lung_cleaning import (
     contact_shares,
 )
 from CovidCTDiagnosisLib.pipeline.lung_sides import LEFT, RIGHT, midline, tell_sides
-from CovidCTDiagnosisLib.pipeline.lungs import sample_hu, segment_lungs
+from CovidCTDiagnosisLib.pipeline.lungs import IN_PARTS, sample_hu, segment_lungs
 from CovidCTDiagnosisLib.pipeline.models import Models
 from scipy import ndimage
 from skimage.segmentation import watershed
@@ -225,10 +225,13 @@ def test_little_memory_changes_no_lungs(
         return forward(network, x)
 
     monkeypatch.setattr(DeepMedic, "forward", counted)
-    whole = segment_lungs(ct, cpu(bundle), lambda f: None)
+    warnings: list[str] = []
+    whole = segment_lungs(ct, cpu(bundle), lambda f: None, warnings.append)
     once = len(slabs)
+    assert not warnings
     monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.tiles.free_memory", lambda device: 5 * 10**6)
-    in_slabs = segment_lungs(ct, cpu(bundle), lambda f: None)
+    in_slabs = segment_lungs(ct, cpu(bundle), lambda f: None, warnings.append)
+    assert warnings == [IN_PARTS]
     assert len(slabs) > 2 * once
     np.testing.assert_allclose(in_slabs.probability, whole.probability, atol=2e-3)  # half precision
     assert (in_slabs.labels != whole.labels).mean() < 1e-4

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from CovidCTDiagnosisLib.__main__ import main
-from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle, write_bundle
+from CovidCTDiagnosisLib.bundle import Bundle, NetworkRecord, open_bundle, revise_bundle, write_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
 from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW, scale
-from CovidCTDiagnosisLib.evaluation.checklist_facts import _length
+from CovidCTDiagnosisLib.evaluation.checklist_facts import _begun, _chosen, _length
 from CovidCTDiagnosisLib.networks import make_2ds
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import plans
 from CovidCTDiagnosisLib.training import train as train_module
+from CovidCTDiagnosisLib.training.diagnosis import SHORT
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
-from CovidCTDiagnosisLib.training.loop import Steps
+from CovidCTDiagnosisLib.training.loop import Hardware, Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lungs
+from CovidCTDiagnosisLib.training.record import PAPER
 from PIL import Image
 
 
@@ -150,6 +154,58 @@ def test_how_long_a_network_was_fine_tuned_is_recorded(data: Path, tmp_path: Pat
     assert facts["fine_tuned_steps"] == 1
     assert facts["sources"] == f"{first['sources']}; then {plans.PLANS['involvement'].sources}"
     assert _length(facts) == "2 + 2 steps, then 1 more"
+
+
+def job(tmp_path: Path, base: Bundle, scheme: str = SHORT, network: str = "classifier") -> plans.Job:
+    return plans.Job(network, tmp_path, base, tmp_path, tmp_path, Steps(0, 5), 0, True, Hardware(), scheme)
+
+
+def told_of(tmp_path: Path, base: Bundle, training: dict[str, Any], *schemes: str) -> tuple[str, str, str]:
+    """What the checklist says of a classifier with this record after it was fine-tuned by these recipes."""
+    for scheme in schemes:
+        facts = {**base.networks["classifier"], "training": training}
+        base = replace(base, networks={**base.networks, "cvae": facts, "classifier": facts})
+        training = train_module._training(job(tmp_path, base, scheme))
+    return _begun("classifier", training), _length(training), _chosen("classifier", training)
+
+
+def test_what_fine_tuning_began_with_is_told_as_far_as_it_is_known(tiny_bundle: Path, tmp_path: Path) -> None:
+    base, first = open_bundle(tiny_bundle), {"sources": "series", "recipe": "short", "steps": [0, 300]}
+    encoder, before = "the CVAE's encoder, the rest random", "those of the bundle before"
+    averaged = "averaged weights after a fixed number of steps"
+    assert told_of(tmp_path, base, first, SHORT) == (encoder, "300 steps, then 5 more", averaged)
+    assert told_of(tmp_path, base, first, SHORT, SHORT)[1] == "300 steps, then 10 more"
+    found = told_of(tmp_path, base, first, PAPER)
+    assert found == (encoder, "300 steps, then 200 more epochs", "the last weights")
+    paper = {"sources": "series", "recipe": PAPER, "epochs": 200}
+    assert told_of(tmp_path, base, paper, SHORT) == (encoder, "200 epochs, then 5 more steps", averaged)
+    # Bundles that say too little.
+    older = {"sources": "own data", "steps": [0, 1400], "fine_tuned": True}
+    for unknown in ({}, older):
+        assert told_of(tmp_path, base, unknown, SHORT)[:2] == (before, "5 steps")
+        assert told_of(tmp_path, base, unknown, SHORT, SHORT)[:2] == (before, "5 steps")
+
+
+def test_a_training_belongs_to_what_it_began_with(
+    data: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparing the data may take hours, in which somebody edits them or trains the bundle on."""
+    folder = revise_bundle(tiny_bundle, tmp_path / "mine", networks={}).folder
+    given = job(data, open_bundle(folder), network="lungs")
+    run, weights = given.run, given.bundle.weights("lungs")
+
+    def change_all(changed: plans.Job) -> torch.nn.Module:
+        (data / "lesion_slices" / "images" / "9.png").write_bytes(b"new")
+        facts = given.bundle.networks["lungs"]
+        other = {name: value + 1 for name, value in weights.items()}
+        record = NetworkRecord(facts["architecture"], facts["preprocessing"], other)
+        revise_bundle(folder, folder, networks={"lungs": record})
+        assert changed.run == run and changed.start is not None
+        assert all(torch.equal(changed.start[name], weights[name]) for name in weights)
+        return torch.nn.Identity()
+
+    monkeypatch.setitem(plans.PLANS, "lungs", replace(plans.PLANS["lungs"], train=change_all))
+    job(data, given.bundle, network="lungs").train()
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     assert seen["cvae_recipe"] == seen["classifier_recipe"] == ["0001", "0002", "0003", "0004"]
     assert seen["calibrate"] == ["0005", "0006", "0007", "0008"]
     told = capsys.readouterr().out
-    assert "takes its other networks from the bundle" in told
+    assert "starts as a copy of the bundle" in told
     assert "of the scans for validation it calls 2 of 2 COVID-19" in told
     facts = open_bundle(bundle).networks
     assert facts.keys() == open_bundle(tiny_bundle).networks.keys() | {"cvae", "novelty"}

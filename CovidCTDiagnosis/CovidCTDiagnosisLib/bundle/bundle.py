@@ -284,8 +284,10 @@ def revise_bundle(
     texts = {MODEL_CARD: model_card, LICENSE: license_text}
     files = {name: text.encode("utf-8") for name, text in texts.items() if text is not None}
     with replaced_folder(folder_out) as partial:
-        # copyfile leaves permissions behind: an installed bundle may be read-only.
+        # An installed bundle may be read-only: copyfile leaves the permissions of files behind, but not of folders.
         shutil.copytree(folder_in, partial, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
+            folder.chmod(0o755)
         _write_files(partial, metadata, networks or {}, files)
     return open_bundle(folder_out)
 

@@ -30,8 +30,8 @@ def add_train(commands: Any) -> None:
     command.add_argument(
         "--bundle",
         type=Path,
-        help="gives a bundle that is not there yet its other networks (default: the one shipped, for cvae, classifier "
-        "and --fine-tune)",
+        help="where OUTPUT does not exist yet, start as a copy of this bundle (default: of the one shipped for cvae, "
+        "classifier and --fine-tune, else of none)",
     )
     command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")

@@ -48,7 +48,7 @@ def facts_of_predictions(predictions: Predictions, confusion: Confusion, thresho
     centres = {s.centre for s in scans if s.centre}
     if centres:
         facts[7] = f"{len(centres)} centre{'s' if len(centres) > 1 else ''}: {', '.join(sorted(centres))}"
-    if any(s.co_rads for s in scans):
+    if any(s.co_rads is not None for s in scans):
         facts[34] = f"CO-RADS by status: on this page; all else: {AUTHORS}"
     sick = [s.involvement_percent for s in scans if s.covid and s.involvement_percent is not None]
     if sick:
@@ -101,7 +101,7 @@ def _ensembles(bundle: Bundle) -> list[tuple[str, int]]:
 
 def _begun(network: str, training: dict[str, Any]) -> str:
     """What a network's weights were before it learned."""
-    if training.get("fine_tuned") and "fine_tuned_steps" not in training:
+    if training.get("fine_tuned") and not training.keys() & {"fine_tuned_steps", "fine_tuned_epochs"}:
         return "those of the bundle before"
     if PHOTOGRAPHS in training.get("sources", ""):
         return "the contracting path's from photographs (ImageNet), the rest random"
@@ -132,9 +132,6 @@ def _length(training: dict[str, Any]) -> str:
     """How long a network has learned, as its bundle records it."""
     steps = " + ".join(str(n) for n in training.get("steps", []) if n)
     first = f"{training['epochs']} epochs" if "epochs" in training else f"{steps} steps"
-    more = "".join(
-        f", then {training[key]} more{unit}"
-        for key, unit in (("fine_tuned_steps", ""), ("fine_tuned_epochs", " epochs"))
-        if key in training
-    )
+    units = (("fine_tuned_steps", " steps" if "epochs" in training else ""), ("fine_tuned_epochs", " epochs"))
+    more = "".join(f", then {training[key]} more{unit}" for key, unit in units if key in training)
     return first + more

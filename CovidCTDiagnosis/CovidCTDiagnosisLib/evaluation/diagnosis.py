@@ -22,6 +22,7 @@ from ..pipeline.models import Models
 from ..tables import write_rows
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
+from ..training.splits import Split
 from .confusion import Confusion
 from .example_pictures import write_pictures
 from .metrics import interval_text
@@ -83,18 +84,15 @@ def evaluate_diagnosis(
             "No COVID-19 or no other scans are held out.",
             "Put some of either into the split test (all, if the bundle learned from none).",
         )
-    parts = {TEST: split.test}
-    if all_splits:
-        parts |= {TRAIN: split.train, VALIDATION: split.validation}
     with nullcontext(run) if run else tempfile.TemporaryDirectory() as cache:
-        segmented = {name: _prepare(scans, models, Path(cache)) for name, scans in parts.items()}
-    test = segmented[TEST]
-    found = _diagnose(test, models)
-    _print_summary(test, found)
+        test = _prepare(split.test, models, Path(cache))
+        found = _diagnose(test, models)
+        _print_summary(test, found)
+        rows = _rows(TEST, split.test, test, found, models.bundle.identity)
+        if all_splits:
+            rows += _rows_of_others(split, models, Path(cache))
     if output is not None:
-        diagnosed = {name: found if name == TEST else _diagnose(segmented[name], models) for name in parts}
-        maker = models.bundle.identity
-        _write(output, [row for n in parts for row in _rows(n, parts[n], segmented[n], diagnosed[n], maker)])
+        _write(output, rows)
         print(f"Predictions: {output}")
     if pictures is not None:
         write_pictures(test, models, pictures)
@@ -123,6 +121,15 @@ def _print_summary(examples: Sequence[Example], found: Sequence[Diagnosis]) -> N
         rows = {"AUC": delong(np.array([d.probability for d in found]), covid), **rows}
     for name, interval in rows.items():
         print(f"  {name:36} {interval_text(interval)}")
+
+
+def _rows_of_others(split: Split[Any], models: Models, cache: Path) -> list[tuple[Any, ...]]:
+    """``COLUMNS`` of the scans that the bundle learned from or was calibrated on."""
+    found = []
+    for name, scans in ((TRAIN, split.train), (VALIDATION, split.validation)):
+        examples = _prepare(scans, models, cache)
+        found += _rows(name, scans, examples, _diagnose(examples, models), models.bundle.identity)
+    return found
 
 
 def _prepare(scans: Sequence[Any], models: Models, cache: Path) -> list[Example]:

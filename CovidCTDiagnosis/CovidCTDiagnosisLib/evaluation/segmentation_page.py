@@ -36,7 +36,7 @@ _PLANTED = (
     "Everything on this page is measured on real images against experts."
 )
 _LEAK = (
-    "The machine masks were drawn by a network that had learned from all expert slices, those kept apart too: scores "
+    "The machine masks were drawn by a network that had learned from all expert slices, the held-out ones too: scores "
     "with them leak a little, so those of networks that never saw them stand beside. Both kinds of networks share no "
     "slice of the fold on which they are scored, and neighbouring slice numbers are in one fold, as they may be one "
     "patient. Intervals draw slices as if they were independent patients, so they are rather too narrow."

@@ -87,7 +87,7 @@ _SLICE_TARGETS = (
         pooled_dice,
         "pooled over pixels",
         f"Inf-Net 0.682, Semi-Inf-Net 0.739 {_INFNET}; MiniSeg 0.628 with the set itself in training, 0.537 trained "
-        f"elsewhere; {_PLAIN_UNET} 0.702 on slices kept apart",
+        f"elsewhere; {_PLAIN_UNET} 0.702 on held-out slices",
     ),
     _SliceTarget(
         "Ground-glass opacity, Dice",

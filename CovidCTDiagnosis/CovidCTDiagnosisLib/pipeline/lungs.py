@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,12 @@ MARGIN_MM = 20.0
 """Of the fine grid around the lungs found at low resolution."""
 SLAB_VOXELS, BYTES_PER_VOXEL = 3_000_000, 480
 """The most that the network sees at once, and its feature maps at their peak, a working voxel."""
+
+
+IN_PARTS = (
+    "There is little free memory, so the lungs are segmented in parts: where these meet, they may differ a little from "
+    "what more memory gives."
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def segment_lungs(
         axial: HU, k inferior to superior, j anterior to posterior, i right to left.
         models: gives the network ``lungs`` and its grids.
         report: gets the fraction of the work done.
-        warn: told when memory runs out and what is done about it.
+        warn: told when memory is short or runs out, and what is done about it.
 
     Returns:
         Labels and the probability of lung.
@@ -69,6 +76,8 @@ def segment_lungs(
     spacing = axial.spacing[::-1]
     extent = np.multiply(axial.shape, spacing)
 
+    voxels = affordable_voxels(models.device, SLAB_VOXELS, BYTES_PER_VOXEL)
+
     def segment(grid: WorkingGrid, first: float, last: float) -> tuple[np.ndarray, np.ndarray]:
         """Logits of lung and the mean HU of the working voxels."""
         hu = sample_hu(axial, grid)
@@ -78,7 +87,7 @@ def segment_lungs(
             models.device,
             lambda x: x,
             lambda f: report(first + (last - first) * f),
-            affordable_voxels(models.device, SLAB_VOXELS, BYTES_PER_VOXEL),
+            voxels,
             overlap=24,
             warn=warn,
         )[0]
@@ -93,6 +102,8 @@ def segment_lungs(
         )
     box = _box_mm(bounding_region(found), whole, extent)
     fine = WorkingGrid.covering(*box, _step(settings["fine_mm"], spacing))
+    if voxels < min(SLAB_VOXELS, math.prod(fine.count)):
+        warn(IN_PARTS)
     values, hu = segment(fine, 0.2, 0.9)
     lungs = clean_lungs(values, hu, fine.step, midline(axial, fine))
     if not lungs.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -18,6 +19,7 @@ from ..networks import LESION_CLASSES
 from .lesions import LesionSource, mask_probability, reach_out, share_out, two_classes, usual_source
 from .models import Models
 from .slice_orientation import outside_air
+from .tiles import BATCH_VOXELS
 
 NOMINAL_PIXEL_MM = 0.7
 """Pixel size taken for slices that come without one."""
@@ -25,6 +27,7 @@ NOMINAL_SLICE_MM = 3.0
 """Increment taken for stacks that come without one."""
 
 SLICES_AT_ONCE = 8
+"""At most; of large slices fewer."""
 LUNGS_SHARE = 0.25
 """Of the time that a lone slice takes."""
 SMALLEST_LUNG_CM2 = 2.0
@@ -107,7 +110,7 @@ def slice_lungs(
     fine = models.preprocessing("lungs")["fine_mm"]
     pixel_cm2 = spacing[0] * spacing[1] / 100
     results: list[np.ndarray] = []
-    for some in _equal_slices(slices, spacing):
+    for some in _equal_slices(slices, spacing, (fine, fine)):
         grid = _slicewise_grid(some, (fine, fine))
         ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), LUNG_SEGMENTATION)
         logits = _back(_run(network, models.device, ct[:, None])[:, 0, 0], grid, some)
@@ -208,8 +211,9 @@ def slice_probabilities(
     unet, involvement = models.network("lesions"), models.network("involvement")
     source = source or usual_source(models)
     settings = models.preprocessing("lesions")
-    for some in _equal_slices(slices, spacing):
-        grid = _slicewise_grid(some, tuple(settings["step_mm"][1:]))
+    step = tuple(settings["step_mm"][1:])
+    for some in _equal_slices(slices, spacing, step):
+        grid = _slicewise_grid(some, step)
         flat = replace(grid, count=(1, *grid.count[1:]))
         ct = scale(to_grid(some.voxels, some.spacing[::-1], grid), LUNG_WINDOW)
         tissues = torch.sigmoid(torch.from_numpy(_run(involvement, models.device, ct))).numpy()
@@ -224,12 +228,14 @@ def slice_probabilities(
             report(done / len(slices))
 
 
-def _equal_slices(slices: Sequence[np.ndarray], spacing: Triple) -> Iterator[Volume]:
-    """Successive slices of one size as a volume, ``SLICES_AT_ONCE`` or fewer."""
-    for _, run in groupby(slices, key=np.shape):
+def _equal_slices(slices: Sequence[np.ndarray], spacing: Triple, step: tuple[float, float]) -> Iterator[Volume]:
+    """Successive slices of one size as volumes, each of what goes through a network together on this working grid."""
+    for shape, run in groupby(slices, key=np.shape):
         equal = list(run)
-        for first in range(0, len(equal), SLICES_AT_ONCE):
-            yield Volume(np.stack(equal[first : first + SLICES_AT_ONCE]), spacing)
+        working = math.prod(n * mm / s for n, mm, s in zip(shape, spacing[1::-1], step, strict=True))
+        together = max(min(SLICES_AT_ONCE, int(BATCH_VOXELS / working)), 1)
+        for first in range(0, len(equal), together):
+            yield Volume(np.stack(equal[first : first + together]), spacing)
 
 
 def _slicewise_grid(volume: Volume, step: tuple[float, float]) -> WorkingGrid:

@@ -16,14 +16,10 @@ from .compute import CPU_TAKES_OVER, estimate_macs, free_memory, give_back, is_o
 
 MEMORY_USED = 0.75
 """Of the free memory, by a tile."""
+BATCH_VOXELS = 200_000
+"""So many voxels of equal tiles go through the network together, as one small tile cannot keep a processor busy."""
 HALVINGS = 3
 """So often tiles are halved before the CPU takes over from a graphics card, or gives up."""
-
-
-IN_PARTS = (
-    "The lungs are segmented in parts, as there is little memory for a CT of this size: where the parts meet, they may "
-    "differ a little from what more memory gives."
-)
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,6 @@ class Tile:
         k, j, i = (s.stop - s.start for s in self.seen)
         return k, j, i
 
-
-BATCH_VOXELS = 200_000
-"""So many voxels of equal tiles go through the network together, as one small tile cannot keep a processor busy."""
 
 Plan = Callable[[int], list[Tile]]
 """Tiles that each see at most about so many voxels."""
@@ -86,7 +79,7 @@ def run_network(
         report: gets the fraction of the multiply-accumulates done.
         slab_voxels: at most about this many voxels at once.
         overlap: slices that a slab sees beyond those it answers for, on each side.
-        warn: told when there is more than one slab, and when memory runs out and what is done about it.
+        warn: told when memory runs out and what is done about it.
 
     Returns:
         (C, K, J, I) float32.
@@ -95,14 +88,9 @@ def run_network(
         MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
     """
     plane = slice(0, ct.shape[1]), slice(0, ct.shape[2])
-    told = False
 
     def plan(voxels: int) -> list[Tile]:
-        nonlocal told
         slabs = plan_slabs(ct.shape[0], max(voxels // (ct.shape[1] * ct.shape[2]), 1), overlap)
-        if len(slabs) > 1 and not told:
-            warn(IN_PARTS)
-            told = True
         return [Tile((seen, *plane), (kept, *plane)) for seen, kept in slabs]
 
     return run_tiles(network, ct, device, activate, report, plan, slab_voxels, warn=warn)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..bundle import Bundle
 from ..ct import fetch_sample
@@ -99,6 +99,11 @@ class Job:
         )
         return self.runs / f"{self.network}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
+    @cached_property
+    def start(self) -> dict[str, Tensor] | None:
+        """Weights to fine-tune, or None."""
+        return self.bundle.weights(self.network) if self.fine_tune else None
+
     @property
     def learning_scheme(self) -> Scheme:
         """How CVAE and classifier learn."""
@@ -120,12 +125,14 @@ class Job:
 
     def train(self) -> nn.Module:
         """The trained network, in evaluation mode; one that was stopped goes on."""
+        # First of all: preparing the data may take hours, in which they and the bundle may change on disk.
+        _ = self.run, self.start
         return self.plan.train(self)
 
     def fit(self, recipe: Recipe) -> nn.Module:
         """Run a recipe of one stage."""
-        if self.fine_tune:
-            recipe.start_from(self.bundle.weights(self.network))
+        if self.start is not None:
+            recipe.start_from(self.start)
         return fit(recipe, self.run, self.hardware)
 
     def examples(self, part: Part) -> list[Example]:

@@ -128,13 +128,13 @@ def _base(output: Path, bundle: Path | None, wanted: tuple[str, ...]) -> Bundle 
         )
     base = begun or (open_bundle(bundle) if bundle or wanted else None)
     missing = [n for n in wanted if base and n not in base.networks]
-    if missing:
+    if base and missing:
         raise UsageError(
-            f"The bundle {begun.folder if begun else bundle} has no {' and no '.join(missing)} yet.",
+            f"The bundle {bundle or base.folder} has no {' and no '.join(missing)} yet.",
             f"Train it first: covid-ct train {missing[0]}.",
         )
     if base and not begun and not is_helper():
-        print(f"{output} takes its other networks from the bundle {base.name} {base.version}.")
+        print(f"{output} starts as a copy of the bundle {base.name} {base.version}.")
     return base
 
 
@@ -169,10 +169,14 @@ def _training(job: Job) -> dict[str, Any]:
     if not job.fine_tune:
         return {"sources": sources + job.plan.begun, **_length(job), **facts}
     former = job.bundle.networks[job.network]["training"]
+    sources = f"{former.get('sources', 'unknown')}; then {sources}"
+    counted = any(key.startswith("fine_tuned_") for key in former)
+    if "sources" not in former or (former.get("fine_tuned") and not counted):
+        return {"sources": sources, **_length(job), **facts}  # how long it has learned in all is not known
     epochs = job.learning_scheme.epochs
     key, count = ("fine_tuned_steps", job.steps.learning) if epochs is None else ("fine_tuned_epochs", epochs)
-    more = {key: former.get(key, 0) + count}
-    return {**former, "sources": f"{former.get('sources', 'unknown')}; then {sources}", **facts, **more}
+    recipe = {} if job.network in NEEDED else {"recipe": job.scheme}
+    return {**former, "sources": sources, **recipe, **facts, key: former.get(key, 0) + count}
 
 
 def _length(job: Job) -> dict[str, Any]:
