@@ -93,7 +93,10 @@ def _add_evaluate_diagnosis(parts: Any) -> None:
     )
     command.add_argument("--pictures", type=Path, help="also draw each held-out scan (PNG), for evaluate report")
     command.add_argument(
-        "--run", dest="run_folder", type=Path, help="keep the segmented scans; stopped, it goes on there"
+        "--run",
+        dest="run_folder",
+        type=Path,
+        help="folder that keeps the segmented scans; stopped, it goes on from them",
     )
     command.add_argument(
         "--spoil",
