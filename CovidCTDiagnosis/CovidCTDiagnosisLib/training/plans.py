@@ -31,8 +31,6 @@ RECIPE = 3
 """Counted up when a recipe changes in what its steps and architecture do not tell: older runs are not gone on with."""
 VOLUMETRIC = ("lungs", "lesions")
 """Networks with 3-D convolutions."""
-
-
 BUILT_ON = {"cvae": SEGMENTING, "classifier": (*SEGMENTING, "cvae")}
 """Networks of the bundle that a network builds on."""
 
