@@ -21,7 +21,7 @@ from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import Bundle, open_bundle
 from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.errors import Cancelled
-from CovidCTDiagnosisLib.evaluation import scores as scores_module
+from CovidCTDiagnosisLib.evaluation import segmentation_scores as scores_module
 from CovidCTDiagnosisLib.evaluation.drawing import svg
 from CovidCTDiagnosisLib.evaluation.grid_ceiling import GridCeiling, lung_ceiling, slice_ceiling
 from CovidCTDiagnosisLib.evaluation.metrics import BoundaryErrors, Overlap
