@@ -10,7 +10,7 @@ LUNG_SEGMENTATION: Window = (-1100.0, 100.0)
 """HU, paper section 4.1: of the network that segments the lungs."""
 
 LUNG_WINDOW: Window = (-1000.0, 400.0)
-"""HU, paper section 4.1: of all networks but the lungs', of thumbnails and views, and of 8-bit slices."""
+"""HU, paper section 4.1: of all networks but the lungs', and of 8-bit slices."""
 
 
 def scale(hu: np.ndarray, window: Window) -> np.ndarray:

@@ -12,12 +12,12 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from CovidCTDiagnosisLib.ct.orientation import straightened
 from CovidCTDiagnosisLib.ct.volume import Volume
-from CovidCTDiagnosisLib.ct.windows import LUNG_WINDOW
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS, label_colors
 
-LUNG_WINDOW_HU = LUNG_WINDOW[1] - LUNG_WINDOW[0]
-LUNG_LEVEL_HU = sum(LUNG_WINDOW) / 2
+LUNG_WINDOW_HU = 1400.0
+LUNG_LEVEL_HU = -500.0
+"""As radiologists look at lungs: not the window of the networks."""
 
 _ROLE = "CovidCTDiagnosis.Role"
 _CT = "CovidCTDiagnosis.CT"
