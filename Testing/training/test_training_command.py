@@ -114,10 +114,10 @@ def test_a_network_that_builds_on_others_names_what_to_train_first(
 
 def test_without_a_bundle_the_shipped_one_gives_what_is_built_on(tmp_path: Path) -> None:
     shipped = open_bundle()
-    for wanted in (plans.needed("classifier", False), plans.needed("lungs", True)):
+    for wanted in (plans.built_on("classifier", False), plans.built_on("lungs", True)):
         base = train_module._base(tmp_path / "none", None, wanted)
         assert base is not None and base.folder == shipped.folder
-    assert train_module._base(tmp_path / "none", None, plans.needed("lungs", False)) is None
+    assert train_module._base(tmp_path / "none", None, plans.built_on("lungs", False)) is None
 
 
 def test_a_missing_data_folder_is_an_input_error(

@@ -73,12 +73,12 @@ class Bundle:
     def identity(self) -> str:
         """Name, version and hash: tables of predictions say with it what made them.
 
-        Bundles of one hash predict alike, whatever they are called (see ``is_it``).
+        Bundles of one hash predict alike, whatever they are called (see ``predicts_as``).
         """
         whole = json.dumps([self.fingerprint(sorted(self.networks)), self.settings], sort_keys=True)
         return f"{self.name} {self.version} {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
-    def is_it(self, identity: str) -> bool:
+    def predicts_as(self, identity: str) -> bool:
         """Whether this bundle predicts as the one of that ``identity``: the hash says so."""
         return identity.split()[-1:] == self.identity.split()[-1:]
 

@@ -139,7 +139,7 @@ class Predictions:
         Raises:
             InputError: it says of one that another did.
         """
-        others = {s.bundle for s in self.scans if s.bundle and not bundle.is_it(s.bundle)}
+        others = {s.bundle for s in self.scans if s.bundle and not bundle.predicts_as(s.bundle)}
         if others:
             raise InputError(
                 f"The predictions are of the bundle {min(others)}, not of {bundle.identity}.",

@@ -35,7 +35,7 @@ BUILT_ON = {"cvae": SEGMENTING, "classifier": (*SEGMENTING, "cvae")}
 """Networks of the bundle that a network builds on."""
 
 
-def needed(network: str, fine_tune: bool) -> tuple[str, ...]:
+def built_on(network: str, fine_tune: bool) -> tuple[str, ...]:
     """Networks that the bundle must have before this one is trained."""
     return (*BUILT_ON.get(network, ()), *((network,) if fine_tune else ()))
 
@@ -87,8 +87,8 @@ class Job:
     @cached_property
     def run(self) -> Path:
         """Its folder, told apart from those that must not go on from each other's checkpoints."""
-        builds_on = needed(self.network, self.fine_tune)
-        used = self.bundle.fingerprint(builds_on) if builds_on else ""
+        others = built_on(self.network, self.fine_tune)
+        used = self.bundle.fingerprint(others) if others else ""
         state = table_fingerprint(self.data) if is_scan_table(self.data) else data_fingerprint(self.data)
         precision = self.hardware.precision
         told = (

@@ -25,11 +25,11 @@ from ..pipeline.compute import tune_allocator
 from . import diagnosis
 from .calibration import SENSITIVITY, calibrate, score_differences
 from .diagnosis import SCHEMES, SHORT
-from .examples import SEGMENTING, Example
+from .examples import Example
 from .loop import BEST, Hardware, Steps, is_helper
 from .novelty import average_maps, fit_appearance, fit_novelty, left_to_distance
 from .own_data import NEEDED, is_own_data
-from .plans import PLANS, VOLUMETRIC, Job, needed
+from .plans import BUILT_ON, PLANS, VOLUMETRIC, Job, built_on
 from .record import OWN_SOURCES
 from .scan_table import is_scan_table
 from .sources import require_data
@@ -100,7 +100,7 @@ def train(
     job = Job(
         network,
         data,
-        base=_base(output, bundle, needed(network, fine_tune)),
+        base=_base(output, bundle, built_on(network, fine_tune)),
         runs=run or _runs(output),
         cache=_runs(output),
         steps=_chosen_steps(PLANS[network].steps, steps, fine_tune, is_own_data(data)),
@@ -113,10 +113,16 @@ def train(
     if is_helper():
         return  # the process that started this one writes the bundle
     record = NetworkRecord(job.architecture, job.plan.preprocessing, trained.state_dict(), _training(job))
+    base = open_begun_bundle(output) or job.base  # as it is now: others may have put networks into it meanwhile
+    records, settings = {network: record}, None
     if isinstance(trained, VolumeClassifier):
-        _put_classifier(output, job, trained, record, SENSITIVITY if sensitivity is None else sensitivity)
-    else:
-        _put(output, job, record)
+        distance, found = _fit_to_answers(job, trained, SENSITIVITY if sensitivity is None else sensitivity)
+        records["novelty"] = distance
+        settings = {n: value for n, value in (base or job.bundle).settings.items() if n != "appearance"} | found
+    before = _fingerprint(output, network)
+    _put(output, base, job, records, settings)
+    if _fingerprint(output, network) != before:
+        _tell_what_is_stale(output, network)
 
 
 def _base(output: Path, bundle: Path | None, wanted: tuple[str, ...]) -> Bundle | None:
@@ -187,45 +193,45 @@ def _length(job: Job) -> dict[str, Any]:
     return {"recipe": job.scheme, **({"steps": list(job.steps)} if epochs is None else {"epochs": epochs})}
 
 
-def _put(output: Path, job: Job, record: NetworkRecord) -> None:
-    before = _fingerprint(output, job.network)
-    base = open_begun_bundle(output) or job.base
+def _put(
+    output: Path,
+    base: Bundle | None,
+    job: Job,
+    records: dict[str, NetworkRecord],
+    settings: dict[str, Any] | None,
+) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     if base:
-        revise_bundle(base.folder, output, networks={job.network: record}, **_told(base, job, record))
-    else:
-        write_bundle(
-            output,
-            name=NAME,
-            version=FIRST_VERSION,
-            networks={job.network: record},
-            settings=SETTINGS,
-            model_card=NEW_CARD,
-            license_text=OWN_TERMS if job.uses_own_data else RESEARCH_TERMS,
-        )
-    if _fingerprint(output, job.network) != before:
-        _tell_what_is_stale(output, job.network)
+        told = _told(base, job, records[job.network])
+        revise_bundle(base.folder, output, networks=records, settings=settings, **told)
+        return
+    write_bundle(
+        output,
+        name=NAME,
+        version=FIRST_VERSION,
+        networks=records,
+        settings=SETTINGS,
+        model_card=NEW_CARD,
+        license_text=OWN_TERMS if job.uses_own_data else RESEARCH_TERMS,
+    )
 
 
-def _put_classifier(
-    output: Path, job: Job, classifier: VolumeClassifier, record: NetworkRecord, sensitivity: float
-) -> None:
-    """With what belongs to it: calibration on the block kept for that, and what is usual of that and the others."""
-    base = open_begun_bundle(output) or job.bundle
-    settings = {name: value for name, value in base.settings.items() if name != "appearance"}
+def _fit_to_answers(job: Job, classifier: VolumeClassifier, sensitivity: float) -> tuple[NetworkRecord, dict[str, Any]]:
+    """What belongs to a classifier: the distance from its training scans, and settings for calibration and appearance.
+
+    Calibrated on the scans for validation; what is usual is learned of these and of those for training.
+    """
     validation = job.examples("validation")
     known = [*job.examples("train"), *validation]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
     appearance = fit_appearance([example.appearance for example in shown], min(len(e.ct) for e in known))
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
-    distance = NetworkRecord({}, {}, usual.state_dict(), {"sources": record.training["sources"], "scans": len(known)})
-    found = {**settings, "diagnosis": calibrate(classifier, validation, sensitivity)}
-    _tell_threshold(found["diagnosis"], classifier, validation)
+    facts = {"sources": _training(job)["sources"], "scans": len(known)}
+    settings = {"diagnosis": calibrate(classifier, validation, sensitivity)}
+    _tell_threshold(settings["diagnosis"], classifier, validation)
     if appearance:
-        found["appearance"] = appearance._asdict()
-    networks = {"classifier": record, "novelty": distance}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    revise_bundle(base.folder, output, networks=networks, settings=found, **_told(base, job, record))
+        settings["appearance"] = appearance._asdict()
+    return NetworkRecord({}, {}, usual.state_dict(), facts), settings
 
 
 def _tell_threshold(fitted: dict[str, Any], classifier: VolumeClassifier, validation: list[Example]) -> None:
@@ -248,11 +254,10 @@ def _fingerprint(output: Path, network: str) -> str:
 
 def _tell_what_is_stale(output: Path, network: str) -> None:
     """Networks of the bundle that learned from what another one made of the scans before."""
-    built_on = dict.fromkeys(SEGMENTING, ("cvae", "classifier")) | {"cvae": ("classifier",)}
     networks = open_bundle(output).networks
-    if "involvement" in networks and networks["involvement"]["architecture"].get("outputs", 1) > 1:
-        del built_on["lesions"]  # 2DS draws the masks alone, and the classifier is not told the classes
-    stale = [n for n in built_on.get(network, ()) if n in networks]
+    if network == "lesions" and networks.get("involvement", {}).get("architecture", {}).get("outputs", 1) > 1:
+        return  # 2DS draws the masks alone, and the classifier is not told the classes
+    stale = [n for n, on in BUILT_ON.items() if network in on and n in networks]
     if stale:
         print(f"The bundle's {' and '.join(stale)} learned beside another {network}: train {_them(stale)} again.")
 
