@@ -113,14 +113,12 @@ def train(
     if is_helper():
         return  # the process that started this one writes the bundle
     record = NetworkRecord(job.architecture, job.plan.preprocessing, trained.state_dict(), _training(job))
-    base = open_begun_bundle(output) or job.base  # as it is now: others may have put networks into it meanwhile
-    records, settings = {network: record}, None
+    records, found = {network: record}, None
     if isinstance(trained, VolumeClassifier):
-        distance, found = _fit_to_answers(job, trained, SENSITIVITY if sensitivity is None else sensitivity)
-        records["novelty"] = distance
-        settings = {n: value for n, value in (base or job.bundle).settings.items() if n != "appearance"} | found
+        aimed = SENSITIVITY if sensitivity is None else sensitivity
+        records["novelty"], found = _fit_to_answers(job, trained, record.training["sources"], aimed)
     before = _fingerprint(output, network)
-    _put(output, base, job, records, settings)
+    _put(output, job, records, found)
     if _fingerprint(output, network) != before:
         _tell_what_is_stale(output, network)
 
@@ -193,15 +191,20 @@ def _length(job: Job) -> dict[str, Any]:
     return {"recipe": job.scheme, **({"steps": list(job.steps)} if epochs is None else {"epochs": epochs})}
 
 
-def _put(
-    output: Path,
-    base: Bundle | None,
-    job: Job,
-    records: dict[str, NetworkRecord],
-    settings: dict[str, Any] | None,
-) -> None:
+def _put(output: Path, job: Job, records: dict[str, NetworkRecord], found: dict[str, Any] | None) -> None:
+    """Into the bundle as it is now, as others may have put networks into it meanwhile.
+
+    Args:
+        output: bundle.
+        job: what was trained.
+        records: its network, and what else belongs to it.
+        found: settings that belong to a classifier, in place of an older one's; None for other networks.
+    """
+    base = open_begun_bundle(output) or job.base
     output.parent.mkdir(parents=True, exist_ok=True)
     if base:
+        kept = {name: value for name, value in base.settings.items() if name != "appearance"}
+        settings = None if found is None else kept | found
         told = _told(base, job, records[job.network])
         revise_bundle(base.folder, output, networks=records, settings=settings, **told)
         return
@@ -216,7 +219,9 @@ def _put(
     )
 
 
-def _fit_to_answers(job: Job, classifier: VolumeClassifier, sensitivity: float) -> tuple[NetworkRecord, dict[str, Any]]:
+def _fit_to_answers(
+    job: Job, classifier: VolumeClassifier, sources: str, sensitivity: float
+) -> tuple[NetworkRecord, dict[str, Any]]:
     """What belongs to a classifier: the distance from its training scans, and settings for calibration and appearance.
 
     Calibrated on the scans for validation; what is usual is learned of these and of those for training.
@@ -226,7 +231,7 @@ def _fit_to_answers(job: Job, classifier: VolumeClassifier, sensitivity: float) 
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
     appearance = fit_appearance([example.appearance for example in shown], min(len(e.ct) for e in known))
     usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
-    facts = {"sources": _training(job)["sources"], "scans": len(known)}
+    facts = {"sources": sources, "scans": len(known)}
     settings = {"diagnosis": calibrate(classifier, validation, sensitivity)}
     _tell_threshold(settings["diagnosis"], classifier, validation)
     if appearance:
