@@ -13,19 +13,15 @@ from CovidCTDiagnosisLib.ct import Volume
 from CovidCTDiagnosisLib.ct.regrid import WorkingGrid, to_grid
 from CovidCTDiagnosisLib.networks import UNet2D, UNet3D
 from CovidCTDiagnosisLib.pipeline import Analysis, partial_volume
-from CovidCTDiagnosisLib.pipeline.lesions import (
+from CovidCTDiagnosisLib.pipeline.lesion_mask import share_out, two_classes
+from CovidCTDiagnosisLib.pipeline.lesion_reach import (
     LOBES_OUTSIDE,
     MOST_OUTSIDE,
     SMALL_OUTSIDE,
-    Lesions,
-    _labels_at,
-    _widened,
     reach_out,
-    segment_lesions,
-    share_out,
-    two_classes,
-    usual_source,
+    widened_lungs,
 )
+from CovidCTDiagnosisLib.pipeline.lesions import Lesions, _labels_at, segment_lesions, usual_source
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.pipeline.slices import SLICES_AT_ONCE, SliceProbabilities, slice_lesions, slice_probabilities
 from hypothesis import given, settings
@@ -450,7 +446,7 @@ def test_no_seam_parts_the_lungs_from_what_reaches_out(edge: int) -> None:
 
     grid = WorkingGrid.covering((0, 0, 0), (12.0, 56.0, 84.0), step)
     inside, whole = (_labels_at(mask.astype(np.uint8), spacing, grid) for mask in (lungs, piece))
-    widened = _widened(lungs.astype(np.uint8), inside, (whole > 0) & (inside == 0), grid, spacing)
+    widened = widened_lungs(lungs.astype(np.uint8), inside, (whole > 0) & (inside == 0), grid, spacing)
     assert widened[:, 30:50, 20 : edge + 22].all()
     assert not widened[:, :20, edge:].any()
 

@@ -36,7 +36,8 @@ from CovidCTDiagnosisLib.pipeline.slice_segmentation import (
     segment_images,
 )
 from CovidCTDiagnosisLib.pipeline.slice_series import images_input
-from CovidCTDiagnosisLib.pipeline.slices import clean_slice, segment_slices, stack_masks, stack_slices
+from CovidCTDiagnosisLib.pipeline.slice_cleaning import clean_slice
+from CovidCTDiagnosisLib.pipeline.slices import segment_slices, stack_masks, stack_slices
 
 WIDE: Window = (-1200.0, 800.0)
 POSES = [(name, mirrored) for name in TURNS for mirrored in (False, True)]

@@ -19,7 +19,8 @@ from ..bundle import Bundle
 from ..ct import Volume
 from ..ct.regrid import bounding_region
 from ..pipeline.compute import describe_device
-from ..pipeline.lesions import LesionSource, segment_lesions
+from ..pipeline.lesion_mask import LesionSource
+from ..pipeline.lesions import segment_lesions
 from ..pipeline.lung_sides import LEFT, RIGHT
 from ..pipeline.lungs import segment_lungs
 from ..pipeline.models import Models

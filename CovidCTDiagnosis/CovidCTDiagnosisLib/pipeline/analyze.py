@@ -18,7 +18,8 @@ from .compute import choose_device, describe_device, memory_errors, peak_memory_
 from .diagnosis import Diagnosis, classifier_input, diagnose
 from .explanation import TARGET, Relevance, Target, describe_relevance, explain_diagnosis
 from .given_lungs import take_lungs
-from .lesions import LesionSource, segment_lesions, usual_source
+from .lesion_mask import LesionSource
+from .lesions import segment_lesions, usual_source
 from .lungmask_engine import require_lungmask, segment_with_lungmask
 from .lungs import segment_lungs
 from .measurements import measure

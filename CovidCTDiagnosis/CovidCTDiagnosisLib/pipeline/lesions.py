@@ -13,25 +13,23 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import nn
 
-from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, containing_voxels, from_grid, region_grid
+from ..ct.regrid import Region, Triple, WorkingGrid, bounding_region, containing_voxels, region_grid
 from ..ct.volume import Volume
 from ..ct.windows import LUNG_WINDOW, scale
 from ..networks import LESION_CLASSES
-from .lung_cleaning import contact_shares
+from .lesion_mask import LesionSource, label_lesions, mask_probability, share_out
+from .lesion_reach import reach_out, widened_lungs
 from .lungs import sample_hu
 from .models import Models
 from .partial_volume import partial_volume_skins
 from .tiles import Tile, affordable_voxels, plan_slices, plan_tiles, run_tiles
-
-LesionSource = Literal["both", "lesions", "involvement"]
-"""Who draws the lesion mask: where the mean of both networks' probabilities passes the threshold, or one network's."""
 
 MARGIN_MM = 9.0
 TILE_VOXELS = 1_800_000
@@ -44,18 +42,6 @@ HALO, BLEND = (8, 16, 16), (4, 8, 8)
 MULTIPLE = (8, 8, 8)
 SLICE_MARGIN = 16
 """Pixels that 2DS sees around the lungs of a slice."""
-THICK = np.ones((1, 3, 3), bool)
-"""Working voxels that pathological tissue must fill outside the lungs somewhere, to be more than a blurred boundary."""
-MOST_OUTSIDE, LOBES_OUTSIDE, LOBES_TOUCH = 0.75, 2.0, (0.2, 0.6)
-"""Pathological tissue outside the lungs, as a share of the lungs. Consolidated lobes may fill more: they lie on a side
-of the aerated lung, on this share of its surface. A body taken for lesion lies all around it, or a rim away from it."""
-BROAD_CONTACT, SMALL_OUTSIDE = 0.3, 0.03
-"""A piece outside the lungs with less of its surface on them is taken for a blurred apex or rib cartilage if it is
-smaller than this share of the lungs."""
-NEAR = (4, 16, 16)
-"""Working voxels around them in which the nearer lung is looked for."""
-FILLED_SLICES = 16
-"""Slices of the CT labelled at a time, so that probabilities never lie on its whole grid."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +121,9 @@ def segment_lesions(
     share_out(mask, classes, tissue)
     lung = (inside > 0) | outside
     mask[partial_volume_skins((mask > settings["threshold"]) & lung, lung, grid.step[0])] = 0
-    reached = _widened(lungs, inside, outside, grid, spacing)
+    reached = widened_lungs(lungs, inside, outside, grid, spacing)
     region = bounding_region(reached > 0)
-    labels = _label(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)
+    labels = label_lesions(classes, mask, settings["threshold"], grid, reached, spacing, region, merge)
     # What was added to the lungs stays where it is lesion.
     return Lesions(labels, np.where((lungs > 0) | (labels > 0), reached, 0), classes, mask, grid)
 
@@ -148,83 +134,10 @@ def usual_source(models: Models) -> LesionSource:
     return "involvement" if architecture.get("outputs", 1) > 1 else "both"
 
 
-def share_out(lesion: np.ndarray, classes: np.ndarray, tissue: np.ndarray) -> None:
-    """Share the probability of lesion out among its classes, as the U-Net says, in place.
-
-    Where 2DS tells consolidation from ground-glass opacity, it divides what these two get, which is all where the U-Net
-    has not run. With an older 2DS all four are 0 there.
-
-    Args:
-        lesion: (...), the probability of lesion.
-        classes: (4, ...), the U-Net's probabilities; become those of the classes.
-        tissue: (1 or 2, ...), 2DS's: of pathological tissue and, of that, of consolidation.
-    """
-    total = classes.sum(0, dtype=np.float32)
-    factor = np.divide(lesion, total, out=np.zeros_like(total), where=total > 0)
-    for values in classes:
-        values *= factor
-    if len(tissue) < 2:
-        return
-    both = np.maximum(lesion - classes[2] - classes[3], 0)  # half precision may sum to a little more
-    classes[1] = both * tissue[1]
-    classes[0] = both - classes[1]
-
-
-def mask_probability(classes: np.ndarray, pathological: np.ndarray, source: LesionSource) -> np.ndarray:
-    """The probability that draws the mask: of the U-Net's classes (4, K, J, I), 2DS's tissue (K, J, I), or both."""
-    if source == "involvement":
-        return pathological
-    lesion = np.minimum(classes.sum(0, dtype=np.float32), 1)  # half precision may sum to a little more
-    return lesion if source == "lesions" else (lesion + pathological) / 2
-
-
-def reach_out(lungs: np.ndarray, pathological: np.ndarray) -> np.ndarray:
-    """Pathological tissue outside the lungs that hangs together with them and is more than a rim of the boundary.
-
-    A small piece must lie broadly on them.
-    If it fills twice as much as the lungs, or more than three quarters and does not lie on them as lobes do, the
-    network has taken other tissue for it, and nothing is added.
-
-    Args:
-        lungs: bool (K, J, I).
-        pathological: bool, same shape.
-
-    Returns:
-        bool, same shape: false in the lungs.
-    """
-    pieces, _ = ndimage.label(lungs | pathological)
-    touched = np.unique(pieces[lungs])
-    outside = np.isin(pieces, touched[touched > 0]) & ~lungs
-    thick = ndimage.binary_opening(outside, THICK)
-    if not thick.any():
-        return thick
-    pieces, count = ndimage.label(ndimage.binary_propagation(thick, mask=outside))
-    small = np.bincount(pieces.ravel()) < SMALL_OUTSIDE * lungs.sum()
-    contact = contact_shares(np.where(lungs, count + 1, pieces))
-    grown = (pieces > 0) & (~small | (contact[:-1] >= BROAD_CONTACT))[pieces]
-    most = LOBES_OUTSIDE if LOBES_TOUCH[0] <= contact[-1] <= LOBES_TOUCH[1] else MOST_OUTSIDE
-    return grown if grown.sum() < most * lungs.sum() else np.zeros_like(grown)
-
-
 def _labels_at(labels: np.ndarray, spacing: Triple, grid: WorkingGrid) -> np.ndarray:
     """The CT's label at each working voxel's centre."""
     own = WorkingGrid.of_volume(labels.shape, spacing)  # type: ignore[arg-type]
     return labels[np.ix_(*(containing_voxels(grid, own, axis) for axis in range(3)))]
-
-
-def two_classes(labels: np.ndarray, denser: np.ndarray) -> np.ndarray:
-    """The classes of expert sets that know only ground-glass opacity (1) and consolidation (2): the likelier one.
-
-    So lesions that the U-Net calls crazy paving or combined go where 2DS, which learned from such sets, puts them.
-
-    Args:
-        labels: numbers of ``networks.LESION_CLASSES``.
-        denser: bool, same shape, where consolidation is likelier than ground-glass opacity.
-
-    Returns:
-        uint8, same shape.
-    """
-    return np.where(labels > 0, np.where(denser, 2, 1), 0).astype(np.uint8)
 
 
 def _grid_around(region: Region, spacing: Triple, step: Triple, shape: tuple[int, int, int]) -> WorkingGrid:
@@ -301,79 +214,3 @@ def _plan_sparse(wanted: np.ndarray, most: int) -> list[Tile]:
     """The tiles that see least in all: small ones where little is wanted here and there."""
     plans = [plan_tiles(wanted, most >> halvings, HALO, MULTIPLE) for halvings in range(SMALLER_TILES)]
     return min(plans, key=lambda tiles: sum(math.prod(tile.size) for tile in tiles))
-
-
-def _widened(
-    lungs: np.ndarray, inside: np.ndarray, outside: np.ndarray, grid: WorkingGrid, spacing: Triple
-) -> np.ndarray:
-    """The lungs with what lies outside of them, which gets the number of the nearer side.
-
-    Also what lies between in working voxels that are lung, so that no seam parts the two.
-    """
-    if not outside.any():
-        return lungs
-    near = bounding_region(outside, NEAR)
-    places = ndimage.distance_transform_edt(inside[near] == 0, return_distances=False, return_indices=True)
-    sides = np.zeros(inside.shape, np.uint8)
-    joined = outside[near] | (ndimage.binary_dilation(outside[near], np.ones((3, 3, 3), bool)) & (inside[near] > 0))
-    sides[near] = np.where(joined, inside[near][tuple(places)], 0)
-    own = WorkingGrid.of_volume(lungs.shape, spacing)  # type: ignore[arg-type]
-    holds = [containing_voxels(own, grid, axis) for axis in range(3)]
-    return np.where(lungs > 0, lungs, _take(sides, holds))
-
-
-def _take(values: np.ndarray, holds: list[np.ndarray]) -> np.ndarray:
-    """``values[np.ix_(*holds)]``, axis by axis: far faster on large volumes."""
-    for axis, indices in enumerate(holds):
-        values = values.take(indices, axis)
-    return values
-
-
-def _label(
-    classes: np.ndarray,
-    probability: np.ndarray,
-    threshold: float,
-    grid: WorkingGrid,
-    lungs: np.ndarray,
-    spacing: Triple,
-    region: Region,
-    merge: bool,
-) -> np.ndarray:
-    """Class labels on the CT's grid, uint8, some slices at a time and only where there is a lesion."""
-    result = np.zeros(lungs.shape, np.uint8)
-    for first in range(region[0].start, region[0].stop, FILLED_SLICES):
-        part = (slice(first, min(first + FILLED_SLICES, region[0].stop)), region[1], region[2])
-        kept, near = _slices_near(grid, part[0], spacing[0])
-        mask = (from_grid(probability[kept], near, spacing, part) > threshold) & (lungs[part] > 0)
-        if not mask.any():
-            continue
-        box = bounding_region(mask)
-        inner = tuple(slice(p.start + b.start, p.start + b.stop) for p, b in zip(part, box, strict=True))
-        where = (inner[0], inner[1], inner[2])
-        labels = _likeliest(classes[:, kept], near, spacing, where)
-        if merge:
-            denser = classes[1, kept].astype(np.float32) - classes[0, kept]
-            labels = two_classes(labels, from_grid(denser, near, spacing, where) > 0)
-        result[where] = np.where(mask[box], labels, 0)
-    return result
-
-
-def _slices_near(grid: WorkingGrid, part: slice, spacing: float) -> tuple[slice, WorkingGrid]:
-    """The working slices that slices of the CT are interpolated from, and the grid that they make."""
-    first = int((part.start * spacing - grid.start[0]) / grid.step[0]) - 2
-    last = int((part.stop * spacing - grid.start[0]) / grid.step[0]) + 3
-    kept = slice(max(first, 0), min(last, grid.count[0]))
-    start = (grid.start[0] + kept.start * grid.step[0], grid.start[1], grid.start[2])
-    return kept, WorkingGrid(start, grid.step, (kept.stop - kept.start, grid.count[1], grid.count[2]))
-
-
-def _likeliest(classes: np.ndarray, grid: WorkingGrid, spacing: Triple, part: Region) -> np.ndarray:
-    """The most probable class's number, class by class to save memory."""
-    best = from_grid(classes[0], grid, spacing, part)
-    labels = np.ones(best.shape, np.uint8)
-    for number, values in enumerate(classes[1:], start=2):
-        here = from_grid(values, grid, spacing, part)
-        better = here > best
-        labels[better] = number
-        best[better] = here[better]
-    return labels

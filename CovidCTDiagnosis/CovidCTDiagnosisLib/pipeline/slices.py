@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from ..ct.regrid import Triple, WorkingGrid, from_grid, to_grid
 from ..ct.volume import Volume
 from ..ct.windows import LUNG_SEGMENTATION, LUNG_WINDOW, scale
 from ..networks import LESION_CLASSES
-from .lesions import LesionSource, mask_probability, reach_out, share_out, two_classes, usual_source
+from .lesion_mask import LesionSource, mask_probability, share_out, two_classes
+from .lesion_reach import reach_out
+from .lesions import usual_source
 from .models import Models
-from .slice_orientation import outside_air
+from .slice_cleaning import clean_slice
 from .tiles import BATCH_VOXELS
 
 NOMINAL_PIXEL_MM = 0.7
@@ -30,13 +31,6 @@ SLICES_AT_ONCE = 8
 """At most; of large slices fewer."""
 LUNGS_SHARE = 0.25
 """Of the time that a lone slice takes."""
-SMALLEST_LUNG_CM2 = 2.0
-SMALL_PIECE, EDGE_SHARE = 0.15, 0.8
-"""A piece of the lungs' area and of its own side, from which on it is too small and too much on the edge to be lung."""
-LARGEST_AIRWAY_CM2, AIRWAY_OFF_CENTRE, AIRWAY_HU = 10.0, 0.08, -840
-"""Off the picture's middle as a share of its width; air in a lung has vessels around it."""
-LARGEST_HOLE_CM2 = 15.0
-"""Vessels and consolidation enclosed by lung are smaller, the mediastinum between two touching lungs is not."""
 
 
 def stack_slices(slices: Sequence[np.ndarray], slice_mm: float, pixel_mm: float = NOMINAL_PIXEL_MM) -> Volume:
@@ -256,48 +250,3 @@ def _run(network: Any, device: torch.device, ct: np.ndarray) -> np.ndarray:
 def _back(values: np.ndarray, grid: WorkingGrid, volume: Volume) -> np.ndarray:
     whole = (slice(0, volume.shape[0]), slice(0, volume.shape[1]), slice(0, volume.shape[2]))
     return from_grid(values, grid, volume.spacing[::-1], whole)
-
-
-def clean_slice(mask: np.ndarray, hu: np.ndarray, pixel_cm2: float) -> np.ndarray:
-    """Lungs of a slice without small islands, airway, room air and what lies along the edge; small holes filled.
-
-    Args:
-        mask: bool (J, I), lung by the network.
-        hu: (J, I).
-        pixel_cm2: area of a pixel.
-
-    Returns:
-        bool (J, I).
-    """
-    labels, count = ndimage.label(mask)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    in_room = np.bincount(labels.ravel(), outside_air(hu).ravel(), minlength=count + 1)
-    keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (in_room < sizes / 2) & ~_on_the_edge(labels, sizes)
-    keep &= ~_airway(labels, sizes * pixel_cm2, hu)
-    keep[0] = False
-    kept = keep[labels]
-    holes, count = ndimage.label(ndimage.binary_fill_holes(kept) & ~kept)
-    small = np.bincount(holes.ravel(), minlength=count + 1) * pixel_cm2 < LARGEST_HOLE_CM2
-    small[0] = False
-    return kept | small[holes]
-
-
-def _on_the_edge(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Of each piece, whether it is small and lies along the picture's edge: air beside a body that the crop cuts."""
-    edge = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    touching = np.bincount(edge, minlength=len(sizes))
-    small = sizes < SMALL_PIECE * sizes[1:].sum()
-    return small & (touching > EDGE_SHARE * np.sqrt(sizes))
-
-
-def _airway(labels: np.ndarray, areas_cm2: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """Of each piece, whether it is trachea or a main bronchus: not large, near the middle and as dark as air."""
-    found = np.zeros(len(areas_cm2), bool)
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        if areas_cm2[number] > LARGEST_AIRWAY_CM2:
-            continue
-        piece = labels[box] == number
-        middle = box[1].start + np.nonzero(piece)[1].mean()
-        central = abs(middle / labels.shape[1] - 0.5) < AIRWAY_OFF_CENTRE
-        found[number] = central and np.median(hu[box][piece]) < AIRWAY_HU
-    return found
