@@ -19,6 +19,7 @@ from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.pipeline.diagnosis import ClassifierInput
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.pipeline.monitor import Event, Monitor
+from CovidCTDiagnosisLib.pipeline.slice_cleaning import clean_slice
 from CovidCTDiagnosisLib.pipeline.slice_orientation import (
     TURNS,
     apex_is_last,
@@ -36,7 +37,6 @@ from CovidCTDiagnosisLib.pipeline.slice_segmentation import (
     segment_images,
 )
 from CovidCTDiagnosisLib.pipeline.slice_series import images_input
-from CovidCTDiagnosisLib.pipeline.slice_cleaning import clean_slice
 from CovidCTDiagnosisLib.pipeline.slices import segment_slices, stack_masks, stack_slices
 
 WIDE: Window = (-1200.0, 800.0)
