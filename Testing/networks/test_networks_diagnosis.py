@@ -14,7 +14,7 @@ from CovidCTDiagnosisLib.networks import (
     VolumeClassifier,
     convolution_branch,
 )
-from CovidCTDiagnosisLib.pipeline.compute import count_parameters
+from CovidCTDiagnosisLib.pipeline.macs import count_parameters
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 

@@ -9,7 +9,7 @@ import torch
 from CovidCTDiagnosisLib.networks import LESION_CLASSES, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, make_2ds
 from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
 from CovidCTDiagnosisLib.networks.layers import Convolution3d
-from CovidCTDiagnosisLib.pipeline.compute import count_parameters
+from CovidCTDiagnosisLib.pipeline.macs import count_parameters
 from torch import nn
 
 SMALL_PATHWAYS = ((1, (4, 4)), (3, (6, 6)), (5, (8, 8)))

@@ -11,16 +11,9 @@ import pytest
 import torch
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
 from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, VolumeClassifier, make_2ds
-from CovidCTDiagnosisLib.pipeline.compute import (
-    choose_device,
-    count_macs,
-    estimate_macs,
-    fuse_batch_norm,
-    is_out_of_memory,
-    memory_errors,
-    require_torch,
-    watch_macs,
-)
+from CovidCTDiagnosisLib.pipeline.compute import choose_device, fuse_batch_norm, require_torch
+from CovidCTDiagnosisLib.pipeline.macs import count_macs, estimate_macs, watch_macs
+from CovidCTDiagnosisLib.pipeline.memory import is_out_of_memory, memory_errors
 from CovidCTDiagnosisLib.pipeline.tiles import plan_slabs, run_network
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from hypothesis import given, settings

@@ -32,7 +32,7 @@ def add_events(command: Any) -> None:
 def event_sink(options: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Where events of long work go: JSON lines or a progress bar."""
     from ..console import emit_json, progress_bar
-    from ..pipeline.compute import tune_allocator
+    from ..pipeline.memory import tune_allocator
 
     tune_allocator()
     if options.events == "jsonl":

@@ -21,7 +21,8 @@ from scipy.special import expit
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
 from ..folders import require_parent, write_text
-from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.compute import choose_device
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from ..tables import write_rows
 from ..training.baselines import (

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..bundle import Bundle, open_bundle
 from ..ct import fetch_sample, read_scan
-from ..pipeline.compute import choose_device, describe_device, matrix_gflops, tune_allocator
+from ..pipeline.compute import choose_device, describe_device, matrix_gflops
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from ..pipeline.scan_input import scan_input
 from .profile import profile_analysis

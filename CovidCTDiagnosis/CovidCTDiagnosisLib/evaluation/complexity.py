@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from ..bundle import open_bundle
 from ..ct import fetch_sample
-from ..pipeline.compute import choose_device, count_parameters, tune_allocator
+from ..pipeline.compute import choose_device
+from ..pipeline.macs import count_parameters
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from .profile import StageProfile, profile_analysis
 

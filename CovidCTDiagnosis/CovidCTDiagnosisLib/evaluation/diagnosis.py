@@ -16,8 +16,9 @@ import numpy as np
 from ..bundle import open_bundle
 from ..errors import InputError, UsageError
 from ..folders import require_parent
-from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.compute import choose_device
 from ..pipeline.diagnosis import Diagnosis, diagnose
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from ..tables import write_rows
 from ..training.examples import Example, prepare_examples, split_data

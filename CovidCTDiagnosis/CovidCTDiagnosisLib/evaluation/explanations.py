@@ -10,7 +10,8 @@ from pathlib import Path
 from ..bundle import open_bundle
 from ..errors import InputError
 from ..folders import require_parent, write_text
-from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.compute import choose_device
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from ..training.examples import prepare_examples, split_data
 from ..training.sources import read_lesion_slices

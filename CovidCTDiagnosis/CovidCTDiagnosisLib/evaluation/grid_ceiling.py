@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ct.regrid import Triple, WorkingGrid, bounding_region, from_grid, to_grid
-from ..pipeline.compute import count_macs
+from ..pipeline.macs import count_macs
 from ..pipeline.models import Models
 from ..training.sources import Case
 from .metrics import dice

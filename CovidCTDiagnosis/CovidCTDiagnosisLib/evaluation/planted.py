@@ -20,8 +20,9 @@ from ..bundle import open_bundle
 from ..ct.regrid import bounding_region
 from ..ct.volume import Volume
 from ..networks import LESION_CLASSES
-from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.compute import choose_device
 from ..pipeline.lesions import segment_lesions
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from ..training.planting import CRAZY_PAVING, plant_lesions
 from ..training.sources import Case, read_lesion_slices

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..bundle import Bundle
 from ..ct import read_scan
 from ..pipeline import Event, Monitor, analyze
-from ..pipeline.compute import peak_memory_mb
+from ..pipeline.memory import peak_memory_mb
 
 
 @dataclass

@@ -13,8 +13,9 @@ from ..bundle import open_bundle
 from ..documents import encode_document, read_document
 from ..errors import InputError, UsageError
 from ..folders import replaced_file, require_parent
-from ..pipeline.compute import choose_device, tune_allocator
+from ..pipeline.compute import choose_device
 from ..pipeline.lesion_mask import LesionSource
+from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
 from ..tables import write_rows
 from ..training.folds import (

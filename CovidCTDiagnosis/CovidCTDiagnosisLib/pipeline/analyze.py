@@ -14,7 +14,7 @@ import numpy as np
 from .. import __version__
 from ..bundle import Bundle
 from ..ct import Volume, check_chest_ct, digest, from_axial, to_axial
-from .compute import choose_device, describe_device, memory_errors, peak_memory_mb
+from .compute import choose_device, describe_device
 from .diagnosis import Diagnosis, classifier_input, diagnose
 from .explanation import TARGET, Relevance, Target, describe_relevance, explain_diagnosis
 from .given_lungs import take_lungs
@@ -23,6 +23,7 @@ from .lesions import segment_lesions, usual_source
 from .lungmask_engine import require_lungmask, segment_with_lungmask
 from .lungs import segment_lungs
 from .measurements import measure
+from .memory import memory_errors, peak_memory_mb
 from .models import Models
 from .monitor import Monitor
 

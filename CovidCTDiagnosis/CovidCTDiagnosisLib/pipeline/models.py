@@ -12,7 +12,8 @@ from torch import nn
 from ..bundle import Bundle
 from ..errors import BundleError
 from ..networks import DeepMedic, Novelty, UNet3D, VolumeClassifier, make_2ds
-from .compute import CPU_TAKES_OVER, fuse_batch_norm, give_back, is_out_of_memory
+from .compute import fuse_batch_norm
+from .memory import CPU_TAKES_OVER, Attempt, first_that_fits
 
 Result = TypeVar("Result")
 
@@ -99,14 +100,12 @@ class Models:
         Raises:
             MemoryError, RuntimeError: the CPU has not enough memory either; see ``is_out_of_memory``.
         """
-        try:
-            return work(self)
-        except (MemoryError, RuntimeError) as error:
-            if self.device.type == "cpu" or not is_out_of_memory(error):
-                raise
-        give_back(self.device)
-        warn(CPU_TAKES_OVER)
-        return work(replace(self, device=torch.device("cpu")))
+        attempts = [Attempt(self.device, lambda: work(self))]
+        if self.device.type != "cpu":
+            on_cpu = replace(self, device=torch.device("cpu"))
+            attempts.append(Attempt(on_cpu.device, lambda: work(on_cpu), CPU_TAKES_OVER))
+        result: Result = first_that_fits(attempts, warn)
+        return result
 
     def preprocessing(self, name: str) -> dict[str, Any]:
         """What the bundle says is done to a CT before this network sees it."""

@@ -13,9 +13,9 @@ from ..ct.slice_images import grey_to_hu
 from ..ct.volume import Volume
 from ..ct.windows import LUNG_WINDOW, Window
 from ..errors import InputError
-from .compute import memory_errors
 from .lesions import segment_lesions
 from .lungs import segment_lungs
+from .memory import memory_errors
 from .models import Models
 from .monitor import Monitor
 from .slice_orientation import TURNS, apex_is_last, common_turn, is_doubtful, log_likelihoods, shrink, turns_of

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..ct.slice_images import grey_to_hu
 from ..errors import InputError
-from .compute import memory_errors
 from .diagnosis import ClassifierInput, Diagnosis, classifier_input, diagnose
+from .memory import memory_errors
 from .models import Models
 from .slice_segmentation import SliceOptions, check_sizes, find_turns
 from .slices import NOMINAL_PIXEL_MM, segment_slices, stack_masks, stack_slices

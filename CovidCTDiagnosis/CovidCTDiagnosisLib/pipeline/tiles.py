@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from ..ct.regrid import Region, bounding_region
-from .compute import CPU_TAKES_OVER, estimate_macs, free_memory, give_back, is_out_of_memory, report_macs
+from .macs import estimate_macs, report_macs
+from .memory import CPU_TAKES_OVER, Attempt, first_that_fits, free_memory
 
 MEMORY_USED = 0.75
 """Of the free memory, by a tile."""
@@ -135,19 +137,19 @@ def run_tiles(
         furthest = max(furthest, fraction)
         report(furthest)
 
-    for halvings in range(HALVINGS + 1):
-        try:
-            return _run(network, ct, device, activate, forward, plan, tile_voxels >> halvings, blend, dtype)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or (device.type == "cpu" and halvings == HALVINGS):
-                raise
-        give_back(device)
-        if halvings < HALVINGS:
-            owner = "computer" if device.type == "cpu" else "graphics card"
-            warn(f"The {owner} ran out of memory: smaller tiles are used.")
-    warn(CPU_TAKES_OVER)
-    cpu = torch.device("cpu")
-    return _run(network.to(cpu), ct, cpu, activate, forward, plan, tile_voxels >> HALVINGS, blend, dtype)
+    def work(device: torch.device, voxels: int) -> np.ndarray:
+        return _run(network.to(device), ct, device, activate, forward, plan, voxels, blend, dtype)
+
+    owner = "computer" if device.type == "cpu" else "graphics card"
+    smaller = f"The {owner} ran out of memory: smaller tiles are used."
+    attempts = [
+        Attempt(device, partial(work, device, tile_voxels >> halvings), smaller) for halvings in range(HALVINGS + 1)
+    ]
+    if device.type != "cpu":
+        cpu = torch.device("cpu")
+        attempts.append(Attempt(cpu, partial(work, cpu, tile_voxels >> HALVINGS), CPU_TAKES_OVER))
+    result: np.ndarray = first_that_fits(attempts, warn)
+    return result
 
 
 def _run(

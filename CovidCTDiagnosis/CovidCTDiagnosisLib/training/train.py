@@ -21,7 +21,7 @@ from ..bundle import (
 )
 from ..errors import UsageError
 from ..networks import VolumeClassifier
-from ..pipeline.compute import tune_allocator
+from ..pipeline.memory import tune_allocator
 from . import diagnosis
 from .calibration import SENSITIVITY, calibrate, score_differences
 from .diagnosis import SCHEMES, SHORT
