@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.training import loop
 from CovidCTDiagnosisLib.training.loop import DrawnBatches, Hardware, Recipe, fit
 from safetensors import safe_open
@@ -119,6 +120,51 @@ def test_a_run_folder_that_was_moved_goes_on_from_its_last_checkpoint(tmp_path: 
             fit(run, tmp_path / "moved")
         assert min(run.seen) == begins
     assert [p.name for p in (tmp_path / "moved").glob("last*")] == ["last.ckpt"]
+
+
+class Hostile:
+    """Pickled, it writes a file where it is read as a pickle."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("hostile", [True, False])
+def test_a_checkpoint_that_is_none_runs_no_code_and_is_named(tmp_path: Path, hostile: bool) -> None:
+    checkpoint, written = tmp_path / "run" / "last.ckpt", tmp_path / "written"
+    checkpoint.parent.mkdir()
+    if hostile:
+        torch.save({"state_dict": Hostile(written)}, checkpoint)
+    else:
+        checkpoint.write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be read.*Delete it"):
+        fit(Watched(), checkpoint.parent)
+    assert not written.exists()
+    if hostile:
+        torch.load(checkpoint, weights_only=False)
+        assert written.exists(), "the test would see nothing"
+
+
+QUIET = """
+from pathlib import Path
+import torch
+from torch import nn
+from CovidCTDiagnosisLib.training.loop import Recipe, fit
+recipe = Recipe(nn.Linear(3, 1), lambda rng: torch.ones(1, 3), lambda network, x: network(x).sum(), steps=2,
+                learning_rate=0.1, seed=7)
+fit(recipe, Path("run"))
+"""
+
+
+def test_nothing_is_told_of_cloud_services(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", QUIET]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=tmp_path)
+    told = done.stdout + done.stderr
+    assert "Epoch" in told
+    assert "http" not in told and "GPU" not in told
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

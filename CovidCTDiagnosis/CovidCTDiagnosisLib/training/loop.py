@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import pickle
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import Cancelled
+from ..errors import Cancelled, InputError
 
 Draw = Callable[[np.random.Generator], Any]
 
@@ -239,6 +241,7 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
 
     Raises:
         Cancelled: training was interrupted; the run folder holds what is needed to go on.
+        InputError: the run folder's checkpoint cannot be read.
     """
     finished = run / f"averaged-{recipe.steps}.safetensors"
     if not finished.exists():
@@ -270,6 +273,8 @@ def is_helper() -> bool:
 
 def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     warnings.filterwarnings("ignore", module="lightning")
+    # What it tells otherwise is about cards that are not there, and cloud services.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(recipe.seed, verbose=False)
     run.mkdir(parents=True, exist_ok=True)
     stop = [] if recipe.validation is None else [EarlyStopping(VALIDATION_LOSS, patience=PATIENCE, strict=False)]
@@ -293,10 +298,9 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
     )
-    last = run / "last.ckpt"
-    # Only this machine's own checkpoint is read here, never a bundle.
+    last = _readable(run / "last.ckpt")
     try:
-        trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=False)
+        trainer.fit(recipe, ckpt_path=last, weights_only=True)
     except SystemExit:
         raise Cancelled() from None
     if trainer.interrupted:
@@ -305,3 +309,20 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         # Lightning leaves it out where a run that goes on has no steps left.
         callback.on_train_end(trainer, recipe)
     return trainer
+
+
+def _readable(checkpoint: Path) -> Path | None:
+    """A checkpoint that holds numbers and no code, or None where there is none yet.
+
+    Raises:
+        InputError: it is damaged, or something else.
+    """
+    if not checkpoint.exists():
+        return None
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"The checkpoint {checkpoint} cannot be read.", "Delete it; the training then starts at its first step."
+        ) from error
+    return checkpoint
