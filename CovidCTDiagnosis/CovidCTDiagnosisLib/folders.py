@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
 
@@ -129,7 +130,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError, UsageError: as ``replaced_folder``.
     """
-    partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}")
+    # Several machines may share the folder, and have processes of the same number.
+    partial = path.with_name(f"{_partial_prefix(path)}{uuid4().hex}")
     try:
         with _told_of(path):
             yield partial

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..folders import replaced_file
 from ..pipeline.appearance import UNKNOWN, Appearance
 from ..pipeline.diagnosis import STEPS, ClassifierInput
 from ..pipeline.models import Models
@@ -109,9 +109,8 @@ def prepare_examples(
 
 def _save(file: Path, inputs: ClassifierInput) -> None:
     arrays = {n: np.rint(getattr(inputs, n).numpy() * STEPS).astype(np.uint8) for n in ("ct", "lesions")}
-    partial = file.with_name(f"{file.stem}.partial-{uuid4().hex}.npz")  # several machines may share the folder
-    np.savez_compressed(partial, **arrays, **inputs.appearance._asdict())
-    partial.replace(file)
+    with replaced_file(file) as partial, partial.open("wb") as out:
+        np.savez_compressed(out, **arrays, **inputs.appearance._asdict())
 
 
 def _read(file: Path, scan: Scan) -> Example:

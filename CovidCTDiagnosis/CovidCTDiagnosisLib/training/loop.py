@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import Cancelled, InputError
+from ..folders import replaced_file
 
 Draw = Callable[[np.random.Generator], Any]
 
@@ -225,9 +226,8 @@ def keep_best(network: nn.Module, loss: float, path: Path) -> None:
 
 
 def _write(network: nn.Module, path: Path, facts: dict[str, str] | None = None) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, partial, facts)
-    partial.replace(path)
+    with replaced_file(path) as partial:
+        save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, partial, facts)
 
 
 def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Module:

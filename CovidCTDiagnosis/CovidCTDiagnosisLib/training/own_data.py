@@ -12,7 +12,6 @@ The folder::
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
 from ..ct.dicom import files_below
 from ..ct.files import IMAGE_SUFFIXES
 from ..errors import CovidCTError, InputError
+from ..folders import replaced_file
 from ..networks import LESION_CLASSES
 from ..tables import read_rows, require_columns, spelled_alike
 from .sources import UNKNOWN_LESION, Case
@@ -172,9 +172,8 @@ def _prepare(case: OwnCase, cache: Path, kind: Label) -> Case:
 
 def _save(path: Path, array: np.ndarray) -> None:
     """Write and rename: another process of the same training may have the file mapped."""
-    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}.npy")
-    np.save(partial, array)
-    partial.replace(path)
+    with replaced_file(path) as partial, partial.open("wb") as out:
+        np.save(out, array)
 
 
 def _list_cases(data: Path) -> tuple[list[OwnCase], list[str]]:
