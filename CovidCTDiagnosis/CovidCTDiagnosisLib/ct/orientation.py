@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 
-from .volume import Volume
+from .volume import FILES_APART_MM, Volume
 
 ROUNDING = 1e-3
 """Skewness up to this is that of rounded cosines."""
@@ -64,13 +64,13 @@ def from_axial(voxels: np.ndarray, like: Volume) -> np.ndarray:
     return np.flip(voxels, _flipped_array_axes(flipped)).transpose(np.argsort(axes))
 
 
-def on_grid_of(volume: Volume, like: Volume, tolerance_mm: float = 0.01) -> Volume | None:
+def on_grid_of(volume: Volume, like: Volume) -> Volume | None:
     """The volume's voxels in the order of a grid that holds the same places in another one, or None for other places.
 
     Files of one scan may store rows, columns or slices the other way round.
     """
     axial, wanted = to_axial(volume), to_axial(like)
-    if not axial.on_same_grid(wanted, tolerance_mm):
+    if not axial.on_same_grid(wanted, FILES_APART_MM):
         return None
     return like.with_voxels(from_axial(axial.voxels, like))
 

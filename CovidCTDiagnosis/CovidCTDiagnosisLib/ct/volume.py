@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+FILES_APART_MM = 0.01
+"""How far apart corners of one grid may lie in two files: NIfTI keeps grids in single precision."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

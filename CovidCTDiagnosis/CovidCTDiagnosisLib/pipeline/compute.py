@@ -14,6 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..errors import ResourceError, UsageError
 
 OLDEST_TORCH = (2, 5)
+MATRIX_SIDE, MATRIX_SECONDS = 2048, 1.0
+"""Of the product that is tried for so long, to know how fast a computer is."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -64,10 +66,11 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def matrix_gflops(seconds: float = 1.0, size: int = 2048) -> float:
+def matrix_gflops() -> float:
     """This machine's best single-precision matrix product, 10^9 floating-point operations a second."""
+    size = MATRIX_SIDE
     a, b = torch.rand(size, size), torch.rand(size, size)
-    best, end = 0.0, time.perf_counter() + seconds
+    best, end = 0.0, time.perf_counter() + MATRIX_SECONDS
     while time.perf_counter() < end:
         begun = time.perf_counter()
         torch.mm(a, b)

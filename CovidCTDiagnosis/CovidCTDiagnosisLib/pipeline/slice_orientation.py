@@ -32,6 +32,8 @@ TISSUE_EVIDENCE = (((0.83, 1.0), MIDDLE, 14.8),)
 WIDTH_WEIGHT = 4.3
 DOUBTFUL = 2.0
 """Log odds of the best turn over the next below which it is no more than a guess."""
+MARGIN_SHARE = 0.08
+"""Of a body's size, around it."""
 BLUNDERS = 0.03
 """Share of slices whose evidence means nothing."""
 
@@ -154,8 +156,8 @@ def _crop_to_lungs(hu: np.ndarray) -> np.ndarray:
     return hu[_with_margin(ndimage.find_objects(inside.astype(np.uint8))[0])]
 
 
-def _with_margin(box: tuple[slice, ...], share: float = 0.08) -> tuple[slice, ...]:
-    margins = [round(share * (s.stop - s.start)) for s in box]
+def _with_margin(box: tuple[slice, ...]) -> tuple[slice, ...]:
+    margins = [round(MARGIN_SHARE * (s.stop - s.start)) for s in box]
     return tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margins, strict=True))
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from CovidCTDiagnosisLib.ct.files import itk_name
-from CovidCTDiagnosisLib.ct.volume import Volume
+from CovidCTDiagnosisLib.ct.volume import FILES_APART_MM, Volume
 from CovidCTDiagnosisLib.ct.write import write_image
 from CovidCTDiagnosisLib.documents import encode_document, read_document
 from CovidCTDiagnosisLib.errors import InputError, ResourceError, UsageError
@@ -187,8 +187,7 @@ def _check_image(name: str, volume: Volume, grid: Volume) -> None:
     """Raise ValueError when an image has the wrong type or grid."""
     if volume.voxels.dtype != IMAGES[name]:
         raise ValueError(f"{name} is {volume.voxels.dtype}, not {np.dtype(IMAGES[name])}")
-    # NIfTI keeps its grid in single precision: a far corner may move by some micrometres.
-    if not volume.on_same_grid(grid, tolerance_mm=0.01):
+    if not volume.on_same_grid(grid, FILES_APART_MM):
         raise ValueError(f"{name} is not on the grid of the CT")
 
 

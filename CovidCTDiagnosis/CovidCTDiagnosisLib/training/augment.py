@@ -63,10 +63,11 @@ def _around(case: Case, grid: WorkingGrid) -> tuple[Case, WorkingGrid]:
     return replace(case, hu=case.hu[box], labels=labels), replace(grid, start=(k, j, i))
 
 
-def random_flip(rng: np.random.Generator, *arrays: np.ndarray, axes: tuple[int, ...] = (2,)) -> list[np.ndarray]:
-    """Flip all arrays alike, each axis with probability one half."""
-    flips = tuple(axis for axis in axes if rng.random() < 0.5)
-    return [np.ascontiguousarray(np.flip(a, flips)) if flips else a for a in arrays]
+def random_flip(rng: np.random.Generator, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Exchange right and left in all (K, J, I) arrays alike, with probability one half."""
+    if rng.random() < 0.5:
+        return [np.ascontiguousarray(np.flip(a, 2)) for a in arrays]
+    return list(arrays)
 
 
 def random_turn(rng: np.random.Generator, *arrays: np.ndarray) -> list[np.ndarray]:

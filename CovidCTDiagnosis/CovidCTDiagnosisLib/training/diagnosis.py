@@ -202,9 +202,9 @@ def encoder_weights(cvae: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in cvae.items() if name.startswith(prefix)}
 
 
-def fit_size(slices: Tensor, size: tuple[int, int] = CVAE_SIZE) -> Tensor:
-    """Pad with zeros or cut (S, 1, H, W) around its centre to one size."""
-    height, width = size[0] - slices.shape[2], size[1] - slices.shape[3]
+def fit_size(slices: Tensor) -> Tensor:
+    """Pad with zeros or cut (S, 1, H, W) around its centre to ``CVAE_SIZE``."""
+    height, width = CVAE_SIZE[0] - slices.shape[2], CVAE_SIZE[1] - slices.shape[3]
     return F.pad(slices, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
