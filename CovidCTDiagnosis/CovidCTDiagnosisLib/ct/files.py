@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,25 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CovidCTError, InputError, ResourceError
+from ..folders import is_left_by_file_manager
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 COPY_AGAIN = "Copy it again from its source, or export it anew."
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and its subfolders, linked ones too, in a fixed order; not what file managers leave."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for name, below, names in os.walk(folder, followlinks=True):
+        here = Path(name)
+        if here.resolve() in seen:
+            below.clear()  # a link that leads back
+            continue
+        seen.add(here.resolve())
+        found += [here / file for file in names if not is_left_by_file_manager(file)]
+    return (path for path in sorted(found) if path.is_file())
 
 
 def head_of(path: Path, length: int = 1024) -> bytes:
@@ -68,21 +84,46 @@ def quiet() -> Iterator[None]:
     """Keep what ITK, GDCM and MetaIO print on standard error off the user's screen.
 
     They write to the file descriptor itself, and not all of them have a switch. The whole process is quiet
-    meanwhile, other threads too.
+    meanwhile, other threads too, until the last of them is done.
     """
-    sys.stderr.flush()
+    _QUIET.enter()
     try:
-        saved = os.dup(2)
-    except OSError:  # it is closed already
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        _QUIET.leave()
+
+
+class _Quiet:
+    """Standard error, put away while anyone wants it quiet: two threads must not put away each other's silence."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._saved: int | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            self._wanted += 1
+            if self._wanted > 1:
+                return
+            sys.stderr.flush()
+            try:
+                self._saved = os.dup(2)
+            except OSError:  # it is closed already
+                return
+            with Path(os.devnull).open("wb") as null:
+                os.dup2(null.fileno(), 2)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if self._wanted == 0 and self._saved is not None:
+                os.dup2(self._saved, 2)
+                os.close(self._saved)
+                self._saved = None
+
+
+_QUIET = _Quiet()
 
 
 def is_spacing(step: float) -> bool:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, UsageError
-from .checks import check_axes, check_grid, check_hounsfield, describe_spacing, not_at_right_angles, not_numbers
-from .dicom import choose, files_below, find_series, may_be_dicom, read_series, series_of
+from ..errors import CovidCTError, InputError, UsageError
+from .checks import check_axes, check_grid, check_hounsfield, not_at_right_angles
+from .dicom import choose, find_series, read_series, series_of
+from .dicom_header import may_be_dicom
 from .files import (
-    COPY_AGAIN,
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
     compact,
+    files_below,
     head_of,
     is_spacing,
     itk_name,
@@ -29,7 +27,8 @@ from .files import (
     rows,
     unreadable,
 )
-from .orientation import ROUNDING, skewness, straightened
+from .nifti_header import is_compressed, is_nifti, require_sound_nifti, says_orientation
+from .orientation import straightened
 from .volume import Volume
 
 
@@ -88,7 +87,7 @@ def read_image(path: Path) -> Volume:
             values per voxel, or axes that are not at right angles.
         ResourceError: there is not enough memory.
     """
-    _require_sound_nifti(path) if _is_nifti(path) else _require_spacing(path)
+    require_sound_nifti(path) if is_nifti(path) else _require_spacing(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_name(path))
     try:
@@ -97,7 +96,7 @@ def read_image(path: Path) -> Volume:
             _require_scalar_volume(reader, path.name)
             image = reader.Execute()
     except RuntimeError as error:
-        raise (not_at_right_angles() if "orthonormal" in str(error) else unreadable(path.name, error)) from error
+        raise _not_read(path, error) from error
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
     x, y, z = image.GetSpacing()
@@ -112,11 +111,21 @@ def read_image(path: Path) -> Volume:
     return volume
 
 
+def _not_read(path: Path, error: RuntimeError) -> CovidCTError:
+    """The error for a file that ITK could not read."""
+    if "orthonormal" in str(error):
+        return not_at_right_angles()
+    ending = ".nii.gz" if is_nifti(path) and is_compressed(path) else ".nii"
+    if is_nifti(path) and not path.name.endswith((ending, ending.upper())):
+        # It is sound, or would have been refused before.
+        return InputError(f"{path.name} is a NIfTI file whose name should end in {ending}.", "Rename it.")
+    return unreadable(path.name, error)
+
+
 def _says_orientation(path: Path) -> bool:
-    """Whether the file says how the patient lies; the readers take LPS axes where it does not."""
-    if _is_nifti(path):
-        with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
-            return any(file.read(348)[252:256])  # qform_code, sform_code
+    """Whether the file says how the patient lies, and once; the readers take LPS axes where it does not."""
+    if is_nifti(path):
+        return says_orientation(path)
     header = head_of(path, 1 << 16)
     if header.startswith(b"NRRD"):
         return re.search(rb"^space(?: dimension)?:", header, re.MULTILINE) is not None
@@ -127,14 +136,6 @@ def _is_image_file(path: Path) -> bool:
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _is_compressed(path: Path) -> bool:
-    return head_of(path).startswith(b"\x1f\x8b")
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz"))
-
-
 def _require_scalar_volume(reader: sitk.ImageFileReader, name: str) -> None:
     size = reader.GetSize()
     if reader.GetNumberOfComponents() != 1:
@@ -143,63 +144,6 @@ def _require_scalar_volume(reader: sitk.ImageFileReader, name: str) -> None:
         raise InputError(f"{name} is a single slice.", "Give the whole series.")
     if len(size) > 4 or (len(size) == 4 and size[3] > 1):
         raise InputError(f"{name} is a series of volumes (4-D), not one CT.", "Save one of its volumes.")
-
-
-def _require_sound_nifti(path: Path) -> None:
-    """Look for what the NIfTI reader hides: it reads missing data and NaN as 0, a missing spacing as 1."""
-    damaged = InputError(f"{path.name} cannot be read: it is damaged or incomplete.", COPY_AGAIN)
-    try:
-        with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
-            header = file.read(348)
-            if header[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
-                raise InputError(f"{path.name} is NIfTI-2, which cannot be read.", "Save it as NIfTI-1.")
-            order = "<" if header.startswith(b"\x5c\x01\x00\x00") else ">"
-            if len(header) < 348 or struct.unpack_from(order + "i", header)[0] != 348:
-                raise damaged
-            dimensions, *sizes = struct.unpack_from(order + "8h", header, 40)
-            datatype, bits = struct.unpack_from(order + "2h", header, 70)
-            steps = struct.unpack_from(order + "3f", header, 80)
-            offset = struct.unpack_from(order + "f", header, 108)[0]
-            if not all(is_spacing(step) for step in steps[:dimensions]):
-                raise no_spacing(path.name)
-            if dimensions >= 3:
-                _require_agreeing_axes(path.name, header, order, np.array(steps))
-            file.seek(max(348, int(offset)))
-            floating = {16: np.dtype(order + "f4"), 64: np.dtype(order + "f8")}.get(datatype)
-            missing = math.prod(sizes[:dimensions]) * bits // 8
-            while missing > 0 and (chunk := file.read(min(missing, 1 << 20))):
-                missing -= len(chunk)
-                if floating and not np.isfinite(np.frombuffer(chunk, floating, len(chunk) // floating.itemsize)).all():
-                    raise not_numbers()
-            file.read()  # to the end, where the checksum of a compressed file is
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
-        raise damaged from error
-    if missing > 0:
-        raise damaged
-
-
-SFORM_OF_PATIENT = (1, 2)
-"""Codes of an sform in the patient's own space, in mm; the others fit him to a template."""
-SPACING_AGREES = 0.01
-"""Up to this share lengths of an sform's axes may differ from the spacing beside it, which may be rounded."""
-
-
-def _require_agreeing_axes(name: str, header: bytes, order: str, spacing: np.ndarray) -> None:
-    """The NIfTI reader drops an sform's shear, as of a tilted gantry, and its scale, where there is a qform too."""
-    (code,) = struct.unpack_from(order + "h", header, 254)
-    if code not in SFORM_OF_PATIENT:
-        return
-    axes = np.array(struct.unpack_from(order + "12f", header, 280)).reshape(3, 4)[:, :3]
-    lengths = np.linalg.norm(axes, axis=0)
-    if not lengths.any():
-        return  # there is none
-    if not skewness(axes / np.where(lengths > 0, lengths, 1)) <= ROUNDING:
-        raise not_at_right_angles()
-    if not np.allclose(lengths, spacing, rtol=SPACING_AGREES):
-        raise InputError(
-            f"{name} has two spacings that differ: {describe_spacing(spacing)} and {describe_spacing(lengths)}.",
-            "Convert the scan again from the original DICOM series.",
-        )
 
 
 def _require_spacing(path: Path) -> None:

@@ -20,8 +20,7 @@ from typing import Literal
 import numpy as np
 
 from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
-from ..ct.dicom import files_below
-from ..ct.files import IMAGE_SUFFIXES
+from ..ct.files import IMAGE_SUFFIXES, files_below
 from ..errors import CovidCTError, InputError
 from ..folders import replaced_file
 from ..networks import LESION_CLASSES

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..ct import read_scan
-from ..ct.dicom import patient_id
+from ..ct.dicom_header import patient_id
 from ..ct.files import PICTURE_SUFFIXES, readable
 from ..ct.slice_images import read_slice_folder
 from ..errors import InputError

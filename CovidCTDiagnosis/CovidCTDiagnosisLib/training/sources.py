@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..ct.dicom import files_below
+from ..ct.files import files_below
 from ..ct.orientation import to_axial
 from ..ct.read import read_image, read_scan
 from ..ct.slice_images import grey_to_hu
