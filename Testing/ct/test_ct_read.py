@@ -6,13 +6,15 @@ import random
 import re
 import struct
 import sys
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from CovidCTDiagnosisLib.ct import Volume, check_chest_ct, list_series, read_image, read_scan, write_image
-from CovidCTDiagnosisLib.ct.files import unreadable
+from CovidCTDiagnosisLib.ct.dicom_header import patient_id
+from CovidCTDiagnosisLib.ct.files import quiet, unreadable
 from CovidCTDiagnosisLib.errors import InputError, ResourceError, UsageError
 from CovidCTDiagnosisLib.study import check_output
 from PIL import Image
@@ -197,6 +199,40 @@ def test_refuses_a_nifti_with_two_spacings_unless_one_is_that_of_a_template(tmp_
     content[252:256], content[280:328] = struct.pack("<2h", 1, 1), bytes(48)
     (tmp_path / "empty.nii").write_bytes(content)
     assert_same(read_scan(tmp_path / "empty.nii"), small_chest)
+
+
+@pytest.mark.parametrize(
+    ("turn", "known"),
+    [
+        (np.diag((-1.0, 1.0, 1.0)), False),
+        (np.diag((-1.0, -1.0, 1.0)), False),
+        (np.array([[COS, -SIN, 0.0], [SIN, COS, 0.0], [0.0, 0.0, 1.0]]), True),
+        (np.eye(3), True),
+    ],
+    ids=["mirrored", "upside down", "registered", "equal"],
+)
+@pytest.mark.parametrize("codes", [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize("direction", [np.eye(3), np.array(OBLIQUE), np.diag((1.0, 1.0, -1.0))])
+def test_a_nifti_whose_two_forms_differ_in_side_is_warned_of(tmp_path, small_chest, turn, known, codes, direction):
+    ct = replace(small_chest, direction=tuple(map(tuple, direction)))
+    write_image(ct, tmp_path / "good.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
+    sform = np.array(struct.unpack_from("<12f", content, 280)).reshape(3, 4)
+    sform[:, :3] = turn @ sform[:, :3]
+    content[280:328] = struct.pack("<12f", *sform.ravel())
+    content[252:256] = struct.pack("<2h", *codes)
+    (tmp_path / "ct.nii").write_bytes(content)
+    assert read_image(tmp_path / "ct.nii").orientation_known == known
+    content[252:256] = struct.pack("<2h", 0, 1)
+    (tmp_path / "one.nii").write_bytes(content)
+    assert read_image(tmp_path / "one.nii").orientation_known, "one form alone cannot contradict"
+
+
+@pytest.mark.parametrize("name", ["ct.nii", "ct.Nii.Gz"])
+def test_a_misnamed_nifti_is_not_called_damaged(tmp_path, small_chest, name):
+    write_image(small_chest, tmp_path / "good.nii.gz")
+    (tmp_path / "good.nii.gz").rename(tmp_path / name)
+    assert "should end in .nii.gz" in refusal(tmp_path / name)
 
 
 def test_nifti_2_is_named(tmp_path):
@@ -401,6 +437,38 @@ def test_copies_of_the_same_images_count_once(tmp_path, small_chest, write_serie
     assert_same(read_scan(tmp_path), small_chest)
 
 
+@pytest.mark.parametrize("of_one_uid", [4, 1000])
+def test_images_of_several_places_are_no_copies_though_an_anonymiser_gave_them_one_uid(
+    tmp_path, small_chest, write_series, of_one_uid
+):
+    for path in write_series(tmp_path, small_chest):
+        rewrite(path, {"0008|0018": f"{OTHER_UID}.{int(path.stem) // of_one_uid}"})
+    assert_same(read_scan(tmp_path), small_chest)
+
+
+def rewrite(path, tags, compressed=False) -> None:
+    image = sitk.ReadImage(str(path))
+    for key, value in tags.items():
+        image.SetMetaData(key, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.SetUseCompression(compressed)
+    writer.Execute(image)
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "mixed"), [(lambda k: k % 2, True), (lambda k: k, False), (lambda k: k // 16, False)]
+)
+def test_refuses_two_acquisitions_that_take_turns(tmp_path, small_chest, write_series, acquisition, mixed):
+    for k, path in enumerate(write_series(tmp_path, small_chest)):
+        rewrite(path, {"0020|0012": str(acquisition(k) + 1)})
+    if mixed:
+        assert "two acquisitions mixed" in refusal(tmp_path)
+    else:
+        assert_same(read_scan(tmp_path), small_chest)
+
+
 @pytest.mark.parametrize("missing", [1, 15, 30])
 def test_refuses_a_missing_slice(tmp_path, small_chest, write_series, missing):
     write_series(tmp_path, small_chest, skip=(missing,))
@@ -446,12 +514,7 @@ def test_refuses_a_tilted_gantry(tmp_path, small_chest, write_series):
 def test_refuses_two_phases_in_one_series(tmp_path, small_chest, write_series):
     write_series(tmp_path / "a", small_chest)
     for path in write_series(tmp_path / "b", small_chest):
-        image = sitk.ReadImage(str(path))
-        image.SetMetaData("0008|0018", image.GetMetaData("0008|0018") + "9")
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetFileName(str(path))
-        writer.Execute(image)
+        rewrite(path, {"0008|0018": f"{OTHER_UID}.{path.stem}"})
     assert "same place" in refusal(tmp_path)
 
 
@@ -496,12 +559,99 @@ def test_refuses_a_truncated_slice(tmp_path, small_chest, write_series, kept, sl
     assert capfd.readouterr() == ("", "")
 
 
-def test_ignores_dicom_files_without_an_image(tmp_path, small_chest, write_series):
+@pytest.mark.parametrize(
+    "uid",
+    [b"1.2.840.10008.1.3.10", b"1.2.840.10008.5.1.4.1.1.200.1\0"],
+    ids=["a CD's directory", "a CT protocol"],
+)
+def test_ignores_dicom_files_without_an_image(tmp_path, small_chest, write_series, uid):
     write_series(tmp_path, small_chest)
-    uid = b"1.2.840.10008.1.3.10"  # a DICOMDIR
     element = b"\x02\x00\x02\x00UI" + struct.pack("<H", len(uid)) + uid
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + element)
     assert_same(read_scan(tmp_path), small_chest)
+
+
+def test_a_patient_is_found_behind_a_cds_directory(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "IMAGES", small_chest, tags={"0010|0020": "P17"})
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    assert patient_id(tmp_path) == "P17"
+    assert patient_id(tmp_path / "nothing") == ""
+
+
+def test_what_file_managers_leave_is_not_even_opened(tmp_path, small_chest, write_series, monkeypatch):
+    write_series(tmp_path, small_chest)
+    (tmp_path / "Thumbs.db").write_bytes(b"held by the explorer")
+    opened = type(tmp_path).open
+
+    def held(path, *arguments, **options):
+        if path.name == "Thumbs.db":
+            raise PermissionError
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(type(tmp_path), "open", held)
+    assert_same(read_scan(tmp_path), small_chest)
+
+
+@pytest.mark.parametrize(
+    ("declared", "codec", "text", "chest"),
+    [
+        ("ISO_IR 100", "latin-1", "TÓRAX Y ABDOMEN", True),
+        ("ISO_IR 100", "latin-1", "Schädel", False),
+        ("", "latin-1", "TÓRAX Y ABDOMEN", True),
+        ("ISO_IR 192", "utf-8", "To\u0301rax, abdomen", True),
+        ("ISO_IR 192", "utf-8", "Schädel", False),
+        ("ISO_IR 144", "iso8859-5", "Грудь", True),
+    ],
+)
+def test_descriptions_are_read_in_their_character_set(
+    tmp_path, small_chest, write_series, declared, codec, text, chest
+):
+    marked = "x" * len(text.encode(codec))
+    for path in write_series(tmp_path, small_chest, tags={"0008|103e": marked, "0008|0005": declared or "ISO_IR 100"}):
+        content = path.read_bytes().replace(marked.encode(), text.encode(codec))
+        if not declared:
+            content = content.replace(b"ISO_IR 100", b"          ")
+        path.write_bytes(content)
+    (info,) = list_series(tmp_path)
+    assert info.description == unicodedata.normalize("NFC", text)
+    assert (info.obstacle == "") == chest
+
+
+def test_an_unknown_compression_is_not_called_damage(tmp_path, small_chest, write_series):
+    path = write_series(tmp_path, small_chest)[0]
+    rewrite(path, {}, compressed=True)
+    tag, unknown = b"\x02\x00\x10\x00UI", b"1.2.840.10008.1.2.4.201\0"
+    element = tag + struct.pack("<H", len(unknown)) + unknown
+    content = path.read_bytes()
+    changed = re.sub(tag + rb"..[\d.]+\0?", lambda _: element, content, count=1, flags=re.DOTALL)
+    (length,) = struct.unpack_from("<I", content, 140)  # of the file meta information
+    length += len(changed) - len(content)
+    path.write_bytes(changed[:140] + struct.pack("<I", length) + changed[144:])
+    message = refusal(tmp_path)
+    assert "compressed in a way that cannot be read (1.2.840.10008.1.2.4.201)" in message
+
+
+def test_a_chest_that_is_called_something_else_may_be_forced(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "chest", small_chest, tags={"0018|0015": "ABDOMEN", "0008|103e": "5mm"})
+    for number in range(12):
+        scout = Volume(small_chest.voxels[:1], small_chest.spacing)
+        write_series(tmp_path / f"scout{number}", scout, uid=f"{OTHER_UID}.{number}", tags={"0008|0008": LOCALIZER})
+    with pytest.raises(InputError, match="and 5 more") as caught:
+        read_scan(tmp_path)
+    assert "--series NUMBER" in caught.value.remedy
+    (number,) = (info.number for info in list_series(tmp_path) if info.slices > 1)
+    assert_same(read_scan(tmp_path, str(number)), small_chest)
+
+
+def test_threads_that_read_leave_standard_error_as_it_was():
+    before = os.fstat(2)
+    first, second = quiet(), quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.fstat(2) != before, "the other one still wants it quiet"
+    second.__exit__(None, None, None)
+    assert os.path.samestat(os.fstat(2), before)
 
 
 def test_refuses_stored_values_without_rescale(tmp_path, small_chest, write_series):

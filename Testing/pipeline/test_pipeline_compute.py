@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from CovidCTDiagnosisLib.errors import ResourceError, UsageError
 from CovidCTDiagnosisLib.networks import CVAE, DeepMedic, UNet2D, UNet2DEnsemble, UNet3D, VolumeClassifier, make_2ds
 from CovidCTDiagnosisLib.pipeline.compute import choose_device, fuse_batch_norm, require_torch
 from CovidCTDiagnosisLib.pipeline.macs import count_macs, estimate_macs, watch_macs
-from CovidCTDiagnosisLib.pipeline.memory import is_out_of_memory, memory_errors
+from CovidCTDiagnosisLib.pipeline.memory import free_memory, is_out_of_memory, memory_errors
 from CovidCTDiagnosisLib.pipeline.tiles import plan_slabs, run_network
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from hypothesis import given, settings
@@ -241,3 +242,42 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     with pytest.raises(UsageError, match="CUDA") as caught:
         choose_device("cuda")
     assert caught.value.code == 2 and "--device cpu" in caught.value.remedy
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA card")
+def test_a_card_that_is_there_and_cannot_be_used_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(UsageError, match="can be used"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (
+            {"memory.max": "3000000", "memory.current": "1000000", "memory.stat": "anon 7\ninactive_file 400000\n"},
+            2400000,
+        ),
+        ({"memory.max": "max", "memory.current": "1000000", "memory.stat": ""}, None),
+        (
+            {
+                "memory/memory.limit_in_bytes": "3000000",
+                "memory/memory.usage_in_bytes": "2999999",
+                "memory/memory.stat": "inactive_file 3\ntotal_inactive_file 5",
+            },
+            4,
+        ),
+        ({}, None),
+    ],
+    ids=["version 2", "no limit", "version 1", "no container"],
+)
+def test_a_containers_limit_is_kept(
+    files: dict[str, str], free: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.memory.CONTROL_GROUP", tmp_path)
+    found = free_memory(torch.device("cpu"))
+    assert found == free if free is not None else found > 10**7

@@ -113,6 +113,29 @@ def test_a_single_lung_keeps_its_side(lungs: tuple[np.ndarray, np.ndarray], numb
     assert set(np.unique(tell_sides(mask, STEP, MIDLINE)[mask])) == {number}
 
 
+@pytest.mark.parametrize("shift", [-4, 4])
+def test_one_lung_that_reaches_across_the_middle_is_not_cut_in_two(shift: int) -> None:
+    """In a narrow field of view, or grown across after the other one was taken out."""
+    lung = ellipsoid((22, 20, int(MIDLINE) + shift), (18, 14, 12))
+    sides = tell_sides(lung, STEP, MIDLINE)
+    assert set(np.unique(sides[lung])) == {RIGHT if shift < 0 else LEFT}
+
+
+def test_two_that_nothing_parts_are_cut_at_the_middle() -> None:
+    both = np.zeros(SHAPE, bool)
+    both[:, :, 8:56] = True
+    sides = tell_sides(both, STEP, MIDLINE)
+    assert (sides[:, :, :32][both[:, :, :32]] == RIGHT).all() and (sides[:, :, 32:][both[:, :, 32:]] == LEFT).all()
+
+
+def test_a_side_that_is_nothing_but_specks_goes() -> None:
+    lungs = np.zeros((20, 20, 40), np.uint8)
+    lungs[4:16, 4:16, 4:18], lungs[8, 8, 30] = RIGHT, LEFT
+    expected = np.where(lungs == RIGHT, RIGHT, 0)
+    drop_specks(lungs, (3.0, 3.0, 3.0))
+    np.testing.assert_array_equal(lungs, expected)
+
+
 def test_holes_are_filled_and_islands_dropped(lungs: tuple[np.ndarray, np.ndarray], bridge: np.ndarray) -> None:
     right, left = lungs
     vessel = ellipsoid((22, 20, 15), (3, 3, 3))

@@ -74,6 +74,13 @@ def check_sensitivity(sensitivity: float) -> None:
         raise UsageError(f"{sensitivity:g} is no sensitivity.", "Give a number above 0, at most 1.")
 
 
+def check_at_least(least: int, **options: int | None) -> None:
+    """Refuse options (by their names, None where left out) that are smaller, with a UsageError."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}.", "Give a larger number.")
+
+
 @contextlib.contextmanager
 def training_packages() -> Iterator[None]:
     """Imports of the extra ``train``; a UsageError says how to get them."""

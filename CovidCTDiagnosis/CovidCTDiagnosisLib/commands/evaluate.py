@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .common import add_bundle, add_command, add_device, add_precision, add_recipe, training_packages
+from .common import add_bundle, add_command, add_device, add_precision, add_recipe, check_at_least, training_packages
 
 FOLD_KINDS = {"with": (True,), "without": (False,), "both": (True, False)}
 
@@ -148,10 +148,8 @@ def _evaluate_ablation(options: argparse.Namespace) -> None:
     with training_packages():
         from ..evaluation.ablation import evaluate_ablation
 
-    if options.steps < 1:
-        raise UsageError("--steps must be at least 1.", "Give a larger number.")
-    if options.cvae_steps is not None and options.cvae_steps < 1:
-        raise UsageError("--cvae-steps must be at least 1.", "Give a larger number, or leave it out.")
+    check_at_least(1, steps=options.steps, cvae_steps=options.cvae_steps)
+    check_at_least(0, seed=options.seed)
     if not 1 <= options.folds <= 5:
         raise UsageError(f"There are five folds, not {options.folds}.", "Give --folds 1 to 5.")
     evaluate_ablation(

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import add_bundle, add_command, add_precision, add_recipe, check_sensitivity, training_packages
+from .common import (
+    add_bundle,
+    add_command,
+    add_precision,
+    add_recipe,
+    check_at_least,
+    check_sensitivity,
+    training_packages,
+)
 
 NETWORKS = ("lungs", "involvement", "lesions", "cvae", "classifier")
 
@@ -35,7 +43,7 @@ def add_train(commands: Any) -> None:
     )
     command.add_argument("--run", dest="run_folder", type=Path, help="checkpoints (default: beside the bundle)")
     command.add_argument("--steps", type=int, help="optimiser steps (default: the shipped bundle's)")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="of first weights and batches (default: 0)")
     add_recipe(command)
     command.add_argument(
         "--sensitivity",
@@ -53,6 +61,8 @@ def _train(options: argparse.Namespace) -> None:
         from ..training.loop import Hardware
         from ..training.train import train
 
+    check_at_least(1, steps=options.steps, devices=options.devices, nodes=options.nodes)
+    check_at_least(0, seed=options.seed)
     if options.sensitivity is not None:
         check_sensitivity(options.sensitivity)
     train(

@@ -19,7 +19,7 @@ AIR_HU = (
 )  # room air, gas and aerated lung; below lies only padding outside the field of view
 SOFT_TISSUE_HU = (-200.0, 200.0)
 GAS_HU = -970.0  # gas in bowel or sinuses lies below, the median of a lung above, even with emphysema
-MIN_WIDTH_MM = 120.0
+MIN_WIDTH_MM, USUAL_WIDTH_MM = 120.0, 200.0
 MIN_LUNG_ML = 100.0
 MIN_REGION_ML = 50.0
 MIN_EXTENT_MM = 100.0
@@ -127,6 +127,11 @@ def check_chest_ct(volume: Volume) -> list[str]:
         warnings.append(
             f"The slices are {max(volume.spacing):.1f} mm apart: small lesions may be missed "
             f"({THICK_SLICE_MM:.0f} mm or less is better)."
+        )
+    if width < USUAL_WIDTH_MM:
+        warnings.append(
+            f"The field of view is only {width:.0f} mm wide: if it shows one lung alone, that may be taken for the "
+            "other side's."
         )
     if extent < MIN_EXTENT_MM:
         warnings.append(f"The scan covers only {extent:.0f} mm along the body: part of the chest is missing.")

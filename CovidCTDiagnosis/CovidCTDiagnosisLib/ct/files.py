@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,27 @@ def files_below(folder: Path) -> Iterator[Path]:
         seen.add(here.resolve())
         found += [here / file for file in names if not is_left_by_file_manager(file)]
     return (path for path in sorted(found) if path.is_file())
+
+
+def files_of(path: Path) -> list[Path]:
+    """A scan's file and those that it names as holding its voxels (MetaImage and NRRD headers), in a fixed order."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return [path]
+    text = readable(path.read_bytes().decode("utf-8", "surrogateescape"))
+    found = re.search(r"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*(\S.*?)\s*$(.*)", text, re.M | re.S | re.I)
+    if found is None:
+        return [path]
+    listed = found[1].upper().startswith("LIST")
+    # A pattern, "slice%03d.raw 1 133 1", stands for all that fit it.
+    names = found[2].split("\n") if listed else [re.sub(r"%\d*d", "*", found[1].split(" ")[0]), found[1]]
+    data = {file for name in names if name.strip() for file in _named(path.parent, name.strip())}
+    return [path, *sorted(data - {path})]
+
+
+def _named(folder: Path, name: str) -> list[Path]:
+    if "*" in name:
+        return [file for file in folder.glob(name) if file.is_file()]
+    return [folder / name] if (folder / name).is_file() else []
 
 
 def head_of(path: Path, length: int = 1024) -> bytes:
@@ -145,6 +167,13 @@ def only_pictures(what: str) -> InputError:
         f"{what}, and pictures have neither Hounsfield units nor a place in the patient.",
         "Give the CT itself; for folders of slice pictures there are covid-ct segment-slices and diagnose-series.",
     )
+
+
+def as_int16(hu: np.ndarray) -> np.ndarray:
+    """HU in whole numbers, what lies beyond int16 (padding, metal) at its ends."""
+    limits = np.iinfo(np.int16)
+    whole: np.ndarray = np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16)
+    return whole
 
 
 def compact(voxels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ label, warnings, bundle             optional, as written: what the scan was call
 
 The splits train (or training, dev, development) and validation (or val, valid, calibration, tuning) are what a bundle
 has learned from, in any case of letters, with other words or numbers or without ("Training set 2"); rows of another
-split, or of none, are taken for tests.
+split, or of none, are taken for tests. "External validation" may mean either, and is refused.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ CALLS = {"covid-19": True, "not covid-19": False}
 """What ``covid-ct diagnose-series`` writes into the column label."""
 TRAINING = ("train", "training", "dev", "development")
 VALIDATION = ("validation", "val", "valid", "calibration", "tuning")
-TEST = ("test", "testing")
-"""What tables call the scans that a bundle learned from, those that its probability was fitted to, and the others."""
+TEST, ELSEWHERE = ("test", "testing"), ("external", "temporal", "geographic", "independent", "prospective")
+"""What tables call the scans that a bundle learned from, those that its probability was fitted to, and the others. Of
+validation elsewhere or later, nobody knows which of the two is meant."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _checked(table: str, name: str, rows: list[Row]) -> Predictions:
 
 def _prediction(name: str, row: Row) -> Prediction:
     covid, probability, split = row.flag("covid"), row.number("probability", 0, 1), row.text("split").lower()
-    if _names(split, TEST) and _names(split, (*TRAINING, *VALIDATION)):
+    if _names(split, (*TEST, *ELSEWHERE)) and _names(split, (*TRAINING, *VALIDATION)):
         raise row.wrong(f"the split is {split}: to learn from, or to test on")
     return Prediction(
         name,

@@ -191,11 +191,14 @@ def _sorted(positives: np.ndarray, negatives: np.ndarray) -> _Groups:
 
 
 def _sensitivity_at(positives: np.ndarray, negatives: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Highest true positive rate whose false positive rate is no more than each of ``rates``; sorted groups."""
-    allowed = np.floor(rates * len(negatives) + 1e-9).astype(int)
-    # A case counts as positive above the threshold: the first negative score that must not pass.
-    threshold = np.concatenate([[-np.inf], negatives])[len(negatives) - allowed]
-    return 1 - np.searchsorted(positives, threshold, side="right") / len(positives)
+    """True positive rate at each of these false positive rates: straight between the corners, as the curve is drawn.
+
+    Where the curve is upright, its upper end. Sorted groups.
+    """
+    thresholds = np.unique(np.concatenate([positives, negatives]))[::-1]
+    true, false = (1 - np.searchsorted(group, thresholds) / len(group) for group in (positives, negatives))
+    at: np.ndarray = np.interp(rates, np.concatenate([[0], false]), np.concatenate([[0], true]))
+    return at
 
 
 def roc(scores: np.ndarray, labels: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Roc:

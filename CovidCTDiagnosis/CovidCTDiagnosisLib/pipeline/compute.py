@@ -32,14 +32,14 @@ def require_torch(version: str = torch.__version__) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes a CUDA graphics card when there is one.
+    """``auto`` takes a CUDA graphics card when there is one that can be used.
 
     Raises:
-        UsageError: CUDA was asked for and is not there.
+        UsageError: CUDA was asked for and cannot be used.
         ResourceError: see ``require_torch``.
     """
     require_torch()
-    available = torch.cuda.is_available()
+    available = name != "cpu" and torch.cuda.is_available() and _card_computes()
     if name == "cuda" and not available:
         raise UsageError("No CUDA graphics card can be used.", "Compute on the processor (--device cpu).")
     if name == "cpu" or not available:
@@ -47,6 +47,16 @@ def choose_device(name: str) -> torch.device:
     # Relevance splits sums into positive and negative parts: that needs all the bits.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
+
+
+def _card_computes() -> bool:
+    """Whether this PyTorch can use the graphics card: it may be too old or too new for it, which shows at first use."""
+    try:
+        with torch.inference_mode():
+            nn.Conv2d(1, 1, 3).to("cuda")(torch.zeros(1, 1, 8, 8, device="cuda")).cpu()
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -94,15 +94,18 @@ def drop_specks(lungs: np.ndarray, spacing: Triple) -> None:
         lungs: uint8 (K, J, I): 1 right, 2 left.
         spacing: mm along (k, j, i).
     """
-    sides = [side for side in (RIGHT, LEFT) if (lungs == side).any()]
     # First both, as a speck may lie in the other lung.
-    for side in sides:
+    for side in _sides_in(lungs):
         part = lungs[bounding_region(lungs == side)]
         mask = part == side
         part[mask & ~keep_large(mask, spacing, SPECK_ML)] = 0
-    for side in sides:
+    for side in _sides_in(lungs):
         part = lungs[bounding_region(lungs == side)]
         part[ndimage.binary_fill_holes(part == side) & (part == 0)] = side
+
+
+def _sides_in(lungs: np.ndarray) -> list[int]:
+    return [side for side in (RIGHT, LEFT) if (lungs == side).any()]
 
 
 def _region_of(grid: WorkingGrid, shape: tuple[int, int, int], spacing: Triple) -> Region:

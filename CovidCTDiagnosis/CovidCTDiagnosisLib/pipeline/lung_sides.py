@@ -12,8 +12,9 @@ from ..ct.volume import Volume
 RIGHT, LEFT = 1, 2
 BODY_HU = -300
 """The body, and not the lungs or the room, is denser."""
-ONE_LUNG_MM = 30.0
-"""A mask whose middle lies this far from the body's is one lung."""
+ONE_LUNG_MM, WIDEST_LUNG_MM = 30.0, 170.0
+"""A mask whose middle lies that far from the body's is one lung, and so is one no wider: in a narrow field of view, or
+with a lung that has grown across the middle, the two middles lie near each other."""
 SMALL_LUNG = 0.02
 """A piece on the other side is a lung, destroyed or cut off, from this share of both on."""
 
@@ -53,7 +54,8 @@ def tell_sides(mask: np.ndarray, step: Triple, midline: float) -> np.ndarray:
     apart = _sides_apart(mask, midline)
     if apart is not None:
         return apart
-    if abs(columns.mean() - midline) * step[2] > ONE_LUNG_MM:
+    width = (columns.max() - columns.min() + 1) * step[2]
+    if width < WIDEST_LUNG_MM or abs(columns.mean() - midline) * step[2] > ONE_LUNG_MM:
         return np.where(mask, RIGHT if columns.mean() < midline else LEFT, 0).astype(np.uint8)
     # Two that cannot be parted otherwise.
     return np.where(mask, np.where(np.arange(mask.shape[2]) < midline, RIGHT, LEFT), 0).astype(np.uint8)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import ResourceError
 
+_NO_MEMORY = (
+    "out of memory",
+    "alloc_failed",
+    "cudnn_status_not_initialized",
+    "cublas_status_not_initialized",
+    "unable to find an engine",
+)
 CPU_TAKES_OVER = "The graphics card has not enough memory: the CPU is used, which takes longer."
 
 
@@ -46,20 +56,35 @@ def peak_memory_mb() -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device."""
+    """Bytes that can still be allocated on a device; within a container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
-    return psutil.virtual_memory().available
+    return min(psutil.virtual_memory().available, *map(_free_in_container, CONTAINER_LIMITS))
+
+
+def _free_in_container(files: ContainerLimit) -> float:
+    """Bytes below a control group's limit, infinite where there is none."""
+    try:
+        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in (files.limit, files.used))
+        statistics = (CONTROL_GROUP / files.statistics).read_text()
+    except (OSError, ValueError):  # "max" is no number
+        return math.inf
+    # What was read from files counts as used, and is given back where it is needed.
+    cached = re.search(r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
+    return max(limit - used + (int(cached[1]) if cached else 0), 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: by a plain RuntimeError too, of torch's CPU allocator, cuDNN or cuBLAS."""
+    """Whether memory ran out: by a plain RuntimeError too, of torch's CPU allocator, cuDNN or cuBLAS.
+
+    Where a card's memory is nearly full already, its libraries cannot start, and say that instead.
+    """
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     text = str(error).lower()
-    told = "out of memory" in text or "alloc_failed" in text or ("alloc" in text and "memory" in text)
+    told = any(sign in text for sign in _NO_MEMORY) or ("alloc" in text and "memory" in text)
     return isinstance(error, RuntimeError) and told
 
 
@@ -67,6 +92,22 @@ def give_back(device: torch.device) -> None:
     """Return a graphics card's memory that is kept for reuse; not within a handler, as the error holds on to it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class ContainerLimit(NamedTuple):
+    """Names of the files that tell a control group's memory, below ``CONTROL_GROUP``."""
+
+    limit: str
+    used: str
+    statistics: str
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+CONTAINER_LIMITS = (
+    ContainerLimit("memory.max", "memory.current", "memory.stat"),
+    ContainerLimit("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Of control groups, version 2 and 1."""
 
 
 class Attempt(NamedTuple):

@@ -92,13 +92,14 @@ LEAST_GREY = 1e-3
 """Of a lung's pixel: 0 is what lies outside."""
 
 
-def _augment(rng: np.random.Generator, ct: Tensor, lesions: Tensor) -> tuple[Tensor, Tensor]:
-    """Left-right flip, another window, noise, and slices left out."""
+def _augment(rng: np.random.Generator, example: Example) -> tuple[Tensor, Tensor]:
+    """Left-right flip, of pictures another window, noise, and slices left out."""
+    ct, lesions = example.ct, example.lesions
     keep = np.sort(rng.permutation(len(ct))[: max(int(len(ct) * rng.uniform(0.6, 1.0)), 2)])
     ct, lesions = ct[keep], lesions[keep]
     if rng.random() < 0.5:
         ct, lesions = ct.flip(3), lesions.flip(3)
-    grey = _as_windowed(ct, float(rng.uniform(0, 1))) if rng.random() < 0.5 else ct
+    grey = _as_windowed(ct, float(rng.uniform(0, 1))) if example.picture and rng.random() < 0.5 else ct
     grey = grey * float(rng.uniform(0.85, 1.15)) + float(rng.normal(0, 0.04))
     grey = grey + float(rng.uniform(0, 0.04)) * torch.from_numpy(rng.standard_normal(ct.shape, np.float32))
     return grey.clamp(LEAST_GREY, 1) * (ct > 0), lesions
@@ -108,7 +109,10 @@ def in_window(example: Example, share: float) -> Example:
     """A picture's scaled CT taken from the classifier's window (share 0) to ``PICTURE_WINDOW`` (1).
 
     Nobody says with which windows the slice series were made, and a CT in HU must look to the network like one of them.
+    A scan in HU stays as it is: made darker still, its lungs would be black.
     """
+    if not example.picture:
+        return example
     slope, offset = _windowing(share)
     ct = _as_windowed(example.ct, share).clamp(LEAST_GREY, 1) * (example.ct > 0)
     seen = example.appearance
@@ -145,8 +149,8 @@ def draw_volumes(
     for n in range(VOLUMES_A_STEP):
         group = [e for e in examples if e.covid == n % 2] if balanced else examples
         example = group[int(rng.integers(len(group)))]
-        pair = (example.ct, example.lesions)
-        drawn.append((*(_augment(rng, *pair) if augment else pair), example.covid))
+        pair = _augment(rng, example) if augment else (example.ct, example.lesions)
+        drawn.append((*pair, example.covid))
     return drawn
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..folders import replaced_file
 from ..pipeline.appearance import UNKNOWN, Appearance
 from ..pipeline.diagnosis import STEPS, ClassifierInput
@@ -53,6 +53,10 @@ class Scan(Protocol):
         """1 or 0."""
 
     @property
+    def picture(self) -> bool:
+        """Whether it is 8-bit pictures of an unknown window, not HU."""
+
+    @property
     def digest(self) -> str:
         """Tells its voxels apart from others of the same name."""
 
@@ -62,13 +66,23 @@ class Scan(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """A scan as the classifier sees it: ct and lesions (S, 1, H, W) float32, covid 0 or 1, and how the scan looks."""
+    """A scan as the classifier sees it.
+
+    Attributes:
+        name: of the scan.
+        ct: (S, 1, H, W) float32, scaled, 0 outside the lungs.
+        lesions: (S, 1, H, W) float32, share of each pixel that is lesion.
+        covid: 0 or 1.
+        appearance: how the scan looks.
+        picture: whether it was 8-bit pictures of an unknown window, not HU.
+    """
 
     name: str
     ct: Tensor
     lesions: Tensor
     covid: int
     appearance: Appearance = UNKNOWN
+    picture: bool = True
 
     @property
     def involvement_percent(self) -> float:
@@ -99,11 +113,15 @@ def prepare_examples(
             report(f"Segmenting scan {number} of {len(scans)}: {scan.name}")
             try:
                 _save(file, scan.classifier_input(models, LONGEST_SIDE))
-            except InputError as error:
+            except (InputError, UsageError) as error:
+                # Of a folder that holds several series the message lists them.
                 problems.append(f"  {scan.name}: {error.message}")
     if problems:
         listed = "\n".join(problems)
-        raise InputError(f"These scans cannot be used:\n{listed}\n", "Correct or remove them and start again.")
+        raise InputError(
+            f"These scans cannot be used:\n{listed}\n",
+            "Correct or remove them and start again; of a folder give the one series.",
+        )
     return [_read(file, scan) for scan, file in zip(scans, files, strict=True)]
 
 
@@ -117,7 +135,7 @@ def _read(file: Path, scan: Scan) -> Example:
     with np.load(file) as saved:
         ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / STEPS) for n in ("ct", "lesions"))
         appearance = Appearance(*(float(saved[name]) for name in Appearance._fields))
-    return Example(scan.name, ct, lesions, scan.covid, appearance)
+    return Example(scan.name, ct, lesions, scan.covid, appearance, scan.picture)
 
 
 def split_data(data: Path) -> Split[Any]:

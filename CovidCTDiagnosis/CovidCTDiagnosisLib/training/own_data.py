@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 
 from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
-from ..ct.files import IMAGE_SUFFIXES, files_below
+from ..ct.dicom_header import patient_id
+from ..ct.files import IMAGE_SUFFIXES, as_int16, files_below, files_of
 from ..errors import CovidCTError, InputError
 from ..folders import replaced_file
 from ..networks import LESION_CLASSES
@@ -153,7 +154,7 @@ def prepare(cases: list[OwnCase], cache: Path, kind: Label) -> list[Case]:
 def _prepare(case: OwnCase, cache: Path, kind: Label) -> Case:
     label = case.label(kind)
     assert label is not None
-    files = (case.image, *files_below(case.image), label)
+    files = (*files_of(case.image), *files_below(case.image), *files_of(label))
     key = "-".join(f"{p.name}-{p.stat().st_size}-{p.stat().st_mtime_ns}" for p in files)
     stem = hashlib.sha256(f"{kind}-{key}".encode()).hexdigest()[:16]
     hu_file, label_file, spacing_file = (cache / f"{stem}-{part}.npy" for part in ("hu", "labels", "spacing"))
@@ -162,7 +163,7 @@ def _prepare(case: OwnCase, cache: Path, kind: Label) -> Case:
         volume = read_scan(case.image)
         labels = to_axial(volume.with_voxels(read_image(label).voxels)).voxels
         axial = to_axial(volume)
-        _save(hu_file, axial.voxels.astype(np.int16))
+        _save(hu_file, as_int16(axial.voxels))
         _save(label_file, (labels > 0 if kind == "lungs" else labels).astype(np.uint8))
         _save(spacing_file, np.array(axial.spacing[::-1]))
     k, j, i = np.load(spacing_file).tolist()
@@ -198,15 +199,23 @@ def _list_cases(data: Path) -> tuple[list[OwnCase], list[str]]:
         return files[kind].get(name, [None])[0]
 
     cases = [
-        OwnCase(name, paths[0], one("lungs", name), one("lesions", name), *table.get(name, (name, "train")))
+        OwnCase(name, paths[0], one("lungs", name), one("lesions", name), *table.get(name, ("", "train")))
         for name, paths in files["images"].items()
     ]
+    if len({bool(case.patient) for case in cases}) == 2:
+        wrong.append("cases.csv: it names the patient of some cases only; name that of all of them, or of none")
+    cases = [case if case.patient else replace(case, patient=_tagged(case.image) or case.name) for case in cases]
     patients = spelled_alike(case.patient for case in cases)
     cases = [replace(case, patient=patient) for case, patient in zip(cases, patients, strict=True)]
     splits = {(case.patient, case.split) for case in cases}
     twice = [patient for patient, count in Counter(patient for patient, _ in splits).items() if count > 1]
     torn = [f"{', '.join(c.name for c in cases if c.patient == p)}: one patient stands in two splits" for p in twice]
     return cases, problems + wrong + torn
+
+
+def _tagged(image: Path) -> str:
+    """PatientID of an image that is a DICOM folder, else empty; it is only compared with others, and never shown."""
+    return patient_id(image) if image.is_dir() else ""
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
@@ -243,7 +252,7 @@ def _read_table(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str]]
         elif split not in ("", "train", "test"):
             problems.append(f"{where}: the split of {name} is {split}, not train or test")
         else:
-            table[name] = (patient or name, split or "train")
+            table[name] = (patient, split or "train")
     return table, problems
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,11 @@ class Job:
 
     @property
     def learning_scheme(self) -> Scheme:
-        """How CVAE and classifier learn."""
-        return SCHEMES[self.scheme]
+        """How CVAE and classifier learn; the prior of a CVAE to fine-tune stays as it is."""
+        scheme = SCHEMES[self.scheme]
+        if self.fine_tune and self.network == "cvae":
+            return replace(scheme, prior=self.bundle.networks["cvae"]["architecture"].get("prior", scheme.prior))
+        return scheme
 
     @property
     def former_architecture(self) -> dict[str, Any] | None:

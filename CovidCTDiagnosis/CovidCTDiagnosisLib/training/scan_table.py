@@ -22,8 +22,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..ct import read_scan
-from ..ct.dicom_header import patient_id
-from ..ct.files import PICTURE_SUFFIXES, readable
+from ..ct.dicom_header import may_be_dicom, patient_id
+from ..ct.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, files_below, files_of, readable
 from ..ct.slice_images import read_slice_folder
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
@@ -65,8 +65,15 @@ class OwnScan:
     @cached_property
     def size(self) -> int:
         """Of its files, bytes."""
-        files = [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
+        files = files_of(self.path) if self.path.is_file() else files_below(self.path)
         return sum(path.stat().st_size for path in files)
+
+    @cached_property
+    def picture(self) -> bool:
+        """Whether it is a folder of slice images; one beside a CT's DICOM files is no scan."""
+        if not self.path.is_dir() or not any(p.suffix.lower() in PICTURE_SUFFIXES for p in self.path.iterdir()):
+            return False
+        return not any(may_be_dicom(path) for path in files_below(self.path))
 
     @cached_property
     def digest(self) -> str:
@@ -75,7 +82,7 @@ class OwnScan:
 
     def classifier_input(self, models: Models, longest_side: int) -> ClassifierInput:
         """See ``examples.Scan``; a folder of slice images is read as ``covid-ct diagnose-series`` does."""
-        if _holds_images(self.path):
+        if self.picture:
             return images_input(
                 read_slice_folder(self.path, SMALLEST_SIDE).images, models, longest_side, SliceOptions()
             )
@@ -117,6 +124,8 @@ def _scan(number: int, row: Row, folder: Path) -> OwnScan:
     path = folder / text
     if not text or not path.exists():
         raise row.wrong(f"there is no scan {text}" if text else "scan is empty")
+    if path.is_file() and not path.name.lower().endswith(IMAGE_SUFFIXES) and may_be_dicom(path):
+        raise row.wrong(f"{text} is one file of a DICOM series: give the folder of the series")
     split = row.text("split").lower()
     if split not in ("", *SPLITS):
         raise row.wrong(f"the split is {split}, not {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
@@ -177,7 +186,3 @@ def _divide(scans: Sequence[OwnScan]) -> list[OwnScan]:
         return of_remainder[int(digest, 16) % len(of_remainder)]
 
     return [replace(scan, split=split_of(scan.patient)) for scan in scans]
-
-
-def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from ..ct.files import files_below
+from ..ct.files import PICTURE_SUFFIXES, as_int16, files_below, files_of
 from ..ct.orientation import to_axial
 from ..ct.read import read_image, read_scan
 from ..ct.slice_images import grey_to_hu
@@ -107,9 +108,10 @@ def data_fingerprint(data: Path) -> str:
 
 def _fingerprint(base: Path, parts: Sequence[Path]) -> str:
     found = hashlib.sha256()
-    files = [p for part in parts for p in ([part] if part.is_file() else files_below(part))]
+    files = [p for part in parts for p in (files_of(part) if part.is_file() else files_below(part))]
     for path in sorted(files):
-        found.update(f"{path.relative_to(base).as_posix()} {path.stat().st_size}\n".encode(errors="replace"))
+        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+        found.update(f"{name} {path.stat().st_size}\n".encode(errors="replace"))
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 found.update(chunk)
@@ -139,7 +141,8 @@ def read_lesion_slices(data: Path) -> list[Case]:
     folder = require_data(data, "lesion_slices")
     spacing = (NOMINAL_SLICE_MM, NOMINAL_PIXEL_MM, NOMINAL_PIXEL_MM)
     cases = []
-    for path in sorted((folder / "images").iterdir(), key=_slice_number):
+    pictures = (p for p in files_below(folder / "images") if p.suffix.lower() in PICTURE_SUFFIXES)
+    for path in sorted(pictures, key=_slice_number):
         classes = _read_mask(next((folder / "classes").glob(f"{path.stem}.*")))
         infection = _read_mask(next((folder / "infection").glob(f"{path.stem}.*"))) > 127
         labels = np.where(infection & (classes == 0), UNKNOWN_LESION, classes).astype(np.uint8)
@@ -187,6 +190,7 @@ class Series:
     name: str
     slices: list[np.ndarray]
     covid: int
+    picture: ClassVar[bool] = True
 
     @cached_property
     def digest(self) -> str:
@@ -232,11 +236,11 @@ def read_lung_volumes(data: Path) -> list[Case]:
         volume, labels = to_axial(ct), None
         if mask is not None:
             labels = to_axial(ct.with_voxels(read_image(folder / f"{mask}.nrrd").voxels)).voxels.astype(np.uint8)
-        cases.append(Case(f"lungs/{name}", volume.voxels.astype(np.int16), volume.spacing[::-1], labels))
+        cases.append(Case(f"lungs/{name}", as_int16(volume.voxels), volume.spacing[::-1], labels))
     return cases
 
 
 def read_ct(path: Path, name: str) -> Case:
     """A whole CT in HU, without labels."""
     volume = to_axial(read_scan(path))
-    return Case(name, volume.voxels.astype(np.int16), volume.spacing[::-1])
+    return Case(name, as_int16(volume.voxels), volume.spacing[::-1])
