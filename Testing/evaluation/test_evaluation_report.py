@@ -129,6 +129,7 @@ def test_names_may_be_scans_and_other_columns_do_not_matter(tmp_path: Path) -> N
         ('series,probability,covid,warnings\na,0.5,1,"no\nb,0.1,0,\nc,0.9,1,\n', "t.csv, line 2: a quote"),
         ("series,probability,covid\na,,77\nb,0.1,0\n", "line 2: covid is 77"),
         ("series,probability,covid,split\na,0.5,1,train/test\n", "line 2: the split is train/test: to learn"),
+        ("series,probability,covid,split\na,0.5,1,External validation\n", "line 2: the split is external validation"),
     ],
 )
 def test_a_bad_table_is_answered_in_one_sentence(text: str, complaint: str, tmp_path: Path) -> None:

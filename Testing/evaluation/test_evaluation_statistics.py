@@ -213,6 +213,18 @@ def test_scores_that_do_not_differ_or_overlap_have_no_binormal_area(scores: tupl
 # Curve
 
 
+@pytest.mark.parametrize("grades", [3, 5, 11])
+def test_the_curve_of_few_grades_lies_in_its_band(grades: int) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat([1, 0], [60, 90])
+    scores = np.clip(np.rint((rng.normal(labels, 1.2) + 2) / 5 * (grades - 1)), 0, grades - 1)
+    curve = roc(scores, labels, replicates=400)
+    drawn = np.interp(GRID, curve.false_positive_rate, curve.true_positive_rate)
+    assert ((drawn >= curve.low - 0.01) & (drawn <= curve.high + 0.01)).all()
+    middle = (curve.low + curve.high) / 2
+    assert abs(np.trapezoid(middle, GRID) - roc_auc_score(labels, scores)) < 0.03
+
+
 def test_the_curve_has_the_area_and_lies_in_its_band() -> None:
     scores, labels = sample(1)
     curve = roc(scores, labels)

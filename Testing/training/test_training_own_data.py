@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import NetworkRecord, open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, read_scan, write_image
+from CovidCTDiagnosisLib.ct.dicom_header import patient_id
+from CovidCTDiagnosisLib.ct.files import as_int16
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.networks import UNet3D
 from CovidCTDiagnosisLib.training.own_data import (
     Label,
     OwnCase,
+    _list_cases,
     check_own_data,
     hold_out,
     is_own_data,
     prepare,
 )
-from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION
+from CovidCTDiagnosisLib.training.sources import UNKNOWN_LESION, data_fingerprint, fingerprint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -382,3 +387,59 @@ def test_a_label_map_stored_along_other_axes_is_named(make: MakeCase, chest: Vol
     swapped = Volume(np.ascontiguousarray(lungs.transpose(0, 2, 1)), chest.spacing, chest.origin, axes)
     make("swapped", image=square, lungs=swapped, lesions=None)
     assert "swapped: lungs: the label map does not lie on the image's grid" in problems_of(tmp_path, "lungs")
+
+
+def test_scans_of_one_patient_are_known_by_their_dicom_tag(make: MakeCase, tmp_path: Path, dicom_ct_path: Path) -> None:
+    for name in ("a", "b"):
+        make(name)
+        (tmp_path / "images" / f"{name}.nii.gz").unlink()
+        (tmp_path / "images" / name).symlink_to(dicom_ct_path)
+    patient = patient_id(dicom_ct_path)
+    assert patient
+    cases, problems = _list_cases(tmp_path)
+    assert [case.patient for case in cases] == [patient, patient] and not problems
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,,train\nb,,test\n")
+    _, (problem,) = _list_cases(tmp_path)
+    assert "one patient stands in two splits" in problem and patient not in problem
+
+
+def test_patients_are_named_for_all_cases_or_for_none(make: MakeCase, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make(name)
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,anna,train\n")
+    with pytest.raises(InputError, match="names the patient of some cases only"):
+        check_own_data(tmp_path, "lungs")
+
+
+def test_a_label_map_is_known_by_its_voxels_also_where_they_lie_beside_its_header(
+    make: MakeCase, tmp_path: Path, chest: Volume
+) -> None:
+    make("a", lesions=None, ending=".mhd")
+    header, data = tmp_path / "lungs" / "a.mhd", tmp_path / "lungs" / "a.raw"
+    sitk.WriteImage(sitk.ReadImage(str(header)), str(header))
+    assert data.exists(), "the voxels lie in a file of their own"
+    before = prepare(check_own_data(tmp_path, "lungs"), tmp_path / "cache", "lungs")[0].labels
+    assert before is not None
+    corrected = np.where(np.arange(chest.shape[0])[:, None, None] < 20, lungs_of(chest), 0).astype(np.uint8)
+    image = sitk.ReadImage(str(header))
+    drawn = sitk.GetImageFromArray(corrected)
+    drawn.CopyInformation(image)
+    time.sleep(0.02)
+    data.write_bytes(corrected.astype(sitk.GetArrayFromImage(image).dtype).tobytes())
+    after = prepare(check_own_data(tmp_path, "lungs"), tmp_path / "cache", "lungs")[0].labels
+    assert after is not None and 0 < after.sum() < before.sum()
+
+
+def test_hu_beyond_int16_do_not_turn_over() -> None:
+    np.testing.assert_array_equal(as_int16(np.array([-1e5, -1000.6, 0.5, 4e4])), [-32768, -1001, 0, 32767])
+
+
+def test_what_file_managers_leave_changes_no_fingerprint(make: MakeCase, tmp_path: Path) -> None:
+    make("a")
+    before = data_fingerprint(tmp_path), fingerprint(tmp_path)
+    for folder in (tmp_path, tmp_path / "images"):
+        (folder / ".DS_Store").write_bytes(b"seen")
+        (folder / "Thumbs.db").write_bytes(b"seen")
+    assert (data_fingerprint(tmp_path), fingerprint(tmp_path)) == before
+    (tmp_path / "images" / "more.txt").write_bytes(b"seen")
+    assert data_fingerprint(tmp_path) != before[0]

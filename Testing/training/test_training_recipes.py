@@ -17,6 +17,7 @@ from CovidCTDiagnosisLib.errors import InputError, UsageError
 from CovidCTDiagnosisLib.evaluation.metrics import dice
 from CovidCTDiagnosisLib.networks import CVAE, UNet2DEnsemble, make_2ds
 from CovidCTDiagnosisLib.networks.efficientnet import EfficientNetLite0
+from CovidCTDiagnosisLib.pipeline.appearance import Appearance
 from CovidCTDiagnosisLib.pipeline.diagnosis import calibrated
 from CovidCTDiagnosisLib.training import imagenet_weights, planting
 from CovidCTDiagnosisLib.training import lesions as lesions_module
@@ -219,12 +220,25 @@ def test_early_stopping_looks_at_each_scan_for_validation_once_and_at_no_other()
     assert all(torch.equal(ct, e.ct) for [(ct, *_)], e in zip(recipe.validation, kept, strict=True))
 
 
+def test_scans_in_hu_are_never_windowed_a_second_time() -> None:
+    """As dark as aerated lung is in the classifier's window already, another one would make it black."""
+    ct = torch.full((3, 1, 40, 40), 0.1)
+    black = {}
+    for picture in (True, False):
+        example = Example("", ct, torch.zeros_like(ct), 0, picture=picture)
+        drawn = [_augment(np.random.default_rng(seed), example)[0] for seed in range(60)]
+        black[picture] = np.mean([float((d <= 0.001).float().mean()) > 0.5 for d in drawn])
+    assert black[True] > 0.2 and black[False] < 0.05
+    of_hu = Example("", ct, torch.zeros_like(ct), 0, Appearance(0.1, 0.7, 0.6), picture=False)
+    assert in_window(of_hu, 1.0) is of_hu
+
+
 def test_lesions_turn_with_the_ct_they_lie_in() -> None:
     ct = torch.zeros(4, 1, 8, 8)
     ct[..., :3] = 0.5
     lesions, flipped = (ct > 0).float(), 0
     for seed in range(20):
-        changed, of_it = _augment(np.random.default_rng(seed), ct, lesions)
+        changed, of_it = _augment(np.random.default_rng(seed), Example("", ct, lesions, 1))
         assert torch.equal(changed > 0, of_it > 0)
         flipped += bool(changed[..., -1].any())
     assert 0 < flipped < 20

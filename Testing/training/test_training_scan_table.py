@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle, revise_bundle
@@ -334,3 +335,52 @@ def test_a_wrong_call_is_refused(
     path = table(empty_scans, "scan,label\nscan0.nii.gz,1\n")
     assert main(["train", network, "--data", str(path), "--output", str(empty_scans / "b"), *options]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.fixture
+def detached(tmp_path: Path, chest_phantom: Callable[..., Volume]) -> Path:
+    """Two patients whose MetaImage headers are equal, as after resampling to one grid; their voxels are not."""
+    for patient, seed in (("p0", 0), ("p1", 1)):
+        (tmp_path / patient).mkdir()
+        image = sitk.GetImageFromArray(chest_phantom(spacing=(8.0, 8.0, 10.0), seed=seed).voxels)
+        sitk.WriteImage(image, str(tmp_path / patient / "ct.mhd"))
+    headers = [(tmp_path / patient / "ct.mhd").read_bytes() for patient in ("p0", "p1")]
+    assert headers[0] == headers[1] and b"ElementDataFile = ct.raw" in headers[0]
+    return tmp_path
+
+
+def test_the_voxels_beside_a_header_belong_to_the_scan(detached: Path) -> None:
+    first, second = read_scan_table(table(detached, "scan,label\np0/ct.mhd,1\np1/ct.mhd,0\n"))
+    assert first.digest != second.digest and first.size > 1000
+    swapped, _ = read_scan_table(table(detached, "scan,label\np1/ct.mhd,0\np0/ct.mhd,1\n"))
+    assert swapped.name == first.name and swapped.digest != first.digest, "the cache would give the other's voxels"
+    split_scans(read_scan_table(table(detached, "scan,label,split\np0/ct.mhd,1,train\np1/ct.mhd,0,validation\n")))
+    before = table_fingerprint(detached / "scans.csv")
+    (detached / "p0" / "ct.raw").write_bytes((detached / "p1" / "ct.raw").read_bytes())
+    assert table_fingerprint(detached / "scans.csv") != before
+
+
+def test_a_picture_beside_dicom_files_is_no_scan(tmp_path: Path, dicom_ct_path: Path) -> None:
+    for file in sorted(dicom_ct_path.glob("*.dcm"))[:6]:
+        (tmp_path / "ct").mkdir(exist_ok=True)
+        (tmp_path / "ct" / file.name).symlink_to(file)
+    (tmp_path / "slices").mkdir()
+    for folder in ("ct", "slices"):
+        Image.new("L", (64, 64), 90).save(tmp_path / folder / "keyimage.png")
+    ct, slices = read_scan_table(table(tmp_path, "scan,label\nct,1\nslices,0\n"))
+    assert not ct.picture and slices.picture
+
+
+def test_one_file_of_a_dicom_series_is_refused(tmp_path: Path, dicom_ct_path: Path) -> None:
+    """Its patient and the files beside it would be overlooked."""
+    file = sorted(dicom_ct_path.glob("*.dcm"))[0]
+    (tmp_path / "1.dcm").symlink_to(file)
+    with pytest.raises(InputError, match=r"line 2: 1\.dcm is one file of a DICOM series: give the folder"):
+        read_scan_table(table(tmp_path, "scan,label\n1.dcm,1\n"))
+
+
+@pytest.mark.parametrize("column", ["Patient No", "patient_name", "MRN", "PatID", "Participant"])
+def test_columns_that_say_who_a_scan_is_of_are_not_overlooked(empty_scans: Path, column: str) -> None:
+    rows = f"scan,label,{column},split\nscan0.nii.gz,1,P0,train\nscan1.nii.gz,0,P0,test\n"
+    with pytest.raises(InputError, match="stands in the splits train and test"):
+        read_scan_table(table(empty_scans, rows))
