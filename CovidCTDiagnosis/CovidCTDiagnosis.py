@@ -85,6 +85,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = None
         self._parameters = None
         self._binding = None
+        self._watched = None
         self._scene_is_new = False
 
     def setup(self):
@@ -141,6 +142,9 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._scene_is_new = True
         if self.parent.isEntered:
             self.enter()
+        else:
+            # Now: a scene that is read next may bring its own choices.
+            self._recall(self.logic.getParameterNode())
 
     def _on_scene_imported(self, caller, event):
         if self.parent.isEntered:
@@ -154,11 +158,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters = parameters
         if parameters is not None:
             if self._scene_is_new:
-                # Slicer keeps the node through the end of a scene, and up to 5.10 an old binding fills it anew.
-                from CovidCTDiagnosisLib.panel.parameters import recall_choices
-
-                recall_choices(parameters, slicer.app.userSettings())
-                self._scene_is_new = False
+                self._recall(parameters)
             if parameters.inputVolume is None:
                 from CovidCTDiagnosisLib.scene.nodes import first_scan
 
@@ -166,10 +166,33 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._binding = parameters.connectGui(self.ui)
             # Of the node: the wrapper is another one each time, and would be kept.
             self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_change)
+        self._watch(None if parameters is None else parameters.inputVolume)
         self.panel.enter()
 
+    def _recall(self, parameters):
+        """Take the user's last choices: Slicer keeps the node through the end of a scene, and up to 5.10 an old
+        binding fills it anew."""
+        from CovidCTDiagnosisLib.panel.parameters import recall_choices
+
+        recall_choices(parameters, slicer.app.userSettings())
+        self._scene_is_new = False
+
+    def _watch(self, ct):
+        """Observe the chosen CT: it may be moved or changed, and a program may analyze it."""
+        if ct is self._watched:
+            return
+        if self._watched is not None:
+            self.removeObserver(self._watched, vtk.vtkCommand.ModifiedEvent, self._on_ct_change)
+        self._watched = ct
+        if ct is not None:
+            self.addObserver(ct, vtk.vtkCommand.ModifiedEvent, self._on_ct_change)
+
     def _on_change(self, caller=None, event=None):
+        self._watch(self._parameters.inputVolume if self._parameters is not None else None)
         self.panel.on_change()
+
+    def _on_ct_change(self, caller=None, event=None):
+        self.panel.update(views=False)
 
 
 class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import BundleError, ResourceError
+from .errors import CovidCTError, ResourceError
 
 PACKAGES = ("torch", "numpy", "SimpleITK", "scipy", "skimage", "safetensors", "jsonschema", "rich", "psutil", "PIL")
 NEEDED_MEMORY_GB, NEEDED_DISK_GB = 4.5, 1.0
@@ -52,14 +52,17 @@ def _packages(known: Callable[[str], object] = find_spec) -> Check:
     if missing:
         remedy = "Let the panel install them, or install this program again with pip."
         return Check("Packages", False, f"Missing: {', '.join(missing)}.", remedy)
-    import torch
-
-    from .pipeline.compute import require_torch
-
     try:
+        import torch
+
+        from .pipeline.compute import require_torch
+
         require_torch()
     except ResourceError as error:
         return Check("Packages", False, error.message, error.remedy)
+    except Exception as error:  # as where a library of the system is missing, or an antivirus program has taken one
+        remedy = "Install PyTorch again; on Windows also the Visual C++ Redistributable."
+        return Check("Packages", False, f"PyTorch cannot be loaded ({error or type(error).__name__}).", remedy)
     return Check("Packages", True, f"All are there; PyTorch {torch.__version__}.")
 
 
@@ -97,7 +100,7 @@ def _weights(bundle: Path | None) -> Check:
 
     try:
         opened = open_bundle(bundle)
-    except BundleError as error:
+    except CovidCTError as error:
         return Check("Weights", False, error.message, error.remedy)
     count = len(opened.sha256)
     return Check("Weights", True, f"{opened.name} {opened.version}: {count} files, all as they were published.")

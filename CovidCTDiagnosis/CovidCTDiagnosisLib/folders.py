@@ -14,6 +14,9 @@ from uuid import uuid4
 
 from CovidCTDiagnosisLib.errors import ResourceError, UsageError
 
+LONGEST_NAME_BYTES = 255
+"""Of a file or folder, in all usual file systems."""
+
 
 def cache_folder() -> Path:
     """What can be had again: COVID_CT_CACHE, or covid-ct in the user's cache folder of this system."""
@@ -72,7 +75,15 @@ def check_target(folder: Path, marker: str, kind: str, own: Collection[str] | No
                 f"The folder {folder} also holds {strange[0]}, which is no part of a {kind}.",
                 f"Choose another folder for the {kind}.",
             )
+    _require_short_name(folder.resolve())
     require_writable(folder.resolve().parent)
+
+
+def _require_short_name(target: Path) -> None:
+    """Raise UsageError if the name leaves no room for those of what takes its place."""
+    longest = f"{_replaced_prefix(target)}{uuid4().hex}"
+    if len(os.fsencode(longest)) > LONGEST_NAME_BYTES:
+        raise UsageError(f"The name {target.name[:40]}... is too long.", "Choose a shorter one.")
 
 
 def require_parent(path: Path) -> None:

@@ -15,19 +15,31 @@ from CovidCTDiagnosisLib.ct.orientation import straightened
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import study_nodes
+from CovidCTDiagnosisLib.scene.agreement import is_changed
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
-from CovidCTDiagnosisLib.scene.layers import hide_study, remember_layers, restore_layers, show_layers, shows_study
-from CovidCTDiagnosisLib.scene.nodes import _on_same_grid, add_ct, find_study_nodes, first_scan, ijk_to_ras
+from CovidCTDiagnosisLib.scene.layers import LayersOfViews, hide_study, show_layers
+from CovidCTDiagnosisLib.scene.nodes import (
+    StudyNodes,
+    add_ct,
+    find_node,
+    find_study_nodes,
+    first_scan,
+    follow_ct,
+    ijk_to_ras,
+    image_data,
+    on_same_grid,
+)
 from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import (
     COLUMNS,
+    analysis_node,
     finding_line,
     kept_analysis,
     measurement_rows,
     methods_paragraph,
 )
-from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, show_only_surfaces
+from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, SEGMENTATION, show_only_surfaces
 from CovidCTDiagnosisLib.scene.slice_plot import slice_values
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
@@ -231,13 +243,16 @@ def test_layers_come_back(scene: Any, phantom: Any) -> None:
     ct = add_ct(scene, phantom.ct)
     nodes = put_study(phantom.folder, ct)
     logic = SliceView(scene, "View").logic
-    show_layers([logic], ct, foreground=nodes.relevance_ct, foreground_opacity=0.3)
-    before = remember_layers([logic])
+    prior = add_ct(scene, phantom.ct, "Prior")
+    show_layers([logic], ct, foreground=prior, foreground_opacity=0.3)
+    before = LayersOfViews()
+    before.remember([logic])
     show_layers([logic], ct, label=nodes.lungs, label_opacity=0.4, label_outline=True)
     composite = logic.GetSliceCompositeNode()
     assert composite.GetForegroundVolumeID() is None
-    restore_layers(before)
-    assert composite.GetForegroundVolumeID() == nodes.relevance_ct.GetID() and composite.GetLabelVolumeID() is None
+    before.remember([logic])  # not what shows a study
+    before.restore()
+    assert composite.GetForegroundVolumeID() == prior.GetID() and composite.GetLabelVolumeID() is None
     assert composite.GetForegroundOpacity() == pytest.approx(0.3) and not logic.GetSliceNode().GetUseLabelOutline()
 
 
@@ -248,14 +263,112 @@ def test_a_study_can_be_hidden_and_the_user_s_layers_stay(scene: Any, phantom: A
     logic = SliceView(scene, "View").logic
     composite = logic.GetSliceCompositeNode()
     show_layers([logic], ct, label=mine)
-    assert not shows_study([logic])
     hide_study([logic])
     assert composite.GetLabelVolumeID() == mine.GetID()
     show_layers([logic], ct, foreground=nodes.relevance_ct, label=nodes.lesions)
-    assert shows_study([logic])
     hide_study([logic])
     assert composite.GetForegroundVolumeID() is None and composite.GetLabelVolumeID() is None
     assert composite.GetBackgroundVolumeID() == ct.GetID()
+
+
+def test_views_of_a_later_layout_are_remembered_too(scene: Any, phantom: Any) -> None:
+    ct, prior, third = (add_ct(scene, phantom.ct, name) for name in ("CT", "Prior", "Third"))
+    first, later = (SliceView(scene, name).logic for name in ("Red", "Slice4"))
+    before = LayersOfViews()
+    show_layers([first], prior)
+    before.remember([first])
+    show_layers([later], third)
+    show_layers([first], ct)
+    before.remember([first, later], anew=False)
+    show_layers([first, later], ct)
+    before.restore()
+    shown = [logic.GetSliceCompositeNode().GetBackgroundVolumeID() for logic in (first, later)]
+    assert shown == [prior.GetID(), third.GetID()]
+
+
+def test_all_that_was_found_follows_the_ct_under_a_later_transform(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    _move(scene, ct, (40.0, 0.0, 0.0))
+    assert not is_changed(ct)
+    follow_ct(nodes)
+    segmentation = find_node(ct, SEGMENTATION, "vtkMRMLSegmentationNode")
+    for node in (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions, segmentation):
+        assert node.GetTransformNodeID() == ct.GetTransformNodeID()
+
+
+def test_a_ct_that_was_moved_or_changed_since_is_told(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    assert not is_changed(ct), "nothing was found in it yet"
+    put_study(phantom.folder, ct)
+    assert not is_changed(ct)
+    origin, image = ct.GetOrigin(), ct.GetImageData()
+    ct.SetOrigin(5.0, 0.0, 0.0)
+    assert is_changed(ct)
+    ct.SetOrigin(*origin)
+    assert not is_changed(ct)
+    voxels = slicer.util.arrayFromVolume(ct).copy()
+    voxels[::2] += 100  # another phase, on the same grid
+    ct.SetAndObserveImageData(image_data(voxels))
+    assert is_changed(ct)
+    ct.SetAndObserveImageData(image_data(voxels[:-2]))
+    assert is_changed(ct)
+    ct.SetAndObserveImageData(None)
+    assert is_changed(ct)
+    ct.SetAndObserveImageData(image)
+    assert not is_changed(ct)
+
+
+def test_a_transform_hardened_in_ct_and_study_moves_heatmap_and_jumps(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    analysis = kept_analysis(ct)
+    assert analysis is not None
+    index = 20
+    before, heatmap = peak_ras(nodes, analysis, index), show_heatmap(nodes, HeatmapView())
+    _move(scene, ct, (0.0, 0.0, -400.0))
+    follow_ct(nodes)
+    for node in (ct, nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions):
+        node.HardenTransform()
+    assert not is_changed(ct)
+    assert show_heatmap(nodes, HeatmapView()) is heatmap
+    np.testing.assert_allclose(ijk_to_ras(heatmap), ijk_to_ras(ct), atol=1e-3)
+    np.testing.assert_allclose(peak_ras(nodes, analysis, index), np.add(before, (0, 0, -400)), atol=1e-3)
+
+
+def test_where_a_second_study_cannot_be_shown_the_first_ones_finding_is_not_either(
+    scene: Any, phantom: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ct = add_ct(scene, phantom.ct)
+    put_study(phantom.folder, ct)
+    assert kept_analysis(ct)
+
+    def fails(nodes: StudyNodes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("CovidCTDiagnosisLib.scene.study_nodes.load_segmentation", fails)
+    with pytest.raises(MemoryError):
+        put_study(phantom.folder, ct)
+    assert kept_analysis(ct) is None
+
+
+@pytest.mark.parametrize("text", ["", "not JSON"])
+def test_an_analysis_whose_text_is_lost_is_none(scene: Any, phantom: Any, text: str) -> None:
+    ct = add_ct(scene, phantom.ct)
+    put_study(phantom.folder, ct)
+    analysis_node(ct).SetText(text)
+    assert kept_analysis(ct) is None
+
+
+def test_the_heatmap_lies_in_the_studys_folder(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    parents = {
+        hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
+        for node in (nodes.lungs, nodes.relevance_ct, show_heatmap(nodes, HeatmapView()))
+    }
+    assert len(parents) == 1 and hierarchy.GetItemName(parents.pop()).endswith("CovidCTDiagnosis")
 
 
 def test_a_study_of_another_grid_changes_nothing_in_the_scene(scene: Any, phantom: Any) -> None:
@@ -283,9 +396,9 @@ def test_a_ct_of_rounded_cosines_is_on_the_grid_of_its_study_whose_axes_are_stra
     ]
     corners = [ijk_to_ras(node)[:3, :3] @ [479, 479, 7] for node in nodes]  # opposite the first
     assert np.linalg.norm(corners[0] - corners[1]) > 0.01
-    assert _on_same_grid(nodes[1], nodes[0])
+    assert on_same_grid(nodes[1], nodes[0])
     nodes[1].SetOrigin(0.0, 0.1, 0.0)
-    assert not _on_same_grid(nodes[1], nodes[0])
+    assert not on_same_grid(nodes[1], nodes[0])
 
 
 def test_a_ct_that_has_left_the_scene_gets_no_study(scene: Any, phantom: Any) -> None:

@@ -47,6 +47,8 @@ def add_plates(commands: Any) -> None:
 def _plates(options: argparse.Namespace) -> None:
     from ..ct import read_scan
 
+    if options.series is not None and options.scan is None:
+        raise UsageError("--series names a series of a CT, and none is given.", "Give the CT that was analyzed.")
     outputs = _plate_files(options.output)
     for output in outputs:
         _check_beside(output, options.study)
@@ -59,6 +61,8 @@ def _plates(options: argparse.Namespace) -> None:
 
 def _plate_files(output: Path) -> list[Path]:
     require_parent(output)
+    if not output.name:
+        raise UsageError(f"{output} is a folder.", "Give a .png or .pdf file, or no ending for both.")
     if not output.suffix:
         return [output.with_suffix(".png"), output.with_suffix(".pdf")]
     if output.suffix.lower() not in (".png", ".pdf"):

@@ -19,6 +19,9 @@ from CovidCTDiagnosisLib.scene.segmentation import lungs_of
 
 RUNNING, DONE, FAILED, CANCELLED = "running", "done", "failed", "cancelled"
 
+MOST_BYTES = 80
+"""Of a folder's name."""
+
 
 @dataclass
 class Progress:
@@ -161,8 +164,9 @@ def new_folder(parent: Path, title: str) -> Path:
 
 
 def _file_name(title: str) -> str:
-    """A node's name in characters that every file system takes, not too many of them."""
-    return "".join(c if c.isalnum() or c in "-_ " else "_" for c in title)[:80].strip() or "CT"
+    """A node's name in characters that every file system takes, not too many bytes of them."""
+    plain = "".join(c if c.isalnum() or c in "-_ " else "_" for c in title)
+    return plain.encode()[:MOST_BYTES].decode(errors="ignore").strip() or "CT"
 
 
 def _check(ct: slicer.vtkMRMLScalarVolumeNode) -> None:

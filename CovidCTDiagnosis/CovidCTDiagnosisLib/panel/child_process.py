@@ -55,8 +55,8 @@ class CommandLine:
     """
 
     def __init__(self, arguments: Sequence[str], python: str = sys.executable) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LIBRARY), os.environ.get("PYTHONPATH", "")])}
-        environment["PYTHONIOENCODING"] = "utf-8"
+        paths = [str(LIBRARY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
         self._lines: list[str] = []
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._process = subprocess.Popen(
@@ -65,6 +65,8 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
+            # Python looks for modules where it starts: not where Slicer did, which may be a folder of data.
+            cwd=LIBRARY,
             encoding="utf-8",
             errors="replace",
             **_own_group(),

@@ -38,7 +38,11 @@ class ComputerView:
         self.cancel()
         self._found = []
         self._ui.checkLabel.text = _("Checking …")
-        self._child = self._launch(["check", "--events", "jsonl"])
+        try:
+            self._child = self._launch(["check", "--events", "jsonl"])
+        except (CovidCTError, OSError) as error:
+            self._ui.checkLabel.text = escape(str(error))
+            return
         self._timer.start()
 
     def _on_remove(self, clicked: bool = False) -> None:

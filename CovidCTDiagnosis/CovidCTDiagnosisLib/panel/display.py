@@ -8,16 +8,15 @@ from typing import Any
 import slicer
 
 from CovidCTDiagnosisLib.panel.parameters import LESIONS
+from CovidCTDiagnosisLib.scene.agreement import is_changed
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
 from CovidCTDiagnosisLib.scene.layers import (
-    Layers,
+    LayersOfViews,
     hide_study,
-    remember_layers,
-    restore_layers,
     show_layers,
-    shows_study,
 )
-from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
+from CovidCTDiagnosisLib.scene.nodes import find_study_nodes, follow_ct
+from CovidCTDiagnosisLib.scene.report import explained_call, kept_analysis
 from CovidCTDiagnosisLib.scene.segmentation import show_only_surfaces
 
 Logics = Callable[[], Iterable[slicer.vtkMRMLSliceLogic]]
@@ -32,13 +31,8 @@ class Display:
 
     def __init__(self, logics: Logics) -> None:
         self._logics = logics
-        self._before: Layers = []
+        self._before = LayersOfViews()
         self._shows = False
-
-    def _remember(self) -> None:
-        """What the views show now can be brought back by `restore`; a study that they show already can not."""
-        if not shows_study(self._logics()):
-            self._before = remember_layers(self._logics())
 
     @property
     def remembers(self) -> bool:
@@ -47,28 +41,24 @@ class Display:
 
     def forget(self) -> None:
         """Nothing can be brought back any more: the scene is another."""
-        self._before, self._shows = [], False
+        self._before, self._shows = LayersOfViews(), False
 
     def restore(self) -> None:
-        """Show what was remembered."""
-        restore_layers(self._before)
-        self._shows = False
+        """Show what was remembered, and the study in no view."""
+        self._before.restore()
+        self._hide(slicer.mrmlScene)
 
     def update(self, parameters: Any) -> None:
-        """Show the study of the chosen CT as the parameters say, or no study where there is none."""
+        """Show the study of the chosen CT as the parameters say, or no study where there is none of it as it is now."""
         ct = parameters.inputVolume
-        if ct is None:
+        nodes = None if ct is None else find_study_nodes(ct)
+        analysis = None if ct is None else kept_analysis(ct)
+        if ct is None or nodes is None or analysis is None or is_changed(ct):
+            self._hide(slicer.mrmlScene if ct is None else ct.GetScene())
             return
-        nodes = find_study_nodes(ct)
-        if nodes is None:
-            self._shows = False
-            hide_study(self._logics())
-            show_only_legend(ct.GetScene(), None)
-            show_only_surfaces(ct.GetScene(), None)
-            return
-        if not self._shows:
-            self._remember()
+        self._before.remember(self._logics(), anew=not self._shows)
         self._shows = True
+        follow_ct(nodes)
         heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
         show_layers(
             self._logics(),
@@ -79,8 +69,15 @@ class Display:
             parameters.lesionOpacity,
             label_outline=parameters.showRelevance,
         )
-        show_only_legend(nodes.ct.GetScene(), heatmap if parameters.showLegend else None)
+        legend = heatmap if parameters.showLegend else None
+        show_only_legend(nodes.ct.GetScene(), legend, explained_call(analysis))
         show_only_surfaces(nodes.ct.GetScene(), nodes if parameters.showSurfaces else None)
+
+    def _hide(self, scene: slicer.vtkMRMLScene) -> None:
+        self._shows = False
+        hide_study(self._logics())
+        show_only_legend(scene, None)
+        show_only_surfaces(scene, None)
 
 
 def _view(parameters: Any) -> HeatmapView:

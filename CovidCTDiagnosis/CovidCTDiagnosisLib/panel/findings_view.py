@@ -10,7 +10,7 @@ import qt
 
 from CovidCTDiagnosisLib.panel.translation import _
 from CovidCTDiagnosisLib.scene.places import slice_position_mm
-from CovidCTDiagnosisLib.scene.report import COLUMNS, lungs_source, measurement_rows
+from CovidCTDiagnosisLib.scene.report import COLUMNS, explained_score, lungs_source, measurement_rows
 
 SLICES = 20
 """So many of the most relevant slices are listed."""
@@ -38,7 +38,8 @@ def _finding(analysis: dict[str, Any]) -> str:
         label=escape(diagnosis["label"]), probability=diagnosis["probability"], threshold=diagnosis["threshold"]
     )
     made_by = _("Weights: {name} {version}").format(name=escape(bundle["name"]), version=escape(bundle["version"]))
-    return f"{finding}<br>{made_by}{_LUNGS[lungs_source(analysis)]}"
+    explained = _("Heatmaps explain {score}").format(score=_(explained_score(analysis)))
+    return f"{finding}<br>{explained}<br>{made_by}{_LUNGS[lungs_source(analysis)]}"
 
 
 def _warnings(warnings: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from CovidCTDiagnosisLib.panel.display import Display, Logics
 from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
 from CovidCTDiagnosisLib.panel.parameters import EXPLAINED, chosen_path, computer_choices, note_choices
 from CovidCTDiagnosisLib.panel.translation import _
+from CovidCTDiagnosisLib.scene.agreement import is_changed
 from CovidCTDiagnosisLib.scene.layers import jump_to
 from CovidCTDiagnosisLib.scene.nodes import find_study_nodes, study_volumes
 from CovidCTDiagnosisLib.scene.places import peak_ras
@@ -23,6 +24,7 @@ from CovidCTDiagnosisLib.scene.report import kept_analysis, kept_state
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
 POLL_MS = 100
+_CHANGED = _("This CT was moved or changed since it was analyzed, so nothing is shown of that. Analyze it again.")
 _NOTHING: tuple[str | None, str] = (None, "")
 """Nothing has been shown yet, not even that no CT is chosen."""
 
@@ -112,13 +114,14 @@ class Panel:
         self._ui.removeButton.enabled = not self.running
         self._ui.analyzeButton.text = _("Cancel") if self.running else _("Analyze")
         shown = ("", "") if ct is None else (ct.GetID(), kept_state(ct))
-        if shown[0] != self._shown[0] and not self.running:
-            self._ui.statusLabel.text = _("Choose a chest CT.") if ct is None else _("Ready.")
         if shown != self._shown:
-            show_findings(self._ui, None if ct is None else kept_analysis(ct))
+            changed = ct is not None and is_changed(ct)
+            if not self.running and (changed or shown[0] != self._shown[0]):
+                self._ui.statusLabel.text = _CHANGED if changed else _("Ready.") if ct else _("Choose a chest CT.")
+            show_findings(self._ui, None if ct is None or changed else kept_analysis(ct))
             views = True
         self._shown = shown
-        if ct is not None and views:
+        if views:
             self.display.update(parameters)
         self._ui.restoreButton.enabled = self.display.remembers
         _hide_our_own(self._ui.inputSelector)
@@ -143,9 +146,10 @@ class Panel:
         if self._starting:
             return  # Slicer stays alive while it installs packages
         parameters = self._parameters()
-        self._starting = True
-        self.update()
+        self._starting, self._log = True, ""
+        self._ui.logButton.visible = False
         try:
+            self.update()
             self._job = AnalysisJob(
                 parameters.inputVolume,
                 self._launch,
@@ -159,7 +163,6 @@ class Panel:
         finally:
             self._starting = False
             self.update()
-        self._ui.logButton.visible = False
         self._ui.progressBar.visible = True
         self._timer.start()
         self._poll()
@@ -192,8 +195,15 @@ class Panel:
         finally:
             job.close()
             self.update()
-        self._ui.statusLabel.text = _status(progress)
+        self._ui.statusLabel.text = self._of_ct(job, _status(progress))
         self._ui.logButton.visible = progress.state not in (DONE, CANCELLED)
+
+    def _of_ct(self, job: AnalysisJob, status: str) -> str:
+        """With the name of the CT that was analyzed, where another one is chosen by now."""
+        parameters = self._parameters()
+        if parameters is None or parameters.inputVolume is job.ct:
+            return status
+        return f"{job.ct.GetName()}: {status}"
 
     def _load(self, job: AnalysisJob) -> None:
         try:
@@ -223,7 +233,9 @@ class Panel:
     def _go_to(self, ct: slicer.vtkMRMLScalarVolumeNode, row: int) -> None:
         """Bring all views to a row of the list of slices."""
         analysis, nodes = kept_analysis(ct), find_study_nodes(ct)
-        if analysis is not None and nodes is not None and row < len(analysis["relevance"]["slices"]):
+        if analysis is None or nodes is None or is_changed(ct):
+            return
+        if row < len(analysis["relevance"]["slices"]):
             jump_to(self._logics(), peak_ras(nodes, analysis, slice_index(analysis, row)))
 
     def _on_log(self, clicked: bool = False) -> None:

@@ -53,6 +53,7 @@ _RELEVANCE_OPACITY = 0.65
 
 _LINE = (90, 200, 255)
 _EDGE, _GAP, _LEFT, _TOP, _BOTTOM = 36, 8, 44, 168, 176
+_GAP_OF_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,18 @@ def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_
 def _draw_heading(draw: ImageDraw.ImageDraw, analysis: dict[str, Any]) -> None:
     draw.text((_EDGE, 30), finding_line(analysis), TEXT, font(38))
     draw.text((_EDGE, 84), _measured(analysis), FAINT_TEXT, font(24))
-    draw.text((WIDTH - _EDGE, 38), analysis["input"]["name"], FAINT_TEXT, font(24), anchor="ra")
+    beside = _EDGE + draw.textlength(finding_line(analysis), font(38)) + _GAP_OF_NAME
+    name = _shortened(draw, analysis["input"]["name"], WIDTH - _EDGE - beside)
+    draw.text((WIDTH - _EDGE, 38), name, FAINT_TEXT, font(24), anchor="ra")
     draw.text((WIDTH - _EDGE, 84), "For research, not for diagnosis", TEXT, font(24), anchor="ra")
+
+
+def _shortened(draw: ImageDraw.ImageDraw, name: str, pixels: float) -> str:
+    """The beginning of a scan's name that is no wider than this."""
+    kept = name
+    while kept and draw.textlength(kept if kept == name else f"{kept}...", font(24)) > pixels:
+        kept = kept[:-1]
+    return kept if kept == name else f"{kept}..."
 
 
 def _measured(analysis: dict[str, Any]) -> str:

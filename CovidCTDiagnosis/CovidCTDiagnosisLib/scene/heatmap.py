@@ -9,7 +9,7 @@ import slicer
 from scipy.ndimage import gaussian_filter
 
 from CovidCTDiagnosisLib.scene.colors import relevance_colors
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, display_manually, image_data, node_of
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, display_manually, ijk_to_ras, image_data, node_of, put_beside
 
 _STATE = "CovidCTDiagnosis.Heatmap"
 _HIDDEN = -1e6
@@ -49,10 +49,12 @@ def show_heatmap(nodes: StudyNodes, view: HeatmapView) -> slicer.vtkMRMLScalarVo
     source = nodes.relevance_lesions if view.of_lesions else nodes.relevance_ct
     node = node_of(nodes.ct, f"heatmap of {'lesions' if view.of_lesions else 'ct'}", "vtkMRMLScalarVolumeNode")
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
-    state = f"{source.GetID()} {source.GetImageData().GetMTime()} {astuple(view)}"
+    place = ijk_to_ras(source).ravel().tolist()
+    state = f"{source.GetID()} {source.GetImageData().GetMTime()} {place} {astuple(view)}"
     if node.GetAttribute(_STATE) != state or node.GetImageData() is None:
         _fill(node, source, view)
         node.SetAttribute(_STATE, state)
+    put_beside(node, source)
     return node
 
 
@@ -68,8 +70,16 @@ def display_relevance(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     _display(node, end, shown_from, signed=False)
 
 
-def show_only_legend(scene: slicer.vtkMRMLScene, heatmap: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-    """Show the scale of a heatmap's colours in the views, or of none; those of other heatmaps are hidden."""
+def show_only_legend(
+    scene: slicer.vtkMRMLScene, heatmap: slicer.vtkMRMLScalarVolumeNode | None, explained: str = ""
+) -> None:
+    """Show the scale of a heatmap's colours in the views, or of none; those of other heatmaps are hidden.
+
+    Args:
+        scene: that the heatmap lies in.
+        heatmap: or None.
+        explained: what it speaks for, see ``report.explained_call``.
+    """
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode")):
         legend = scene.GetNthNodeByClass(index, "vtkMRMLColorLegendDisplayNode")
         shown = legend.GetDisplayableNode()
@@ -77,7 +87,7 @@ def show_only_legend(scene: slicer.vtkMRMLScene, heatmap: slicer.vtkMRMLScalarVo
             legend.SetVisibility(False)
     if heatmap is not None:
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmap)
-        legend.SetTitleText("Relevance")
+        legend.SetTitleText(f"Relevance {explained}".strip())
         legend.SetLabelFormat("%.1e")
         legend.SetVisibility(True)
 

@@ -56,44 +56,49 @@ class _Shown(NamedTuple):
     label_outline: bool
 
 
-Layers = list[_Shown]
+class LayersOfViews:
+    """What views showed before they showed a study."""
 
+    def __init__(self) -> None:
+        self._shown: dict[str, _Shown] = {}
 
-def remember_layers(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> Layers:
-    """What the views show now, for `restore_layers`."""
-    views = [(logic.GetSliceCompositeNode(), logic.GetSliceNode()) for logic in slice_logics]
-    return [
-        _Shown(
-            composite,
-            composite.GetLinkedControl(),
-            composite.GetBackgroundVolumeID(),
-            composite.GetForegroundVolumeID(),
-            composite.GetForegroundOpacity(),
-            composite.GetLabelVolumeID(),
-            composite.GetLabelOpacity(),
-            slice_node,
-            slice_node.GetUseLabelOutline(),
-        )
-        for composite, slice_node in views
-    ]
+    def __bool__(self) -> bool:
+        return bool(self._shown)
 
+    def remember(self, slice_logics: Iterable[slicer.vtkMRMLSliceLogic], anew: bool = True) -> None:
+        """Remember what views show now; not of those that show a study already.
 
-def restore_layers(layers: Layers) -> None:
-    """Show what the views showed when they were remembered."""
-    for shown in layers:
-        composite = shown.composite
-        composite.SetLinkedControl(shown.linked)
-        composite.SetBackgroundVolumeID(shown.background)
-        composite.SetForegroundVolumeID(shown.foreground)
-        composite.SetForegroundOpacity(shown.foreground_opacity)
-        composite.SetLabelVolumeID(shown.label)
-        composite.SetLabelOpacity(shown.label_opacity)
-        shown.slice_node.SetUseLabelOutline(shown.label_outline)
+        Args:
+            slice_logics: the views.
+            anew: also of those of which something is remembered; else of new ones alone, as another layout has.
+        """
+        for logic in slice_logics:
+            composite, slice_node = logic.GetSliceCompositeNode(), logic.GetSliceNode()
+            if any(map(is_of_study, _overlays(logic))) or (slice_node.GetID() in self._shown and not anew):
+                continue
+            self._shown[slice_node.GetID()] = _Shown(
+                composite,
+                composite.GetLinkedControl(),
+                composite.GetBackgroundVolumeID(),
+                composite.GetForegroundVolumeID(),
+                composite.GetForegroundOpacity(),
+                composite.GetLabelVolumeID(),
+                composite.GetLabelOpacity(),
+                slice_node,
+                slice_node.GetUseLabelOutline(),
+            )
 
-
-def shows_study(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> bool:
-    """Whether any view shows what was found in a CT."""
-    return any(is_of_study(node) for logic in slice_logics for node in _overlays(logic))
+    def restore(self) -> None:
+        """Show what the views showed when they were remembered."""
+        for shown in self._shown.values():
+            composite = shown.composite
+            composite.SetLinkedControl(shown.linked)
+            composite.SetBackgroundVolumeID(shown.background)
+            composite.SetForegroundVolumeID(shown.foreground)
+            composite.SetForegroundOpacity(shown.foreground_opacity)
+            composite.SetLabelVolumeID(shown.label)
+            composite.SetLabelOpacity(shown.label_opacity)
+            shown.slice_node.SetUseLabelOutline(shown.label_outline)
 
 
 def hide_study(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> None:

@@ -76,7 +76,7 @@ def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slic
 def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
     """Load the images of a study; the nodes of an earlier study of the same CT are reused, not added to.
 
-    The nodes follow the CT's transform. How relevance is displayed is left to `heatmap`.
+    The nodes lie under the CT's transform, see also ``follow_ct``. How relevance is displayed is left to `heatmap`.
 
     Raises:
         InputError: an image cannot be read, or it is not on the grid of `ct_node`.
@@ -104,6 +104,16 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
     nodes.lungs.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lungs", LUNGS).GetID())
     nodes.lesions.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lesions", LESIONS).GetID())
     return nodes
+
+
+def follow_ct(nodes: StudyNodes) -> None:
+    """Move all that was found in a CT with it: it may have been put under another transform since."""
+    scene, transform = nodes.ct.GetScene(), nodes.ct.GetTransformNodeID()
+    for index in range(scene.GetNumberOfNodes()):
+        node = scene.GetNthNode(index)
+        found = is_of_study(node) and node.GetNodeReferenceID(_CT) == nodes.ct.GetID()
+        if found and node.IsA("vtkMRMLTransformableNode") and node.GetTransformNodeID() != transform:
+            node.SetAndObserveTransformNodeID(transform)
 
 
 def find_study_nodes(ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes | None:
@@ -195,6 +205,18 @@ def node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str)
     return node
 
 
+def put_beside(node: slicer.vtkMRMLNode, other: slicer.vtkMRMLNode) -> None:
+    """Put a node into the folder of another one in the Data module."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(other.GetScene())
+    item = hierarchy.GetItemByDataNode(other) if hierarchy is not None else 0
+    if not item:
+        return
+    folder = hierarchy.GetItemParent(item)
+    own = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
+    if hierarchy.GetItemParent(own) != folder:
+        hierarchy.SetItemParent(own, folder)
+
+
 def _read(path: Path, role: str, ct_node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLVolumeNode:
     """An image of a study on the CT's grid, as a node that is in no scene."""
     node = getattr(slicer, _CLASSES[role])()
@@ -204,7 +226,7 @@ def _read(path: Path, role: str, ct_node: slicer.vtkMRMLScalarVolumeNode) -> sli
     storage.SetSingleFile(True)
     if not path.is_file() or not storage.ReadData(node):
         raise InputError(f"{path.name} of the study {path.parent} cannot be read.", "Analyze the CT again.")
-    if not _on_same_grid(node, ct_node):
+    if not on_same_grid(node, ct_node):
         raise InputError(
             f"{path.name} of the study {path.parent} is not on the grid of {ct_node.GetName()}.",
             "Choose the CT that was analyzed.",
@@ -212,11 +234,13 @@ def _read(path: Path, role: str, ct_node: slicer.vtkMRMLScalarVolumeNode) -> sli
     return node
 
 
-def _on_same_grid(node: slicer.vtkMRMLVolumeNode, other: slicer.vtkMRMLVolumeNode) -> bool:
+def on_same_grid(node: slicer.vtkMRMLVolumeNode, other: slicer.vtkMRMLVolumeNode) -> bool:
     """Whether two volumes have the same size and the same corners, in whatever order.
 
     NIfTI keeps its grid in single precision: corners may differ by 0.01 mm.
     """
+    if node.GetImageData() is None or other.GetImageData() is None:
+        return False
     size, other_size = (volume.GetImageData().GetDimensions() for volume in (node, other))
     distances = np.linalg.norm(_corners_ras(node)[:, :, None] - _corners_ras(other)[:, None, :], axis=0)
     return size == other_size and bool(distances.min(axis=0).max() <= 0.01)

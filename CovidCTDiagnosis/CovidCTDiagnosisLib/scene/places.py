@@ -8,6 +8,7 @@ import numpy as np
 import slicer
 import vtk
 
+from CovidCTDiagnosisLib.scene.agreement import analyzed_grid
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, ijk_to_ras
 from CovidCTDiagnosisLib.study.study import input_grid
 
@@ -28,9 +29,9 @@ def peak_ras(nodes: StudyNodes, analysis: dict[str, Any], index: int) -> tuple[f
         index: as in its slices.
     """
     grid = input_grid(analysis)
-    middle = grid.slice_center(index) * [-1, -1, 1]
     to_ras = ijk_to_ras(nodes.relevance_ct)
-    voxel = (np.linalg.inv(to_ras) @ [*middle, 1])[:3]
+    voxel = np.linalg.inv(analyzed_grid(nodes.ct)) @ [*(grid.slice_center(index) * [-1, -1, 1]), 1]
+    middle = (to_ras @ voxel)[:3]
     axis = grid.long_axis
     plane = round(voxel[2 - axis])
     heat = sum(

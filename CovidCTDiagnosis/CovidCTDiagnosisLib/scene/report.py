@@ -8,15 +8,19 @@ from typing import Any
 import slicer
 import vtk
 
-from CovidCTDiagnosisLib.scene.nodes import find_node, node_of
+from CovidCTDiagnosisLib.scene.nodes import find_node, ijk_to_ras, node_of
 
 _ANALYSIS, _MEASUREMENTS, _METHODS = "analysis", "measurements", "methods"
+
+_NODES = {_ANALYSIS: "vtkMRMLTextNode", _MEASUREMENTS: "vtkMRMLTableNode", _METHODS: "vtkMRMLTextNode"}
 
 _TARGETS = {
     "covid": "the COVID-19 score",
     "not-covid": "the score against COVID-19",
     "difference": "the difference of the scores for and against COVID-19",
 }
+
+_CALLS = {"covid": "for COVID-19", "not-covid": "against COVID-19", "difference": "for less against"}
 
 _SEGMENTED = {
     "network": "Lungs and lesions were segmented",
@@ -30,6 +34,11 @@ COLUMNS = ("Finding", "Side", "Volume, ml", "Share of lung, %", "Mean HU")
 def explained_score(analysis: dict[str, Any]) -> str:
     """What the relevance of an analysis explains, in words."""
     return _TARGETS[analysis["relevance"]["target"]]
+
+
+def explained_call(analysis: dict[str, Any]) -> str:
+    """The same in a word or two, for a legend."""
+    return _CALLS[analysis["relevance"]["target"]]
 
 
 def finding_line(analysis: dict[str, Any]) -> str:
@@ -93,16 +102,35 @@ def keep_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode, analysis: dict[str, A
     return [document, table, methods]
 
 
+def analysis_node(ct_node: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLTextNode | None:
+    """The text node that holds a CT's analysis, or None."""
+    return find_node(ct_node, _ANALYSIS, "vtkMRMLTextNode")
+
+
 def kept_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any] | None:
-    """The analysis of a CT that the scene holds, or None."""
-    node = find_node(ct_node, _ANALYSIS, "vtkMRMLTextNode")
-    return None if node is None else json.loads(node.GetText())
+    """The analysis of a CT that the scene holds, or None; also where its text was lost or changed by hand."""
+    node = analysis_node(ct_node)
+    try:
+        return None if node is None else json.loads(node.GetText() or "null")
+    except ValueError:
+        return None
 
 
 def kept_state(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """Tells apart which analysis of a CT the scene holds, if any."""
-    node = find_node(ct_node, _ANALYSIS, "vtkMRMLTextNode")
-    return "" if node is None else f"{node.GetID()} {node.GetMTime()}"
+    """Tells apart which analysis of a CT the scene holds, if any, and states of the CT's voxels and place."""
+    node, image = analysis_node(ct_node), ct_node.GetImageData()
+    if node is None:
+        return ""
+    place = ijk_to_ras(ct_node).ravel().tolist()
+    return f"{node.GetID()} {node.GetMTime()} {image and image.GetMTime()} {ct_node.GetTransformNodeID()} {place}"
+
+
+def forget_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Take an analysis out of the scene, so that no finding of it is shown; its images stay."""
+    for role, class_name in _NODES.items():
+        node = find_node(ct_node, role, class_name)
+        if node is not None:
+            ct_node.GetScene().RemoveNode(node)
 
 
 def methods_paragraph(analysis: dict[str, Any]) -> str:

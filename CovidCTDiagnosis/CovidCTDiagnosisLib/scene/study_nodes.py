@@ -7,12 +7,13 @@ from pathlib import Path
 import slicer
 
 from CovidCTDiagnosisLib.errors import InputError
+from CovidCTDiagnosisLib.scene.agreement import note_ct
 from CovidCTDiagnosisLib.scene.heatmap import display_relevance
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_study_nodes, load_study
-from CovidCTDiagnosisLib.scene.report import keep_analysis
+from CovidCTDiagnosisLib.scene.report import forget_analysis, keep_analysis
 from CovidCTDiagnosisLib.scene.segmentation import load_segmentation
 from CovidCTDiagnosisLib.scene.slice_plot import plot_slices
-from CovidCTDiagnosisLib.study import read_study
+from CovidCTDiagnosisLib.study import Study, read_study
 
 _FOLDER = "CovidCTDiagnosis.Folder"
 
@@ -21,18 +22,31 @@ def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNo
     """Put a study into the CT's scene, in the place of an earlier one of the same CT.
 
     Raises:
-        InputError: the study cannot be read or does not belong to the CT, or this has left the scene.
+        InputError: the study cannot be read or does not belong to the CT, or this has left the scene; then the scene
+            stays as it was. Where anything else fails, an earlier analysis is shown no longer: parts of it are gone.
     """
     if ct.GetScene() is None:
         raise InputError("The CT was removed from the scene while it was analyzed.", "Load it and analyze it again.")
     study = read_study(study_folder)
+    try:
+        return _put(study, study_folder, ct)
+    except InputError:
+        raise
+    except Exception:
+        forget_analysis(ct)
+        raise
+
+
+def _put(study: Study, study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
     nodes = load_study(ct.GetScene(), study_folder, ct)
     for relevance in (nodes.relevance_ct, nodes.relevance_lesions):
         display_relevance(relevance)
     segmentation = load_segmentation(nodes)
     kept = [*keep_analysis(ct, study.analysis), *plot_slices(ct, study)]
+    note_ct(ct)
     images = [nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions]
     _gather(ct, [*images, segmentation, *kept])
+    ct.Modified()  # whoever shows it has more to show now
     return nodes
 
 
