@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,17 +34,20 @@ class Check:
     remedy: str = ""
 
 
-def check_computer(bundle: Path | None = None) -> list[Check]:
-    """All checks; those that need a missing package say so.
+def check_computer(bundle: Path | None = None) -> Iterator[Check]:
+    """All checks, one after the other; those that need a missing package say so.
 
     Args:
         bundle: folder with weights, or None for those shipped.
     """
     packages = _packages()
-    checks = [packages]
+    yield packages
     if packages.good:
-        checks += [_graphics(), _memory(), _weights(bundle), _time()]
-    return [*checks, _disk()]
+        yield _graphics()
+        yield _memory()
+        yield _weights(bundle)
+        yield _time()
+    yield _disk()
 
 
 def _packages(known: Callable[[str], object] = find_spec) -> Check:
@@ -62,7 +65,7 @@ def _packages(known: Callable[[str], object] = find_spec) -> Check:
         return Check("Packages", False, error.message, error.remedy)
     except Exception as error:  # as where a library of the system is missing, or an antivirus program has taken one
         remedy = "Install PyTorch again; on Windows also the Visual C++ Redistributable."
-        return Check("Packages", False, f"PyTorch cannot be loaded ({error or type(error).__name__}).", remedy)
+        return Check("Packages", False, f"PyTorch cannot be loaded ({str(error) or type(error).__name__}).", remedy)
     return Check("Packages", True, f"All are there; PyTorch {torch.__version__}.")
 
 

@@ -37,3 +37,14 @@ def test_a_missing_package_is_named_and_nothing_else_is_tried(monkeypatch: pytes
     monkeypatch.setattr(computer_check, "PACKAGES", ("torch", "no_such_package"))
     packages, disk = check_computer()
     assert not packages.good and "no_such_package" in packages.found and packages.remedy and disk.name == "Disk"
+
+
+@pytest.mark.parametrize("error", [OSError("WinError 126"), ImportError("libcudart.so.12"), RuntimeError()])
+def test_a_pytorch_that_cannot_be_loaded_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("CovidCTDiagnosisLib.pipeline.compute.require_torch", fails)
+    packages, disk = check_computer()
+    assert not packages.good and "PyTorch cannot be loaded" in packages.found and "again" in packages.remedy
+    assert (str(error) or "RuntimeError") in packages.found and disk.name == "Disk"

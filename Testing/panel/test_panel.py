@@ -18,7 +18,7 @@ import vtk
 from CovidCTDiagnosisLib.ct.phantom import make_chest
 from CovidCTDiagnosisLib.errors import CovidCTError, UsageError
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan, is_bent
-from CovidCTDiagnosisLib.scene.report import kept_analysis
+from CovidCTDiagnosisLib.scene.report import analysis_node, kept_analysis
 from PIL import Image
 from PySide6 import QtCore
 
@@ -323,7 +323,7 @@ def test_choices_and_findings_come_back_with_the_scene(opened: Any, new_scene: A
     assert window[0] == pytest.approx(window[1]) and heatmap.GetDisplayNode().GetApplyThreshold()
     assert heatmap.GetDisplayNode().GetColorNode().IsA("vtkMRMLProceduralColorNode")
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap)
-    assert legend is not None and legend.GetVisibility() and legend.GetTitleText() == "Relevance"
+    assert legend is not None and legend.GetVisibility() and legend.GetTitleText() == "Relevance for COVID-19"
     assert scene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetSegmentation().GetNumberOfSegments() > 1
     node = scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
     assert node.GetParameter("relevanceOpacity") == "0.35"
@@ -383,7 +383,7 @@ def test_a_ct_that_is_chosen_while_another_is_analyzed_shows_its_own(opened: Any
     assert opened.widget.panel.running and ui.findingLabel.text == "" and ui.slicesTable.rowCount == 0
     assert not opened.widget.ui.statusLabel.text.startswith("Ready")
     assert opened.spin(lambda: not opened.widget.panel.running, PATIENCE_S)
-    assert ui.statusLabel.text == "Done." and ui.findingLabel.text == "" and find_study_nodes(other) is None
+    assert ui.statusLabel.text == "Phantom: Done." and ui.findingLabel.text == "" and find_study_nodes(other) is None
     parameters.inputVolume = opened.ct
     assert ui.findingLabel.text
 
@@ -409,6 +409,85 @@ def test_a_ct_without_findings_shows_none_of_another(opened: Any, chest_phantom:
     assert sorted(map(bool, shown)) == [False, True] and not display.GetVisibility3D()
     parameters.inputVolume = opened.ct
     assert display.GetVisibility3D()
+
+
+def test_what_was_found_moves_with_its_ct_and_is_not_shown_of_one_that_was_changed(opened: Any) -> None:
+    analyze(opened)
+    ui, ct, found = opened.widget.ui, opened.ct, opened.widget.ui.findingLabel.text
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    overlays = [slicer.mrmlScene.GetNodeByID(name) for name in layers(opened)[0][1:]]
+    assert [node.GetTransformNodeID() for node in overlays] == [transform.GetID()] * 2
+    assert ui.findingLabel.text == found
+    origin = ct.GetOrigin()
+    ct.SetOrigin(origin[0] + 5, *origin[1:])  # as Center volume does
+    assert ui.findingLabel.text == "" and ui.slicesTable.rowCount == 0
+    assert "moved or changed" in ui.statusLabel.text and "Analyze it again" in ui.statusLabel.text
+    assert {(foreground, label) for _, foreground, label in layers(opened)} == {(None, None)}
+    ct.SetOrigin(*origin)
+    assert ui.findingLabel.text == found and layers(opened)[0][1] and ui.statusLabel.text == "Ready."
+    slicer.util.arrayFromVolume(ct)[:] += 50
+    slicer.util.arrayFromVolumeModified(ct)
+    assert ui.findingLabel.text == ""
+    analyze(opened)
+    assert ui.findingLabel.text and ui.statusLabel.text == "Done."
+
+
+def test_a_ct_that_is_removed_takes_its_layers_out_of_the_views(opened: Any) -> None:
+    analyze(opened)
+    assert layers(opened)[0][1]
+    display = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetDisplayNode()
+    slicer.mrmlScene.RemoveNode(opened.ct)
+    assert opened.widget.ui.statusLabel.text == "Choose a chest CT."
+    assert {(foreground, label) for _, foreground, label in layers(opened)} == {(None, None)}
+    assert not slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLColorLegendDisplayNode").GetVisibility()
+    assert not display.GetVisibility3D()
+
+
+def test_an_analysis_whose_text_is_lost_blocks_nothing(opened: Any) -> None:
+    analyze(opened)
+    analysis_node(opened.ct).SetText("lost")
+    opened.widget.exit()
+    opened.widget.enter()
+    assert opened.widget.ui.findingLabel.text == "" and opened.widget.ui.analyzeButton.enabled
+    analyze(opened)
+    assert opened.widget.ui.findingLabel.text
+
+
+def test_a_log_is_that_of_the_last_analysis(opened: Any) -> None:
+    ui = opened.widget.ui
+    ui.analyzeButton.click()
+    assert opened.spin(lambda: bool(children()), PATIENCE_S)
+    for process in children():
+        process.kill()
+    assert opened.spin(lambda: not opened.widget.panel.running, 5) and ui.logButton.visible
+    opened.ct.SetAndObserveImageData(None)
+    ui.analyzeButton.click()
+    assert "holds no image" in ui.statusLabel.text and not ui.logButton.visible
+
+
+def test_a_scene_that_is_read_in_another_module_brings_its_choices(opened: Any, tmp_path: Path) -> None:
+    parameters = opened.widget.logic.getParameterNode()
+    parameters.device = "cpu"
+    archive = saved_scene(tmp_path)
+    parameters.device = "auto"
+    opened.widget.exit()
+    opened.widget.parent.isEntered = False
+    slicer.mrmlScene.Clear()
+    assert slicer.mrmlScene.ReadFromMRB(str(archive))
+    opened.widget.enter()
+    assert opened.widget.logic.getParameterNode().device == "cpu"
+
+
+def test_what_a_program_analyzes_is_shown_at_once_where_the_panel_is_open(opened: Any, tiny_bundle: Path) -> None:
+    assert opened.widget.ui.findingLabel.text == ""
+    opened.widget.logic.analyze(opened.ct, options=["--bundle", str(tiny_bundle), "--explain", "not-covid"])
+    analysis = kept_analysis(opened.ct)
+    assert analysis is not None
+    assert f"{analysis['diagnosis']['probability']:.3f}" in opened.widget.ui.findingLabel.text
+    assert "the score against COVID-19" in opened.widget.ui.findingLabel.text
+    legend = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLColorLegendDisplayNode")
+    assert legend.GetTitleText() == "Relevance against COVID-19"
 
 
 def test_what_a_program_analyzed_is_shown_on_the_way_back(opened: Any, tiny_bundle: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
-from CovidCTDiagnosisLib.errors import UsageError
+from CovidCTDiagnosisLib.errors import InputError, UsageError
 from CovidCTDiagnosisLib.panel import requirements as module
+from CovidCTDiagnosisLib.panel.analysis_job import new_folder
+from CovidCTDiagnosisLib.panel.child_process import CommandLine
 
 
 class Settings(dict[str, str]):
@@ -136,3 +139,21 @@ def test_terms_are_accepted_once(tmp_path: Path) -> None:
     terms.write_text("Other terms.", encoding="utf-8")
     module.ensure_terms(terms, settings, user)
     assert len(user.asked) == 3
+
+
+def test_the_command_line_takes_no_modules_from_where_slicer_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jsonschema.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    child = CommandLine(["analyze", str(tmp_path / "none.nii"), "--output", str(tmp_path / "study")])
+    deadline = time.monotonic() + 60
+    while child.exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert child.exit_code == InputError.code, child.log
+
+
+def test_folders_are_called_in_no_more_bytes_than_file_systems_take(tmp_path: Path) -> None:
+    assert len(new_folder(tmp_path, "肺" * 200).name.encode()) <= 80
+    assert new_folder(tmp_path, "Anna/CT").name == "Anna_CT"

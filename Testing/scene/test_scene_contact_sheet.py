@@ -13,9 +13,12 @@ from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import contact_sheet as module
 from CovidCTDiagnosisLib.scene.colors import LESIONS
 from CovidCTDiagnosisLib.scene.contact_sheet import contact_sheet
+from CovidCTDiagnosisLib.scene.drawing import font
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.nodes import add_ct, load_study
-from PIL import Image
+from CovidCTDiagnosisLib.scene.report import finding_line
+from CovidCTDiagnosisLib.study import read_study
+from PIL import Image, ImageDraw
 
 # As in conftest.py, RAS mm.
 OPACITY, CONSOLIDATION = (45.0, -44.0, -200.0), (-20.0, -24.0, -222.0)
@@ -56,6 +59,20 @@ def test_lesions_are_where_they_are_in_the_patient(
                 from_middle_mm = (columns.mean() - (lesions.shape[1] - 1) / 2) / column.pixels_per_mm
                 assert column.plane.center_ras[0] - from_middle_mm == pytest.approx(center[0], abs=2)
     assert found == {1, 2}
+
+
+def test_a_long_name_leaves_the_finding_readable(phantom: Any) -> None:
+    analysis = read_study(phantom.folder).analysis
+    pictures = {}
+    for length in (10, 160):
+        image = Image.new("RGB", (module.WIDTH, 140))
+        draw = ImageDraw.Draw(image)
+        named = {**analysis, "input": {**analysis["input"], "name": "M" * length}}
+        module._draw_heading(draw, named)
+        pictures[length] = np.asarray(image)[:80]
+        end = int(module._EDGE + draw.textlength(finding_line(analysis), font(38)))
+    assert np.array_equal(pictures[10][:, : end + 10], pictures[160][:, : end + 10])
+    assert not np.array_equal(pictures[10], pictures[160])
 
 
 def test_slices_go_through_what_was_found(scene: Any, phantom: Any) -> None:

@@ -144,6 +144,8 @@ def test_the_command_writes_png_and_pdf(ranked: Any, tmp_path: Path, capsys: pyt
     assert main(["plates", str(ranked.folder), "--output", str(tmp_path / "plate")]) == 0
     assert "plate.png and " in capsys.readouterr().out and (tmp_path / "plate.pdf").is_file()
     assert main(["plates", str(ranked.folder), "--output", str(ranked.folder)]) == 0  # beside the study
+    assert main(["plates", str(ranked.folder), "--output", "."]) == 2
+    assert main(["plates", str(ranked.folder), "--output", str(tmp_path / "plate"), "--series", "2"]) == 2
     assert ranked.folder.with_suffix(".png").is_file() and ranked.folder.with_suffix(".pdf").is_file()
     for output, says in (("plate.txt", "cannot be a plate"), ("none/plate.png", "does not exist")):
         assert main(["plates", str(ranked.folder), "--output", str(tmp_path / output)]) == 2

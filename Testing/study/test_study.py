@@ -461,3 +461,14 @@ def test_an_image_with_two_dimensions_is_refused(folder: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((7, 9), np.uint8)), str(folder / "lungs.nii.gz"))
     with pytest.raises(InputError, match="damaged"):
         read_study(folder).image("lungs")
+
+
+@pytest.mark.parametrize(("letters", "fits"), [(150, True), (215, False), (255, False)])
+def test_a_name_that_leaves_no_room_is_refused_before_the_work(tmp_path: Path, letters: int, fits: bool) -> None:
+    folder = tmp_path / ("s" * letters)
+    if fits:
+        check_output(folder)
+        folder.mkdir()
+    else:
+        with pytest.raises(UsageError, match="too long"):
+            check_output(folder)

@@ -53,11 +53,12 @@ def _check(options: argparse.Namespace) -> None:
     from ..computer_check import check_computer
     from ..console import emit_json
 
-    checks = check_computer(options.bundle)
-    for check in checks:
+    good = True
+    for check in check_computer(options.bundle):
+        good = good and check.good
         if options.events == "jsonl":
             emit_json({"event": "check", **vars(check)})
         else:
             print(f"{'ok ' if check.good else 'NO '} {check.name:14} {check.found} {check.remedy}".rstrip())
-    if not all(check.good for check in checks):
+    if not good:
         raise ResourceError("This computer cannot analyze a CT yet.", "See what is said above.")
