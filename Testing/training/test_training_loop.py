@@ -209,6 +209,31 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path: Path, mo
     assert watched.trainer.global_step == 40
 
 
+def test_a_kill_after_early_stopping_trains_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PATIENCE", 2)
+    trained: list[int] = []
+
+    class Counted(Recipe):
+        def training_step(self, batch: Any, number: int) -> Tensor:
+            trained.append(number)
+            return super().training_step(batch, number)
+
+    def run() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        recipe = Counted(nn.Linear(3, 1), draw, loss, steps=400, learning_rate=0.5, seed=1, validation=noise)
+        return fit(recipe, tmp_path).state_dict()
+
+    def noise(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(rng.standard_normal((16, 3), np.float32)), torch.zeros(16, 1)
+
+    expected, steps = run(), len(trained)
+    assert steps < 400
+    (tmp_path / "averaged-400.safetensors").unlink()
+    found = run()
+    assert len(trained) == steps
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_batches_that_are_kept_are_all_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 5)
     kept = [(torch.full((1, 3), float(n)), torch.zeros(1, 1)) for n in range(3)]

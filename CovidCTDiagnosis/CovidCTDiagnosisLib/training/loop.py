@@ -298,9 +298,12 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
     )
-    last = _readable(run / "last.ckpt")
+    last = run / "last.ckpt"
+    known = _read_checkpoint(last)
+    if _has_stopped(known):
+        return trainer
     try:
-        trainer.fit(recipe, ckpt_path=last, weights_only=True)
+        trainer.fit(recipe, ckpt_path=last if known else None, weights_only=True)
     except SystemExit:
         raise Cancelled() from None
     if trainer.interrupted:
@@ -311,18 +314,28 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     return trainer
 
 
-def _readable(checkpoint: Path) -> Path | None:
-    """A checkpoint that holds numbers and no code, or None where there is none yet.
+def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds: numbers and no code. Empty where there is none yet.
 
     Raises:
         InputError: it is damaged, or something else.
     """
     if not checkpoint.exists():
-        return None
+        return {}
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        found: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(
             f"The checkpoint {checkpoint} cannot be read.", "Delete it; the training then starts at its first step."
         ) from error
-    return checkpoint
+    return found
+
+
+def _has_stopped(checkpoint: dict[str, Any]) -> bool:
+    """Whether early stopping had ended the run: Lightning would train on, as it does not keep that."""
+    callbacks = checkpoint.get("callbacks", {})
+    return any(
+        state["wait_count"] >= state["patience"]
+        for name, state in callbacks.items()
+        if name.startswith("EarlyStopping")
+    )
