@@ -25,7 +25,6 @@ from CovidCTDiagnosisLib.scene.nodes import (
     find_node,
     find_study_nodes,
     first_scan,
-    follow_ct,
     ijk_to_ras,
     image_data,
     on_same_grid,
@@ -42,7 +41,7 @@ from CovidCTDiagnosisLib.scene.report import (
 from CovidCTDiagnosisLib.scene.segmentation import _CODES, CONTEXT, SEGMENTATION, show_only_surfaces
 from CovidCTDiagnosisLib.scene.slice_plot import slice_values
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
-from CovidCTDiagnosisLib.scene.study_nodes import put_study
+from CovidCTDiagnosisLib.scene.study_nodes import follow_ct, put_study
 from CovidCTDiagnosisLib.study import read_study
 
 RIGHT_LUNG, OPACITY = (42.0, -34.0, -210.0), (45.0, -44.0, -200.0)
@@ -289,9 +288,13 @@ def test_views_of_a_later_layout_are_remembered_too(scene: Any, phantom: Any) ->
 def test_all_that_was_found_follows_the_ct_under_a_later_transform(scene: Any, phantom: Any) -> None:
     ct = add_ct(scene, phantom.ct)
     nodes = put_study(phantom.folder, ct)
+    clone = slicer.vtkMRMLLabelMapVolumeNode()
+    scene.AddNode(clone)
+    clone.Copy(nodes.lungs)  # with all its attributes
     _move(scene, ct, (40.0, 0.0, 0.0))
     assert not is_changed(ct)
     follow_ct(nodes)
+    assert clone.GetTransformNodeID() is None, "it is the user's"
     segmentation = find_node(ct, SEGMENTATION, "vtkMRMLSegmentationNode")
     for node in (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions, segmentation):
         assert node.GetTransformNodeID() == ct.GetTransformNodeID()

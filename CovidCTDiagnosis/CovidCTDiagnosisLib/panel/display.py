@@ -15,9 +15,10 @@ from CovidCTDiagnosisLib.scene.layers import (
     hide_study,
     show_layers,
 )
-from CovidCTDiagnosisLib.scene.nodes import find_study_nodes, follow_ct
+from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
 from CovidCTDiagnosisLib.scene.report import explained_call, kept_analysis
 from CovidCTDiagnosisLib.scene.segmentation import show_only_surfaces
+from CovidCTDiagnosisLib.scene.study_nodes import follow_ct
 
 Logics = Callable[[], Iterable[slicer.vtkMRMLSliceLogic]]
 

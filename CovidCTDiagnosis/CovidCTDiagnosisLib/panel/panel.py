@@ -55,7 +55,7 @@ class Panel:
         self._job: AnalysisJob | None = None
         self._starting = False
         self._log = ""
-        self._shown = _NOTHING
+        self._shown, self._changed = _NOTHING, False
         self._lungs_of, self._of_computer = "", dict[str, str]()
         self.display = Display(logics)
         self._computer = ComputerView(ui, lambda arguments: check([*arguments, *_weights(parameters())]), remove)
@@ -116,10 +116,10 @@ class Panel:
         shown = ("", "") if ct is None else (ct.GetID(), kept_state(ct))
         if shown != self._shown:
             changed = ct is not None and is_changed(ct)
-            if not self.running and (changed or shown[0] != self._shown[0]):
+            if not self.running and (changed, shown[0]) != (self._changed, self._shown[0]):
                 self._ui.statusLabel.text = _CHANGED if changed else _("Ready.") if ct else _("Choose a chest CT.")
             show_findings(self._ui, None if ct is None or changed else kept_analysis(ct))
-            views = True
+            views, self._changed = True, changed
         self._shown = shown
         if views:
             self.display.update(parameters)

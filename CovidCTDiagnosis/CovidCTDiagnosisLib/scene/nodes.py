@@ -76,7 +76,7 @@ def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slic
 def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
     """Load the images of a study; the nodes of an earlier study of the same CT are reused, not added to.
 
-    The nodes lie under the CT's transform, see also ``follow_ct``. How relevance is displayed is left to `heatmap`.
+    The nodes lie under the CT's transform. How relevance is displayed is left to `heatmap`.
 
     Raises:
         InputError: an image cannot be read, or it is not on the grid of `ct_node`.
@@ -104,16 +104,6 @@ def load_study(scene: slicer.vtkMRMLScene, study_folder: Path, ct_node: slicer.v
     nodes.lungs.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lungs", LUNGS).GetID())
     nodes.lesions.GetDisplayNode().SetAndObserveColorNodeID(label_colors(scene, "Lesions", LESIONS).GetID())
     return nodes
-
-
-def follow_ct(nodes: StudyNodes) -> None:
-    """Move all that was found in a CT with it: it may have been put under another transform since."""
-    scene, transform = nodes.ct.GetScene(), nodes.ct.GetTransformNodeID()
-    for index in range(scene.GetNumberOfNodes()):
-        node = scene.GetNthNode(index)
-        found = is_of_study(node) and node.GetNodeReferenceID(_CT) == nodes.ct.GetID()
-        if found and node.IsA("vtkMRMLTransformableNode") and node.GetTransformNodeID() != transform:
-            node.SetAndObserveTransformNodeID(transform)
 
 
 def find_study_nodes(ct_node: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes | None:

@@ -9,9 +9,9 @@ import slicer
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.agreement import note_ct
 from CovidCTDiagnosisLib.scene.heatmap import display_relevance
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_study_nodes, load_study
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, find_study_nodes, load_study
 from CovidCTDiagnosisLib.scene.report import forget_analysis, keep_analysis
-from CovidCTDiagnosisLib.scene.segmentation import load_segmentation
+from CovidCTDiagnosisLib.scene.segmentation import SEGMENTATION, load_segmentation
 from CovidCTDiagnosisLib.scene.slice_plot import plot_slices
 from CovidCTDiagnosisLib.study import Study, read_study
 
@@ -48,6 +48,15 @@ def _put(study: Study, study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -
     _gather(ct, [*images, segmentation, *kept])
     ct.Modified()  # whoever shows it has more to show now
     return nodes
+
+
+def follow_ct(nodes: StudyNodes) -> None:
+    """Move all that was found in a CT with it: it may have been put under another transform since."""
+    transform = nodes.ct.GetTransformNodeID()
+    segmentation = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
+    for node in (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions, segmentation):
+        if node is not None and node.GetTransformNodeID() != transform:
+            node.SetAndObserveTransformNodeID(transform)
 
 
 def _gather(ct: slicer.vtkMRMLScalarVolumeNode, nodes: list[slicer.vtkMRMLNode]) -> None:
