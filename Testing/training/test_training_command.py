@@ -20,7 +20,7 @@ from CovidCTDiagnosisLib.networks import make_2ds
 from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import plans
 from CovidCTDiagnosisLib.training import train as train_module
-from CovidCTDiagnosisLib.training.diagnosis import SHORT
+from CovidCTDiagnosisLib.training.diagnosis import SCHEMES, SHORT
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from CovidCTDiagnosisLib.training.loop import Hardware, Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lungs
@@ -141,6 +141,25 @@ def test_a_folder_that_is_there_may_become_a_bundle_unless_it_holds_something_el
     for name, says in (("notes", "is not empty and is not a bundle"), ("file", "is a file, not a folder")):
         assert main([*call, str(tmp_path / name)]) == 2 and says in capsys.readouterr().err
         assert not (tmp_path / f"{name}-runs").exists()  # told before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", "0"), ("steps", "-5"), ("devices", "0"), ("nodes", "0"), ("seed", "-1")],
+)
+def test_numbers_that_train_nothing_are_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    call = ["train", "lungs", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "mine"), f"--{option}"]
+    assert main([*call, value]) == 2
+    assert f"--{option} must be at least" in capsys.readouterr().err and not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("scheme", [SHORT, PAPER])
+def test_a_cvae_keeps_its_prior_where_it_is_fine_tuned(tmp_path: Path, scheme: str) -> None:
+    tuned = job(tmp_path, open_bundle(), scheme, "cvae")
+    assert tuned.learning_scheme.prior == tuned.architecture["prior"] == "label"
+    assert replace(tuned, fine_tune=False).architecture["prior"] == SCHEMES[scheme].prior
 
 
 def test_how_long_a_network_was_fine_tuned_is_recorded(data: Path, tmp_path: Path) -> None:
