@@ -39,8 +39,8 @@ def recall_choices(parameters: PanelParameters, settings: Any) -> None:
 
 
 def chosen_path(path: pathlib.Path) -> pathlib.Path | None:
-    """A path that the user chose, or None."""
-    return None if path == pathlib.Path() else path
+    """A path that the user chose, seen from where Slicer runs, or None."""
+    return None if path == pathlib.Path() else path.absolute()
 
 
 @parameterNodeWrapper

@@ -299,11 +299,11 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         enable_model_summary=False,
     )
     last = run / "last.ckpt"
-    known = _read_checkpoint(last)
-    if _has_stopped(known):
+    # Not kept: Windows cannot replace a file that is mapped.
+    if _has_stopped(_read_checkpoint(last)):
         return trainer
     try:
-        trainer.fit(recipe, ckpt_path=last if known else None, weights_only=True)
+        trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     except SystemExit:
         raise Cancelled() from None
     if trainer.interrupted:
