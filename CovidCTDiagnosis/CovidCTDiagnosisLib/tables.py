@@ -123,7 +123,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
         delimiter = max(",;\t", key="".join(lines[before : before + 1]).count)
         # Strictly: a quote that is not closed would swallow the rows after it without a word.
         reader = csv.DictReader(lines[before:], delimiter=delimiter, strict=True)
-        reader.fieldnames = columns = [_plain(name) for name in reader.fieldnames or []]
+        reader.fieldnames = columns = _usual_names(reader.fieldnames or [])
         try:
             rows = [Row(path.name, before + reader.line_num, cells) for cells in reader]
         except csv.Error as error:
@@ -171,7 +171,14 @@ class Splits:
             raise row.wrong(f"the patient of line {line} stands in the splits {first or 'none'} and {split or 'none'}")
 
 
-def _plain(column: str) -> str:
-    """``CO-RADS`` is read as ``co_rads``, ``PatientID`` as ``patient``."""
-    plain = column.strip().lower().replace("-", "_").replace(" ", "_")
-    return ALIASES.get(plain, plain)
+def _usual_names(columns: Sequence[str]) -> list[str]:
+    """``CO-RADS`` is read as ``co_rads``, ``PatientID`` as ``patient``.
+
+    Where several mean the same, the one by its own name or the first of ``ALIASES`` does, and the others say nothing.
+    """
+    plain = [column.strip().lower().replace("-", "_").replace(" ", "_") for column in columns]
+    chosen = {usual: usual for usual in plain}
+    for alias, usual in ALIASES.items():
+        if alias in plain:
+            chosen.setdefault(usual, alias)
+    return [ALIASES[name] if name in ALIASES and chosen[ALIASES[name]] == name else name for name in plain]

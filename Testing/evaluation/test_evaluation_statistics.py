@@ -16,6 +16,7 @@ from CovidCTDiagnosisLib.evaluation.reliability import (
 )
 from CovidCTDiagnosisLib.evaluation.roc import (
     GRID,
+    _sensitivity_at,
     compare_areas,
     delong,
     demidenko,
@@ -211,6 +212,15 @@ def test_scores_that_do_not_differ_or_overlap_have_no_binormal_area(scores: tupl
 
 
 # Curve
+
+
+@pytest.mark.parametrize("negatives", [20, 50, 100])
+def test_the_curve_at_a_rate_that_it_turns_upwards_at_is_its_upper_end(negatives: int) -> None:
+    few, rest = negatives // 20, negatives - negatives // 20
+    scores = np.array([*[0.9] * few, *[0.8] * 6, *[0.2] * 4, *[0.1] * rest])
+    labels = np.array([*[0] * few, *[1] * 10, *[0] * rest])
+    groups = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+    assert _sensitivity_at(*groups, np.array([0.0, 0.05])).tolist() == pytest.approx([0.0, 1.0])
 
 
 @pytest.mark.parametrize("grades", [3, 5, 11])

@@ -17,7 +17,7 @@ import slicer
 import vtk
 from CovidCTDiagnosisLib.ct.phantom import make_chest
 from CovidCTDiagnosisLib.errors import CovidCTError, UsageError
-from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan, is_bent
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan, ijk_to_ras, is_bent
 from CovidCTDiagnosisLib.scene.report import analysis_node, kept_analysis
 from PIL import Image
 from PySide6 import QtCore
@@ -431,6 +431,29 @@ def test_what_was_found_moves_with_its_ct_and_is_not_shown_of_one_that_was_chang
     assert ui.findingLabel.text == ""
     analyze(opened)
     assert ui.findingLabel.text and ui.statusLabel.text == "Done."
+
+
+def test_a_transform_hardened_in_the_ct_and_then_in_all_that_was_found_brings_it_back(opened: Any) -> None:
+    analyze(opened)
+    widget, ct, found = opened.widget, opened.ct, opened.widget.ui.findingLabel.text
+    study, scene = find_study_nodes(ct), slicer.mrmlScene
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = np.eye(4)
+    matrix[2, 3] = -400
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    widget.exit()
+    ct.HardenTransform()
+    widget.enter()
+    assert widget.ui.findingLabel.text == "" and "moved or changed" in widget.ui.statusLabel.text
+    widget.exit()
+    for node in (study.lungs, study.lesions, study.relevance_ct, study.relevance_lesions):
+        node.HardenTransform()
+    widget.enter()
+    assert widget.ui.findingLabel.text == found
+    widget.panel._on_slice(0, 0)
+    shown = slicer.mrmlScene.GetNodeByID(layers(opened)[0][1])
+    np.testing.assert_allclose(ijk_to_ras(shown), ijk_to_ras(ct), atol=1e-3)
 
 
 def test_a_ct_that_is_removed_takes_its_layers_out_of_the_views(opened: Any) -> None:

@@ -400,7 +400,10 @@ def test_scans_of_one_patient_are_known_by_their_dicom_tag(make: MakeCase, tmp_p
     assert [case.patient for case in cases] == [patient, patient] and not problems
     (tmp_path / "cases.csv").write_text("name,patient,split\na,,train\nb,,test\n")
     _, (problem,) = _list_cases(tmp_path)
-    assert "one patient stands in two splits" in problem and patient not in problem
+    assert "one patient stands in two splits by the PatientID" in problem and patient not in problem
+    (tmp_path / "cases.csv").write_text("name,patient,split\na,anna,train\nb,bob,test\n")
+    cases, problems = _list_cases(tmp_path)
+    assert [case.patient for case in cases] == ["anna", "bob"] and not problems
 
 
 def test_patients_are_named_for_all_cases_or_for_none(make: MakeCase, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
+from CovidCTDiagnosisLib.ct.files import files_of
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
@@ -384,3 +385,27 @@ def test_columns_that_say_who_a_scan_is_of_are_not_overlooked(empty_scans: Path,
     rows = f"scan,label,{column},split\nscan0.nii.gz,1,P0,train\nscan1.nii.gz,0,P0,test\n"
     with pytest.raises(InputError, match="stands in the splits train and test"):
         read_scan_table(table(empty_scans, rows))
+
+
+@pytest.mark.parametrize("columns", ["patient,mrn", "MRN,Patient", "patient_id,patient name", "Patient Name,PatientID"])
+def test_of_several_columns_that_say_who_it_is_the_usual_one_counts(empty_scans: Path, columns: str) -> None:
+    names = columns.lower().split(",")
+    usual = next(n for n in ("patient", "patient_id", "patientid") if n in names)
+    cells = ["P7" if name == usual else "other" for name in names]
+    (scan,) = read_scan_table(table(empty_scans, f"scan,label,{columns}\nscan0.nii.gz,1,{','.join(cells)}\n"))
+    assert scan.patient == "P7"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_files_of_a_pattern_belong_to_the_scan(tmp_path: Path, absolute: bool) -> None:
+    for number in (1, 2, 10):
+        (tmp_path / f"slice{number:03}.raw").write_bytes(b"voxels")
+    (tmp_path / "other.raw").touch()
+    pattern = f"{tmp_path}/slice%03d.raw" if absolute else "slice%03d.raw"
+    header = tmp_path / "ct.nhdr"
+    header.write_text(f"NRRD0004\ndimension: 3\ndata file: {pattern} 1 10 1\n")
+    assert [path.name for path in files_of(header)] == ["ct.nhdr", "slice001.raw", "slice002.raw", "slice010.raw"]
+    header.write_text("NRRD0004\ndata file: LIST\nslice002.raw\nslice001.raw\n")
+    assert [path.name for path in files_of(header)] == ["ct.nhdr", "slice001.raw", "slice002.raw"]
+    header.write_text("NRRD0004\nencoding: raw\n\nvoxels")
+    assert files_of(header) == [header]

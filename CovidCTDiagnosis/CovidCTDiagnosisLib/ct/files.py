@@ -39,7 +39,7 @@ def files_of(path: Path) -> list[Path]:
     """A scan's file and those that it names as holding its voxels (MetaImage and NRRD headers), in a fixed order."""
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return [path]
-    text = readable(path.read_bytes().decode("utf-8", "surrogateescape"))
+    text = head_of(path, 1 << 20).decode("utf-8", "surrogateescape")
     found = re.search(r"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*(\S.*?)\s*$(.*)", text, re.M | re.S | re.I)
     if found is None:
         return [path]
@@ -52,7 +52,8 @@ def files_of(path: Path) -> list[Path]:
 
 def _named(folder: Path, name: str) -> list[Path]:
     if "*" in name:
-        return [file for file in folder.glob(name) if file.is_file()]
+        pattern = folder / name
+        return [file for file in pattern.parent.glob(pattern.name) if file.is_file()]
     return [folder / name] if (folder / name).is_file() else []
 
 

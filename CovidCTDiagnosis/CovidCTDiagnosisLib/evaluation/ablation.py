@@ -47,7 +47,7 @@ from ..training.diagnosis import (
 )
 from ..training.examples import LONGEST_SIDE, SEGMENTING, inputs_kind, prepare_examples
 from ..training.loop import Hardware, fit
-from ..training.plans import RECIPE
+from ..training.plans import DIAGNOSIS_RECIPE
 from ..training.sources import Series, data_fingerprint, read_series
 from ..training.splits import BLOCKS, split_by_blocks
 from .confusion import Confusion
@@ -249,7 +249,7 @@ def evaluate_ablation(
     examples = prepare_examples(series, models, output / "series", print)
     subjects = [Subject(s, e) for s, e in zip(series, examples, strict=True)]
     print(f"Trains {len(METHODS)} methods on {folds} folds twice: hours. Stopped, it goes on later.", flush=True)
-    key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}-{inputs_kind()}-{RECIPE}"
+    key = f"{data_fingerprint(data)}-{models.bundle.fingerprint(SEGMENTING)}-{inputs_kind()}-{DIAGNOSIS_RECIPE}"
     answers = Ablation(output, key, steps, seed, tuple(range(folds)), precision, cvae_steps, scheme).answers(subjects)
     write_answers(output / TABLE, answers)
     write_markdown(output / MARKDOWN, COLUMNS, ablation_rows(answers))

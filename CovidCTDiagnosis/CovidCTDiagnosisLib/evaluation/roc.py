@@ -196,7 +196,8 @@ def _sensitivity_at(positives: np.ndarray, negatives: np.ndarray, rates: np.ndar
     Where the curve is upright, its upper end. Sorted groups.
     """
     thresholds = np.unique(np.concatenate([positives, negatives]))[::-1]
-    true, false = (1 - np.searchsorted(group, thresholds) / len(group) for group in (positives, negatives))
+    # Not 1 minus a share, whose rounding would lie beyond the rate that it is.
+    true, false = ((len(g) - np.searchsorted(g, thresholds)) / len(g) for g in (positives, negatives))
     at: np.ndarray = np.interp(rates, np.concatenate([[0], false]), np.concatenate([[0], true]))
     return at
 

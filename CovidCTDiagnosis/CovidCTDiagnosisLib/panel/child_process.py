@@ -57,6 +57,8 @@ class CommandLine:
     def __init__(self, arguments: Sequence[str], python: str = sys.executable) -> None:
         paths = [str(LIBRARY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
+        # No modules from where Slicer was started, which may be a folder of data (from Python 3.11 on).
+        environment["PYTHONSAFEPATH"] = "1"
         self._lines: list[str] = []
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._process = subprocess.Popen(
@@ -65,8 +67,6 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
-            # Python looks for modules where it starts: not where Slicer did, which may be a folder of data.
-            cwd=LIBRARY,
             encoding="utf-8",
             errors="replace",
             **_own_group(),

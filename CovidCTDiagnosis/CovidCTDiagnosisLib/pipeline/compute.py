@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import ResourceError, UsageError
+from .memory import is_out_of_memory
 
 OLDEST_TORCH = (2, 5)
 MATRIX_SIDE, MATRIX_SECONDS = 2048, 1.0
@@ -54,7 +55,9 @@ def _card_computes() -> bool:
     try:
         with torch.inference_mode():
             nn.Conv2d(1, 1, 3).to("cuda")(torch.zeros(1, 1, 8, 8, device="cuda")).cpu()
-    except (RuntimeError, AssertionError):
+    except RuntimeError as error:
+        return is_out_of_memory(error)  # it can, but is busy: that is told where it is needed
+    except AssertionError:  # without CUDA in this PyTorch
         return False
     return True
 

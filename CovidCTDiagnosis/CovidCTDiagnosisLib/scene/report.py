@@ -117,12 +117,13 @@ def kept_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any] | N
 
 
 def kept_state(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """Tells apart which analysis of a CT the scene holds, if any, and states of the CT's voxels and place."""
+    """Tells apart which analysis of a CT the scene holds, if any, and states of the CT's voxels and of both places."""
     node, image = analysis_node(ct_node), ct_node.GetImageData()
     if node is None:
         return ""
-    place = ijk_to_ras(ct_node).ravel().tolist()
-    return f"{node.GetID()} {node.GetMTime()} {image and image.GetMTime()} {ct_node.GetTransformNodeID()} {place}"
+    lungs = find_node(ct_node, "lungs", "vtkMRMLLabelMapVolumeNode")
+    places = [(n.GetTransformNodeID(), ijk_to_ras(n).ravel().tolist()) for n in (ct_node, lungs) if n is not None]
+    return f"{node.GetID()} {node.GetMTime()} {image and image.GetMTime()} {places}"
 
 
 def forget_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> None:

@@ -32,7 +32,7 @@ STEPS_PER_EPOCH = 50
 VALIDATION_LOSS = "check_loss"
 """Its name in files, which runs that were stopped go on from."""
 VALIDATION_BATCHES = 10
-BEST = "best.safetensors"
+BEST, LAST = "best.safetensors", "last.ckpt"
 PATIENCE = 8
 """Epochs without improvement on what is kept for early stopping."""
 
@@ -244,7 +244,11 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
         InputError: the run folder's checkpoint cannot be read.
     """
     finished = run / f"averaged-{recipe.steps}.safetensors"
-    if not finished.exists():
+    if not finished.exists() and _has_stopped(_read_checkpoint(run / LAST)):
+        # Killed before this was written. Every process writes the same.
+        recipe.network.load_state_dict(load_file(run / BEST))
+        _write(recipe.network, finished)
+    elif not finished.exists():
         trainer = _train(recipe, run, hardware or Hardware())
         if trainer.is_global_zero:
             if recipe.validation is not None:
@@ -298,10 +302,7 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
     )
-    last = run / "last.ckpt"
-    # Not kept: Windows cannot replace a file that is mapped.
-    if _has_stopped(_read_checkpoint(last)):
-        return trainer
+    last = run / LAST
     try:
         trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
     except SystemExit:
@@ -316,6 +317,8 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
 
 def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint holds: numbers and no code. Empty where there is none yet.
+
+    Not to be kept: Windows cannot replace a file that is mapped.
 
     Raises:
         InputError: it is damaged, or something else.

@@ -33,6 +33,8 @@ Label = Literal["lungs", "lesions"]
 NEEDED: dict[str, Label] = {"lungs": "lungs", "involvement": "lesions", "lesions": "lesions"}
 """The label map that a network learns from."""
 
+PREPARED = 2
+"""Counted up when what is made of cases changes: what was kept before is not used."""
 GRID_TOLERANCE_MM = 0.1
 LEAST_INSIDE = 0.5
 """At least this share of a lesion label must lie in the lungs, where lungs are given."""
@@ -156,7 +158,7 @@ def _prepare(case: OwnCase, cache: Path, kind: Label) -> Case:
     assert label is not None
     files = (*files_of(case.image), *files_below(case.image), *files_of(label))
     key = "-".join(f"{p.name}-{p.stat().st_size}-{p.stat().st_mtime_ns}" for p in files)
-    stem = hashlib.sha256(f"{kind}-{key}".encode()).hexdigest()[:16]
+    stem = hashlib.sha256(f"{PREPARED} {kind}-{key}".encode()).hexdigest()[:16]
     hu_file, label_file, spacing_file = (cache / f"{stem}-{part}.npy" for part in ("hu", "labels", "spacing"))
     # The spacing is written last: where it is there, all is.
     if not spacing_file.exists():
@@ -202,20 +204,25 @@ def _list_cases(data: Path) -> tuple[list[OwnCase], list[str]]:
         OwnCase(name, paths[0], one("lungs", name), one("lesions", name), *table.get(name, ("", "train")))
         for name, paths in files["images"].items()
     ]
-    if len({bool(case.patient) for case in cases}) == 2:
-        wrong.append("cases.csv: it names the patient of some cases only; name that of all of them, or of none")
+    by_tag = not any(case.patient for case in cases)
     cases = [case if case.patient else replace(case, patient=_tagged(case.image) or case.name) for case in cases]
     patients = spelled_alike(case.patient for case in cases)
     cases = [replace(case, patient=patient) for case, patient in zip(cases, patients, strict=True)]
     splits = {(case.patient, case.split) for case in cases}
     twice = [patient for patient, count in Counter(patient for patient, _ in splits).items() if count > 1]
-    torn = [f"{', '.join(c.name for c in cases if c.patient == p)}: one patient stands in two splits" for p in twice]
+    told = " by the PatientID of their DICOM files; name patients in cases.csv if that is wrong" if by_tag else ""
+    torn = [
+        f"{', '.join(c.name for c in cases if c.patient == p)}: one patient stands in two splits{told}" for p in twice
+    ]
     return cases, problems + wrong + torn
 
 
 def _tagged(image: Path) -> str:
     """PatientID of an image that is a DICOM folder, else empty; it is only compared with others, and never shown."""
-    return patient_id(image) if image.is_dir() else ""
+    try:
+        return patient_id(image) if image.is_dir() else ""
+    except InputError:
+        return ""  # it is told when the image is read
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
@@ -241,6 +248,9 @@ def _read_table(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str]]
     except InputError as error:
         return {}, [error.message]
     problems: list[str] = []
+    known = {row.text("name") for row in rows if row.text("patient")}
+    if known and names - known:
+        problems.append(f"{path.name} names the patient of some cases only; name that of all of them, or of none")
     table: dict[str, tuple[str, str]] = {}
     for row in rows:
         name, patient, split = map(row.text, ("name", "patient", "split"))

@@ -27,8 +27,9 @@ from .scan_table import is_scan_table, table_fingerprint
 from .sources import Case, data_fingerprint
 from .splits import Split, require_enough
 
-RECIPE = 3
-"""Counted up when a recipe changes in what its steps and architecture do not tell: older runs are not gone on with."""
+RECIPE, DIAGNOSIS_RECIPE = 3, 4
+"""Of networks that segment, and of CVAE and classifier: counted up when a recipe changes in what its steps and
+architecture do not tell, so that older runs are not gone on with."""
 VOLUMETRIC = ("lungs", "lesions")
 """Networks with 3-D convolutions."""
 BUILT_ON = {"cvae": SEGMENTING, "classifier": (*SEGMENTING, "cvae")}
@@ -91,8 +92,9 @@ class Job:
         used = self.bundle.fingerprint(others) if others else ""
         state = table_fingerprint(self.data) if is_scan_table(self.data) else data_fingerprint(self.data)
         precision = self.hardware.precision
+        recipe = RECIPE if self.network in NEEDED else DIAGNOSIS_RECIPE
         told = (
-            f"{RECIPE} {state} {used} {tuple(self.steps)} {self.seed} {self.scheme} {precision} {inputs_kind()} "
+            f"{recipe} {state} {used} {tuple(self.steps)} {self.seed} {self.scheme} {precision} {inputs_kind()} "
             f"{self.architecture}"
         )
         return self.runs / f"{self.network}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
