@@ -52,7 +52,6 @@ KNOWN = {
     "slicer.util.pip_uninstall",
     "slicer.vtkMRMLLabelMapVolumeNode",
     "slicer.vtkMRMLNode",
-    "slicer.vtkMRMLScene",
     "slicer.vtkMRMLSegmentationNode",
     "slicer.vtkMRMLScalarVolumeNode",
     "slicer.vtkMRMLSliceLogic",

@@ -117,20 +117,22 @@ def read_header(path: Path) -> SliceHeader | None:
 
 
 def patient_id(folder: Path) -> str:
-    """PatientID of a folder's DICOM images, the first that has one, or empty; it must not leave this machine.
+    """PatientID of a folder's first DICOM image, empty where there is none; it must not leave this machine.
 
     A CD's directory, reports and other files without an image are passed over.
     """
-    return next(filter(None, (_patient_of(path) for path in files_below(folder) if may_be_dicom(path))), "")
+    patients = (_patient_of(path) for path in files_below(folder) if may_be_dicom(path))
+    return next((patient for patient in patients if patient is not None), "")
 
 
-def _patient_of(path: Path) -> str:
+def _patient_of(path: Path) -> str | None:
+    """None where there is no image."""
     reader = _dicom_reader(path)
     try:
         with quiet():
             reader.ReadImageInformation()
     except RuntimeError:
-        return ""
+        return None
     return reader.GetMetaData(_PATIENT_ID).strip() if _PATIENT_ID in reader.GetMetaDataKeys() else ""
 
 

@@ -7,6 +7,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -31,9 +32,18 @@ def is_compressed(path: Path) -> bool:
     return head_of(path).startswith(b"\x1f\x8b")
 
 
+def _opened(path: Path) -> gzip.GzipFile | BinaryIO:
+    return gzip.open(path) if is_compressed(path) else path.open("rb")
+
+
+def _byte_order(header: bytes) -> str:
+    """As ``struct`` names it."""
+    return "<" if header.startswith(b"\x5c\x01\x00\x00") else ">"
+
+
 def says_orientation(path: Path) -> bool:
     """Whether the file says how the patient lies, and only once."""
-    with gzip.open(path) if is_compressed(path) else path.open("rb") as file:
+    with _opened(path) as file:
         header = file.read(348)
     return any(header[252:256]) and not _turned_over(header)  # qform_code, sform_code
 
@@ -42,11 +52,11 @@ def require_sound_nifti(path: Path) -> None:
     """Look for what the NIfTI reader hides: it reads missing data and NaN as 0, a missing spacing as 1."""
     damaged = InputError(f"{path.name} cannot be read: it is damaged or incomplete.", COPY_AGAIN)
     try:
-        with gzip.open(path) if is_compressed(path) else path.open("rb") as file:
+        with _opened(path) as file:
             header = file.read(348)
             if header[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
                 raise InputError(f"{path.name} is NIfTI-2, which cannot be read.", "Save it as NIfTI-1.")
-            order = "<" if header.startswith(b"\x5c\x01\x00\x00") else ">"
+            order = _byte_order(header)
             if len(header) < 348 or struct.unpack_from(order + "i", header)[0] != 348:
                 raise damaged
             dimensions, *sizes = struct.unpack_from(order + "8h", header, 40)
@@ -95,19 +105,15 @@ def _turned_over(header: bytes) -> bool:
     Programs differ in which of the two they take, so that right and left may be exchanged. That the two are turned a
     little against each other is usual where a scan was registered.
     """
-    order = "<" if header.startswith(b"\x5c\x01\x00\x00") else ">"
+    order = _byte_order(header)
     qform_code, sform_code = struct.unpack_from(order + "2h", header, 252)
     if qform_code <= 0 or sform_code not in SFORM_OF_PATIENT:
         return False
+    from scipy.spatial.transform import Rotation  # slow to import, and seldom wanted
+
     b, c, d = struct.unpack_from(order + "3f", header, 256)
     a = math.sqrt(max(1 - b * b - c * c - d * d, 0))
     handedness = -1 if struct.unpack_from(order + "f", header, 76)[0] < 0 else 1
-    qform = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    ) * (1, 1, handedness)
+    qform = Rotation.from_quat((b, c, d, a)).as_matrix() * (1, 1, handedness)
     sform = np.array(struct.unpack_from(order + "12f", header, 280)).reshape(3, 4)[:, :3]
     return bool(((qform * sform).sum(0) < 0).any())

@@ -8,15 +8,14 @@ from typing import Any
 import slicer
 
 from CovidCTDiagnosisLib.panel.parameters import LESIONS
-from CovidCTDiagnosisLib.scene.agreement import is_changed
+from CovidCTDiagnosisLib.scene.agreement import present_study
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
 from CovidCTDiagnosisLib.scene.layers import (
     LayersOfViews,
     hide_study,
     show_layers,
 )
-from CovidCTDiagnosisLib.scene.nodes import find_study_nodes
-from CovidCTDiagnosisLib.scene.report import explained_call, kept_analysis
+from CovidCTDiagnosisLib.scene.report import explained_call
 from CovidCTDiagnosisLib.scene.segmentation import show_only_surfaces
 from CovidCTDiagnosisLib.scene.study_nodes import follow_ct
 
@@ -47,16 +46,15 @@ class Display:
     def restore(self) -> None:
         """Show what was remembered, and the study in no view."""
         self._before.restore()
-        self._hide(slicer.mrmlScene)
+        self._hide()
 
     def update(self, parameters: Any) -> None:
         """Show the study of the chosen CT as the parameters say, or no study where there is none of it as it is now."""
-        ct = parameters.inputVolume
-        nodes = None if ct is None else find_study_nodes(ct)
-        analysis = None if ct is None else kept_analysis(ct)
-        if ct is None or nodes is None or analysis is None or is_changed(ct):
-            self._hide(slicer.mrmlScene if ct is None else ct.GetScene())
+        found = present_study(parameters.inputVolume)
+        if found is None:
+            self._hide()
             return
+        nodes, analysis = found
         self._before.remember(self._logics(), anew=not self._shows)
         self._shows = True
         follow_ct(nodes)
@@ -71,14 +69,14 @@ class Display:
             label_outline=parameters.showRelevance,
         )
         legend = heatmap if parameters.showLegend else None
-        show_only_legend(nodes.ct.GetScene(), legend, explained_call(analysis))
-        show_only_surfaces(nodes.ct.GetScene(), nodes if parameters.showSurfaces else None)
+        show_only_legend(slicer.mrmlScene, legend, explained_call(analysis))
+        show_only_surfaces(slicer.mrmlScene, nodes if parameters.showSurfaces else None)
 
-    def _hide(self, scene: slicer.vtkMRMLScene) -> None:
+    def _hide(self) -> None:
         self._shows = False
         hide_study(self._logics())
-        show_only_legend(scene, None)
-        show_only_surfaces(scene, None)
+        show_only_legend(slicer.mrmlScene, None)
+        show_only_surfaces(slicer.mrmlScene, None)
 
 
 def _view(parameters: Any) -> HeatmapView:

@@ -16,9 +16,9 @@ from CovidCTDiagnosisLib.panel.display import Display, Logics
 from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
 from CovidCTDiagnosisLib.panel.parameters import EXPLAINED, chosen_path, computer_choices, note_choices
 from CovidCTDiagnosisLib.panel.translation import _
-from CovidCTDiagnosisLib.scene.agreement import is_changed
+from CovidCTDiagnosisLib.scene.agreement import is_changed, present_study
 from CovidCTDiagnosisLib.scene.layers import jump_to
-from CovidCTDiagnosisLib.scene.nodes import find_study_nodes, study_volumes
+from CovidCTDiagnosisLib.scene.nodes import study_volumes
 from CovidCTDiagnosisLib.scene.places import peak_ras
 from CovidCTDiagnosisLib.scene.report import kept_analysis, kept_state
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
@@ -226,15 +226,14 @@ class Panel:
     # Buttons
 
     def _on_slice(self, row: int, column: int) -> None:
-        ct = self._parameters().inputVolume
-        if ct is not None:
-            self._go_to(ct, row)
+        self._go_to(self._parameters().inputVolume, row)
 
-    def _go_to(self, ct: slicer.vtkMRMLScalarVolumeNode, row: int) -> None:
+    def _go_to(self, ct: slicer.vtkMRMLScalarVolumeNode | None, row: int) -> None:
         """Bring all views to a row of the list of slices."""
-        analysis, nodes = kept_analysis(ct), find_study_nodes(ct)
-        if analysis is None or nodes is None or is_changed(ct):
+        found = present_study(ct)
+        if found is None:
             return
+        nodes, analysis = found
         if row < len(analysis["relevance"]["slices"]):
             jump_to(self._logics(), peak_ras(nodes, analysis, slice_index(analysis, row)))
 

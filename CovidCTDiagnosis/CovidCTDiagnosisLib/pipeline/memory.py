@@ -27,6 +27,22 @@ _NO_MEMORY = (
 CPU_TAKES_OVER = "The graphics card has not enough memory: the CPU is used, which takes longer."
 
 
+class ContainerLimit(NamedTuple):
+    """Names of the files that tell a control group's memory, below ``CONTROL_GROUP``."""
+
+    limit: str
+    used: str
+    statistics: str
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+CONTAINER_LIMITS = (
+    ContainerLimit("memory.max", "memory.current", "memory.stat"),
+    ContainerLimit("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Of control groups, version 2 and 1."""
+
+
 def tune_allocator() -> None:
     """Let glibc keep freed blocks of up to 64 MB: small feature maps come and go, and fresh pages cost time.
 
@@ -92,22 +108,6 @@ def give_back(device: torch.device) -> None:
     """Return a graphics card's memory that is kept for reuse; not within a handler, as the error holds on to it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-class ContainerLimit(NamedTuple):
-    """Names of the files that tell a control group's memory, below ``CONTROL_GROUP``."""
-
-    limit: str
-    used: str
-    statistics: str
-
-
-CONTROL_GROUP = Path("/sys/fs/cgroup")
-CONTAINER_LIMITS = (
-    ContainerLimit("memory.max", "memory.current", "memory.stat"),
-    ContainerLimit("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-)
-"""Of control groups, version 2 and 1."""
 
 
 class Attempt(NamedTuple):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 import slicer
 
-from CovidCTDiagnosisLib.scene.nodes import find_study_nodes, ijk_to_ras, on_same_grid
-from CovidCTDiagnosisLib.scene.report import analysis_node
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_study_nodes, ijk_to_ras, on_same_grid
+from CovidCTDiagnosisLib.scene.report import analysis_node, kept_analysis
 
 _VOXELS, _GRID = "CovidCTDiagnosis.Voxels", "CovidCTDiagnosis.Grid"
 _SAMPLED = (4, 8, 8)
@@ -35,6 +36,14 @@ def is_changed(ct_node: slicer.vtkMRMLScalarVolumeNode) -> bool:
         return True
     noted = node.GetAttribute(_VOXELS)  # scenes of older versions have none
     return bool(noted) and noted != _voxels(ct_node)
+
+
+def present_study(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> tuple[StudyNodes, dict[str, Any]] | None:
+    """Nodes and analysis of a CT as it is now, or None."""
+    if ct_node is None or is_changed(ct_node):
+        return None
+    nodes, analysis = find_study_nodes(ct_node), kept_analysis(ct_node)
+    return None if nodes is None or analysis is None else (nodes, analysis)
 
 
 def analyzed_grid(ct_node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:

@@ -22,6 +22,7 @@ from CovidCTDiagnosisLib.scene.drawing import (
     draw_scale,
     draw_upwards,
     font,
+    shortened,
     to_bytes,
 )
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, has_heat, show_heatmap
@@ -280,18 +281,10 @@ def _draw_positions(draw: ImageDraw.ImageDraw, lefts: list[int], columns: list[_
 def _draw_heading(draw: ImageDraw.ImageDraw, analysis: dict[str, Any]) -> None:
     draw.text((_EDGE, 30), finding_line(analysis), TEXT, font(38))
     draw.text((_EDGE, 84), _measured(analysis), FAINT_TEXT, font(24))
-    beside = _EDGE + draw.textlength(finding_line(analysis), font(38)) + _GAP_OF_NAME
-    name = _shortened(draw, analysis["input"]["name"], WIDTH - _EDGE - beside)
+    room = WIDTH - 2 * _EDGE - draw.textlength(finding_line(analysis), font(38)) - _GAP_OF_NAME
+    name = shortened(analysis["input"]["name"], font(24), room)
     draw.text((WIDTH - _EDGE, 38), name, FAINT_TEXT, font(24), anchor="ra")
     draw.text((WIDTH - _EDGE, 84), "For research, not for diagnosis", TEXT, font(24), anchor="ra")
-
-
-def _shortened(draw: ImageDraw.ImageDraw, name: str, pixels: float) -> str:
-    """The beginning of a scan's name that is no wider than this."""
-    kept = name
-    while kept and draw.textlength(kept if kept == name else f"{kept}...", font(24)) > pixels:
-        kept = kept[:-1]
-    return kept if kept == name else f"{kept}..."
 
 
 def _measured(analysis: dict[str, Any]) -> str:

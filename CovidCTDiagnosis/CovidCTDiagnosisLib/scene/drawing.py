@@ -59,3 +59,13 @@ def to_bytes(rgb: RGB) -> tuple[int, int, int]:
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Of this many pixels."""
     return ImageFont.load_default(size)
+
+
+def shortened(text: str, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont, pixels: float) -> str:
+    """A text, or the beginning of it that is no wider than this."""
+    if letters.getlength(text) <= pixels:
+        return text
+    kept = text
+    while kept and letters.getlength(f"{kept}...") > pixels:
+        kept = kept[:-1]
+    return f"{kept}..."

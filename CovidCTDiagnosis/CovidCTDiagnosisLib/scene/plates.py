@@ -25,6 +25,7 @@ from CovidCTDiagnosisLib.scene.drawing import (
     draw_scale,
     draw_upwards,
     font,
+    shortened,
 )
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
 from CovidCTDiagnosisLib.scene.layers import show_layers
@@ -50,8 +51,6 @@ NAMED, LEAST_MM2 = 2, 50.0
 ARROW = 46
 PIXELS = 420
 """Width of one picture."""
-LONGEST_NAME = 80
-"""Letters of a scan's name that have room beside the note on research."""
 DOTS_PER_INCH = 200.0
 
 _CT_LEGEND = f" Their largest lesions are named. Lung window: width {LUNG_WINDOW_HU:g} HU, level {LUNG_LEVEL_HU:g} HU."
@@ -222,10 +221,6 @@ def _point_out(picture: Image.Image, found: list[Finding], view: SliceView) -> N
         draw.text((x, y), finding.name, _POINTER, font(17), anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
-
-
 def _on_any(box: _Box, others: list[_Box]) -> bool:
     """Whether a text would lie on another."""
     return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)
@@ -281,8 +276,9 @@ class _Sheet:
         """With scale, heading and legend."""
         draw_scale(self._pen, *self._place(0, 0)[:1], _TOP + self._size[1], pixels_per_mm)
         self._pen.text((_EDGE, 16), finding_line(analysis), TEXT, font(32))
-        self._pen.text((_EDGE, 58), _shortened(analysis["input"]["name"]), FAINT_TEXT, font(20))
         right = self._image.width - _EDGE
+        name = shortened(analysis["input"]["name"], font(20), right - _EDGE)
+        self._pen.text((_EDGE, 58), name, FAINT_TEXT, font(20))
         self._pen.text((right, 26), "For research, not for diagnosis", TEXT, font(22), anchor="ra")
         self._draw_legend(self._image.height - _BOTTOM + 22, analysis)
         return self._image

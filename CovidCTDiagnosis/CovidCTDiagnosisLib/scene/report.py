@@ -20,7 +20,7 @@ _TARGETS = {
     "difference": "the difference of the scores for and against COVID-19",
 }
 
-_CALLS = {"covid": "for COVID-19", "not-covid": "against COVID-19", "difference": "for less against"}
+_CALLS = {"covid": "for COVID-19", "not-covid": "against COVID-19", "difference": "for minus against COVID-19"}
 
 _SEGMENTED = {
     "network": "Lungs and lesions were segmented",
@@ -37,7 +37,7 @@ def explained_score(analysis: dict[str, Any]) -> str:
 
 
 def explained_call(analysis: dict[str, Any]) -> str:
-    """The same in a word or two, for a legend."""
+    """What relevance speaks for, in the few words that a legend has room for."""
     return _CALLS[analysis["relevance"]["target"]]
 
 
