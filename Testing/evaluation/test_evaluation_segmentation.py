@@ -38,6 +38,7 @@ from CovidCTDiagnosisLib.evaluation.segmentation_scores import (
     SliceScore,
     mask_path,
     mean_dice_at,
+    precision_key,
     read_scores,
     run_slices,
     score_ct,
@@ -470,7 +471,7 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     arguments, output = evaluated
     assert main([*arguments, "--lesion-source", "both"]) == 0
     known = document(output)
-    known["folds_made"]["precision"] = ""
+    known["folds_made"] |= {precision_key(kind): "32-true" for kind in (True, False)}
     earlier = Results(known["bundle"], made_up([]).ct, scored.scores, scored.curves).document()
     known["folds"], known["curves"], known["lesion_source"] = earlier["folds"], earlier["curves"], "both"
     (output / "segmentation.json").write_text(json.dumps(known), "utf-8")
@@ -501,13 +502,21 @@ def test_folds_of_other_data_or_made_otherwise_are_not_shown_as_these(
     assert made == {
         "data": data_fingerprint(small_data),
         "recipe": recipe_fingerprint(MASKING_NETWORKS),
-        "precision": "",
+        precision_key(True): "32-true",
     }
+    assert "Trained with machine masks in 32-true." in Page(output / "segmentation.html").text
     assert main(arguments) == 0 and document(output)["folds_made"] == made  # nothing of it is lost
     without_data = [a for a in arguments if a not in ("--data", str(small_data))]
     assert main(without_data) == 0 and document(output)["folds_made"] == made
-    assert main([*arguments, "--folds", "without", "--precision", "bf16-mixed"]) == 2
+    assert main([*arguments, "--folds", "with", "--precision", "bf16-mixed"]) == 2
     assert "trained otherwise" in capsys.readouterr().err
+    # The other kind may be trained in another precision, which the page tells.
+    assert main([*arguments, "--folds", "without", "--precision", "bf16-mixed"]) == 0
+    assert document(output)["folds_made"] == {**made, precision_key(False): "bf16-mixed"}
+    told = "Trained with machine masks in 32-true, without machine masks in bf16-mixed."
+    assert told in Page(output / "segmentation.html").text
+    assert main([*arguments, "--folds", "without"]) == 2 and "trained otherwise" in capsys.readouterr().err
+    made = document(output)["folds_made"]
     known = document(output)
     for key in ("data", "recipe"):
         changed = {**known, "folds_made": {**made, key: "another"}}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,20 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     for name, value in fit(again, tmp_path / "run").state_dict().items():
         assert torch.equal(value, first.state_dict()[name])
     assert not again.seen
+
+
+def test_an_earlier_training_is_not_kept_in_memory(tmp_path: Path) -> None:
+    gc.disable()  # it would come by itself at last, after some hundred megabytes
+    try:
+        recipe = Watched(steps=4)
+        fit(recipe, tmp_path / "first")
+        earlier = weakref.ref(recipe)
+        del recipe
+        assert earlier() is not None  # held by Lightning's trainer
+        fit(Watched(steps=4), tmp_path / "second")
+        assert earlier() is None
+    finally:
+        gc.enable()
 
 
 def test_a_run_stopped_after_its_last_step_ends_with_the_averaged_weights(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from .segmentation_scores import (
     SliceScore,
     ThresholdCurve,
     describe_bundle,
+    precision_key,
     read_scores,
     score_ct,
     score_folds,
@@ -125,7 +126,8 @@ def evaluate_segmentation(
 def _folds_made(data: Path | None, source: LesionSource, folds: FoldKinds, precision: str | None) -> dict[str, str]:
     """How the folds' networks would be made today: by which recipe and, where that is known, of which data."""
     of_data = {"data": data_fingerprint(data)} if data else {}
-    of_training = {"precision": precision or ""} if folds else {}
+    used = str(Hardware(precision=precision).trainer_arguments()["precision"])
+    of_training = {precision_key(machine_masks): used for machine_masks in folds}
     return {**of_data, **of_training, "recipe": recipe_fingerprint(_networks(source))}
 
 
@@ -160,7 +162,9 @@ def _earlier_folds(
             f"{output / RESULTS} holds scores of folds by an older version, which does not say how they were made.",
             "Choose another folder for the results.",
         )
-    if document["folds"] and any(made.get(key) != value for key, value in wanted.items()):
+    kinds = {score["machine_masks"] for score in document["folds"]}
+    known = {"data", "recipe", *map(precision_key, kinds)}
+    if any(made.get(key) != value for key, value in wanted.items() if key in known):
         raise UsageError(
             f"{output / RESULTS} holds scores of folds of other data, or of networks that were trained otherwise.",
             "Choose another folder for the results.",

@@ -23,7 +23,7 @@ from .segmentation_figures import (
     slice_triptych,
     threshold_curves,
 )
-from .segmentation_scores import LESION, LUNGS, Results, SliceScore, ThresholdCurve, mask_path
+from .segmentation_scores import LESION, LUNGS, Results, SliceScore, mask_path, precision_key
 from .segmentation_targets import MET, Row
 
 WORST = 8
@@ -56,7 +56,7 @@ def write_page(results: Results, rows: Sequence[Row], cases: Sequence[Case], mas
     title = f"Segmentation by {results.bundle['name']} {results.bundle['version']}"
     parts = [
         _targets(rows),
-        *_folds(results.folds, results.curves),
+        *_folds(results),
         *_worst(worst_slices(results.folds), cases, masks),
         *_boundary(results.ct.boundary),
         *_grids(results),
@@ -96,12 +96,13 @@ def _targets(rows: Sequence[Row]) -> str:
     return table(names, body, "targets")
 
 
-def _folds(scores: Sequence[SliceScore], curves: Sequence[ThresholdCurve]) -> list[str]:
+def _folds(results: Results) -> list[str]:
+    scores, curves = results.folds, results.curves
     if not scores:
         return ["<h2>Expert slices</h2><p>Not measured: no folds have been trained and scored in this folder.</p>"]
     return [
         "<h2>Expert slices, five folds</h2>",
-        f"<p>{escape(_LEAK)}</p>",
+        f"<p>{escape(_LEAK)} {escape(_precisions(results))}</p>",
         figure(svg(fold_boxes(scores)), "svg+xml", "Dice of every slice: a point a slice, boxes with median, by fold."),
         figure(svg(share_above(shown(scores))), "svg+xml", f"Share of slices that reach a Dice, {_kind(scores)}."),
         figure(
@@ -112,6 +113,14 @@ def _folds(scores: Sequence[SliceScore], curves: Sequence[ThresholdCurve]) -> li
         ),
         figure(svg(dice_by_size(scores)), "svg+xml", "Dice of the lesion mask against the size of the lesion."),
     ]
+
+
+def _precisions(results: Results) -> str:
+    """In which precision each kind of networks that were scored was trained."""
+    kinds = sorted({score.machine_masks for score in results.folds}, reverse=True)
+    told = {kind: results.folds_made.get(precision_key(kind), "an unknown precision") for kind in kinds}
+    parts = (f"{'with' if kind else 'without'} machine masks in {precision}" for kind, precision in told.items())
+    return f"Trained {', '.join(parts)}."
 
 
 def _worst(scores: Sequence[SliceScore], cases: Sequence[Case], masks: Path) -> list[str]:

@@ -104,7 +104,8 @@ class Results:
         curves: of either kind of training, as far as measured.
         ceiling: what lesion Dice each working grid allows.
         lesion_source: who draws the lesion masks of the folds.
-        folds_made: how the folds' networks were made: fingerprints of ``data`` and ``recipe``, and ``precision``.
+        folds_made: how the folds' networks were made: fingerprints of ``data`` and ``recipe``, and the precision in
+            which either kind was trained, see ``precision_key``.
     """
 
     bundle: dict[str, Any]
@@ -154,6 +155,11 @@ def read_scores(documents: Iterable[dict[str, Any]]) -> list[SliceScore]:
         )
         for d in documents
     ]
+
+
+def precision_key(machine_masks: bool) -> str:
+    """Where ``Results.folds_made`` holds Lightning's name of the precision that this kind of folds was trained in."""
+    return f"precision_{'with' if machine_masks else 'without'}_machine_masks"
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
