@@ -87,6 +87,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._binding = None
         self._watched = None
         self._scene_is_new = False
+        self._layouts = None
 
     def setup(self):
         """Called when the module is opened for the first time."""
@@ -111,6 +112,9 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_imported)
+        self._layouts = slicer.app.layoutManager()
+        if self._layouts is not None:  # else there is no main window
+            self._layouts.connect("layoutChanged(int)", self._on_layout_change)
         self.enter()
 
     def cleanup(self):
@@ -118,6 +122,9 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel is not None:  # else setup failed
             self.panel.close()
             self._bind(None)
+        if self._layouts is not None:
+            self._layouts.disconnect("layoutChanged(int)", self._on_layout_change)
+            self._layouts = None
         self.removeObservers()
 
     def enter(self):
@@ -192,6 +199,9 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.on_change()
 
     def _on_ct_change(self, caller=None, event=None):
+        self.panel.update(views=False)
+
+    def _on_layout_change(self, layout):
         self.panel.update(views=False)
 
 

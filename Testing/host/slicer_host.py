@@ -394,6 +394,23 @@ def _sample_data() -> ModuleType:
     return module
 
 
+class _LayoutManager:
+    """Tells who listens that the layout has changed."""
+
+    def __init__(self) -> None:
+        self.slots: list[Callable[[int], None]] = []
+
+    def connect(self, signature: str, slot: Callable[[int], None]) -> bool:
+        assert signature == "layoutChanged(int)"
+        self.slots.append(slot)
+        return True
+
+    def disconnect(self, signature: str, slot: Callable[[int], None]) -> bool:
+        assert signature == "layoutChanged(int)"
+        self.slots.remove(slot)
+        return True
+
+
 class Host:
     """Slicer with one module.
 
@@ -445,11 +462,9 @@ class Host:
         factory.RegisterConverterRule(slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule())
         self.slice_logics = vtk.vtkCollection()
         self.slice_views: list[DrawnSliceView] = []
+        self.layout_manager = _LayoutManager()
         for name in ("Red", "Yellow", "Green"):
-            logic = slicer.vtkMRMLSliceLogic()
-            logic.SetMRMLScene(slicer.mrmlScene)
-            logic.AddSliceNode(name)
-            self.slice_logics.AddItem(logic)
+            self._add_view(name)
         self.application_logic.SetSliceLogics(self.slice_logics)
         slicer.app = SimpleNamespace(
             applicationLogic=lambda: self.application_logic,
@@ -458,6 +473,7 @@ class Host:
             clipboard=lambda: show(self.qt.clipboard()),
             connect=lambda signature, slot: None,
             testingEnabled=lambda: self.testing,
+            layoutManager=lambda: self.layout_manager,
         )
         terminologies = slicer.vtkSlicerTerminologiesModuleLogic()
         slicer.modules = SimpleNamespace(terminologies=SimpleNamespace(logic=lambda: terminologies))
@@ -513,6 +529,20 @@ class Host:
             logic.GetSliceNode().SetDimensions(side, side, 1)
         self.slice_views = [DrawnSliceView(self.application_logic, logic) for logic in self.slice_logics]
         self.view_3d = DrawnThreeDView(self.application_logic, slicer.mrmlScene, side)
+
+    def add_view(self, name: str) -> slicer.vtkMRMLSliceLogic:
+        """As another layout does that has a view more."""
+        logic = self._add_view(name)
+        for slot in self.layout_manager.slots:
+            slot(0)
+        return logic
+
+    def _add_view(self, name: str) -> slicer.vtkMRMLSliceLogic:
+        logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLScene(slicer.mrmlScene)
+        logic.AddSliceNode(name)
+        self.slice_logics.AddItem(logic)
+        return logic
 
     def fit_views(self) -> None:
         """As Slicer's button that fits slices to their window; Slicer does so too when a CT is loaded."""

@@ -26,6 +26,7 @@ KNOWN = {
     "slicer.app.applicationLogic",
     "slicer.app.clipboard",
     "slicer.app.connect",
+    "slicer.app.layoutManager",
     "slicer.app.processEvents",
     "slicer.app.userSettings",
     "slicer.i18n.tr",

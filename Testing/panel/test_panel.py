@@ -738,6 +738,29 @@ def test_what_is_of_the_computer_outlives_a_binding_of_slicer_5_10_that_fills_th
     assert opened.widget.logic.getParameterNode().device == "cpu"
 
 
+def test_a_view_that_a_layout_adds_shows_the_study_and_the_others_stay(opened: Any) -> None:
+    widget = opened.widget
+    early = opened.add_view("Early")
+    assert early.GetSliceCompositeNode().GetForegroundVolumeID() is None  # nothing was analyzed yet
+    analyze(opened)
+    (shown,) = set(layers(opened))
+    opened.slice_logics.GetItemAsObject(0).GetSliceCompositeNode().SetForegroundVolumeID(None)
+    left = layers(opened)
+    composite = opened.add_view("Slice4").GetSliceCompositeNode()
+    assert (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()) == shown
+    assert all(shown) and layers(opened) == left  # what the user turned off stays off
+    # One that comes while another module is open shows the study as soon as this one is opened again.
+    widget.exit()
+    later = opened.add_view("Slice5").GetSliceCompositeNode()
+    assert later.GetForegroundVolumeID() is None
+    widget.enter()
+    assert later.GetForegroundVolumeID() == shown[1] and layers(opened) == left
+    widget.ui.restoreButton.click()
+    assert composite.GetForegroundVolumeID() is None and composite.GetBackgroundVolumeID() is None
+    widget.cleanup()
+    assert not opened.layout_manager.slots
+
+
 def test_coming_back_to_the_panel_leaves_the_views_alone(opened: Any) -> None:
     widget = opened.widget
     assert not widget.ui.restoreButton.enabled

@@ -10,11 +10,8 @@ import slicer
 from CovidCTDiagnosisLib.panel.parameters import LESIONS
 from CovidCTDiagnosisLib.scene.agreement import present_study
 from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
-from CovidCTDiagnosisLib.scene.layers import (
-    LayersOfViews,
-    hide_study,
-    show_layers,
-)
+from CovidCTDiagnosisLib.scene.layers import LayersOfViews, hide_study, show_layers
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes
 from CovidCTDiagnosisLib.scene.report import explained_call
 from CovidCTDiagnosisLib.scene.segmentation import show_only_surfaces
 from CovidCTDiagnosisLib.scene.study_nodes import follow_ct
@@ -32,7 +29,8 @@ class Display:
     def __init__(self, logics: Logics) -> None:
         self._logics = logics
         self._before = LayersOfViews()
-        self._shows = False
+        self._views: set[str] = set()
+        """IDs of those that were made to show a study; none while none is shown."""
 
     @property
     def remembers(self) -> bool:
@@ -41,7 +39,7 @@ class Display:
 
     def forget(self) -> None:
         """Nothing can be brought back any more: the scene is another."""
-        self._before, self._shows = LayersOfViews(), False
+        self._before, self._views = LayersOfViews(), set()
 
     def restore(self) -> None:
         """Show what was remembered, and the study in no view."""
@@ -55,12 +53,26 @@ class Display:
             self._hide()
             return
         nodes, analysis = found
-        self._before.remember(self._logics(), anew=not self._shows)
-        self._shows = True
+        logics = list(self._logics())
+        self._before.remember(logics, anew=not self._views)
+        self._show(logics, nodes, analysis, parameters)
+
+    def update_new_views(self, parameters: Any) -> None:
+        """The same where a study is shown, in views that a layout has added since; the others stay as they are."""
+        new = [logic for logic in self._logics() if logic.GetSliceNode().GetID() not in self._views]
+        found = present_study(parameters.inputVolume) if self._views and new else None
+        if found is not None:
+            self._before.remember(new, anew=False)
+            self._show(new, *found, parameters)
+
+    def _show(
+        self, logics: list[slicer.vtkMRMLSliceLogic], nodes: StudyNodes, analysis: dict[str, Any], parameters: Any
+    ) -> None:
+        self._views |= {logic.GetSliceNode().GetID() for logic in logics}
         follow_ct(nodes)
         heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
         show_layers(
-            self._logics(),
+            logics,
             nodes.ct,
             heatmap,
             parameters.relevanceOpacity,
@@ -73,7 +85,7 @@ class Display:
         show_only_surfaces(slicer.mrmlScene, nodes if parameters.showSurfaces else None)
 
     def _hide(self) -> None:
-        self._shows = False
+        self._views = set()
         hide_study(self._logics())
         show_only_legend(slicer.mrmlScene, None)
         show_only_surfaces(slicer.mrmlScene, None)

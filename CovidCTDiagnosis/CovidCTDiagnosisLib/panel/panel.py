@@ -101,8 +101,8 @@ class Panel:
         """Show what belongs to the chosen CT.
 
         Args:
-            views: in the slice views, too, also where nothing has changed since; the user may have turned these to
-                other things in other modules.
+            views: in all slice views, too, also where nothing has changed since; the user may have turned these to
+                other things in other modules. Otherwise in those that a layout has added.
         """
         parameters = self._parameters()
         if parameters is None:
@@ -123,6 +123,8 @@ class Panel:
         self._shown = shown
         if views:
             self.display.update(parameters)
+        else:
+            self.display.update_new_views(parameters)
         self._ui.restoreButton.enabled = self.display.remembers
         _hide_our_own(self._ui.inputSelector)
 
