@@ -85,7 +85,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = None
         self._parameters = None
         self._binding = None
-        self._watched = None
+        self._watched = self._watch_tag = None
         self._scene_is_new = False
         self._layouts = None
 
@@ -111,6 +111,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_closed)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._on_scene_import_starts)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_imported)
         self._layouts = slicer.app.layoutManager()
         if self._layouts is not None:  # else there is no main window
@@ -122,6 +123,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel is not None:  # else setup failed
             self.panel.close()
             self._bind(None)
+            self._watch(None)
         if self._layouts is not None:
             self._layouts.disconnect("layoutChanged(int)", self._on_layout_change)
             self._layouts = None
@@ -144,6 +146,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_scene_closes(self, caller, event):
         self.panel.forget_scene()
         self._bind(None)
+        self._watch(None)
 
     def _on_scene_closed(self, caller, event):
         self._scene_is_new = True
@@ -152,6 +155,10 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             # Now: a scene that is read next may bring its own choices.
             self._recall(self.logic.getParameterNode())
+
+    def _on_scene_import_starts(self, caller, event):
+        # Selectors choose something else while they are filled anew.
+        self._bind(None)
 
     def _on_scene_imported(self, caller, event):
         if self.parent.isEntered:
@@ -173,7 +180,7 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._binding = parameters.connectGui(self.ui)
             # Of the node: the wrapper is another one each time, and would be kept.
             self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_change)
-        self._watch(None if parameters is None else parameters.inputVolume)
+            self._watch(parameters.inputVolume)
         self.panel.enter()
 
     def _recall(self, parameters):
@@ -185,21 +192,25 @@ class CovidCTDiagnosisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._scene_is_new = False
 
     def _watch(self, ct):
-        """Observe the chosen CT: it may be moved or changed, and a program may analyze it."""
+        """Observe the chosen CT, also while another module is open: it may be moved or changed, or be analyzed."""
         if ct is self._watched:
             return
+        # Not by the mixin, which keeps what it has observed, and so all CTs with their voxels.
         if self._watched is not None:
-            self.removeObserver(self._watched, vtk.vtkCommand.ModifiedEvent, self._on_ct_change)
+            self._watched.RemoveObserver(self._watch_tag)
         self._watched = ct
         if ct is not None:
-            self.addObserver(ct, vtk.vtkCommand.ModifiedEvent, self._on_ct_change)
+            self._watch_tag = ct.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_ct_change)
 
     def _on_change(self, caller=None, event=None):
         self._watch(self._parameters.inputVolume if self._parameters is not None else None)
         self.panel.on_change()
 
     def _on_ct_change(self, caller=None, event=None):
-        self.panel.update(views=False)
+        if self._parameters is None:
+            self.panel.keep_true(self._watched)
+        else:
+            self.panel.update(views=False)
 
     def _on_layout_change(self, layout):
         self.panel.update(views=False)
@@ -281,7 +292,7 @@ class CovidCTDiagnosisLogic(ScriptedLoadableModuleLogic):
                 time.sleep(0.05)
             if job.progress.state != DONE:
                 raise CovidCTError(job.progress.error, job.progress.remedy)
-            put_study(job.study, volumeNode)
+            put_study(job.study, volumeNode, job.analyzed)
         finally:
             job.close()
         return kept_analysis(volumeNode)

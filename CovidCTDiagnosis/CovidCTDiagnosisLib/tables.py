@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .errors import InputError
-from .folders import replaced_file
+from .errors import InputError, UsageError
+from .folders import replaced_file, require_parent
 
-ALIASES = {
-    "patient_id": "patient",
-    "patientid": "patient",
-    "patient_no": "patient",
-    "patient_number": "patient",
-    "patient_nr": "patient",
-    "patient_name": "patient",
-    "patientname": "patient",
-    "pat_id": "patient",
-    "patid": "patient",
-    "pat_no": "patient",
-    "mrn": "patient",
-    "pid": "patient",
-    "participant": "patient",
-    "participant_id": "patient",
-    "subject": "patient",
-    "subject_id": "patient",
-    "subjectid": "patient",
-    "center": "centre",
-    "corads": "co_rads",
-}
-"""Other names of columns: one that says who a scan is of must not be overlooked."""
+ALIASES = {"center": "centre", "corads": "co_rads"}
+"""Other names of columns."""
+_PATIENT = re.compile(
+    r"((anon|de_?ident|pseudonym)\w*_|study_|research_)?(patients?|pat|subjects?|participants?)(_s)?"
+    r"_?(u?id|ids|no|nr|num|number|name|identifier|code|key|hash|index|pseudonym)?"
+    r"|mrn|medical_record_number|pid|pseudonym"
+)
+"""What a column is called that says who a scan is of; such a one must not be overlooked."""
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -44,6 +31,26 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def require_own_table(path: Path, headers: Iterable[Sequence[str]], what: str) -> None:
+    """Make sure that writing to `path` destroys nothing but an older table of one of these headers.
+
+    Args:
+        path: to be written.
+        headers: columns of our own tables.
+        what: such a table is, as in "no table of series".
+
+    Raises:
+        UsageError: it holds something else, or its folder does not exist.
+    """
+    require_parent(path)
+    remedy = "Choose another name for the table."
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", remedy)
+    header = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if path.exists() else b""
+    if header not in (b"", *(",".join(columns).encode("ascii") for columns in headers)):
+        raise UsageError(f"{path} exists and is no table of {what}.", remedy)
 
 
 class Row:
@@ -123,7 +130,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
         delimiter = max(",;\t", key="".join(lines[before : before + 1]).count)
         # Strictly: a quote that is not closed would swallow the rows after it without a word.
         reader = csv.DictReader(lines[before:], delimiter=delimiter, strict=True)
-        reader.fieldnames = columns = _usual_names(reader.fieldnames or [])
+        reader.fieldnames = columns = [_plain(column) for column in reader.fieldnames or []]
         try:
             rows = [Row(path.name, before + reader.line_num, cells) for cells in reader]
         except csv.Error as error:
@@ -139,7 +146,11 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     for row in rows:
         if None in row.cells:
             raise row.wrong('there are more cells than columns: put text that holds the separator in quotes, "A, B"')
-    return columns, [row for row in rows if any(isinstance(c, str) and c.strip() for c in row.cells.values())]
+    usual = _usual_names(columns, rows)
+    for row in rows:
+        row.cells = {usual[column]: cell for column, cell in row.cells.items()}
+    filled = [row for row in rows if any(isinstance(c, str) and c.strip() for c in row.cells.values())]
+    return [usual[column] for column in columns], filled
 
 
 def require_columns(path: Path, columns: Collection[str], needed: Collection[str], remedy: str) -> None:
@@ -164,21 +175,39 @@ class Splits:
     def __init__(self) -> None:
         self._of: dict[str, tuple[str, int]] = {}
 
-    def put(self, row: Row, patient: str, split: str) -> None:
-        """Raise InputError if the patient, in any case of letters, already stands in another split."""
+    def put(self, row: Row, patient: str, split: str, known_by: str = "") -> None:
+        """Raise InputError if the patient, in any case of letters, already stands in another split.
+
+        Args:
+            row: of the patient.
+            patient: name or number.
+            split: that the row is in.
+            known_by: says where the name comes from if it does not stand in the table.
+        """
         first, line = self._of.setdefault(patient.casefold(), (split, row.line))
         if first != split:
-            raise row.wrong(f"the patient of line {line} stands in the splits {first or 'none'} and {split or 'none'}")
+            wrong = f"the patient of line {line} stands in the splits {first or 'none'} and {split or 'none'}"
+            raise row.wrong(wrong + known_by)
 
 
-def _usual_names(columns: Sequence[str]) -> list[str]:
-    """``CO-RADS`` is read as ``co_rads``, ``PatientID`` as ``patient``.
+def _plain(column: str) -> str:
+    """``CO-RADS`` and ``Patient No.`` become ``co_rads`` and ``patient_no``."""
+    return re.sub(r"[\W_]+", "_", column.strip().lower()).strip("_")
 
-    Where several mean the same, the one by its own name or the first of ``ALIASES`` does, and the others say nothing.
+
+def _usual_names(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
+    """Of plain names the usual ones, so ``patient`` for ``patientid``.
+
+    Where several mean the patient, the one of that name does, else one that is no name in letters, else the first; but
+    one that is empty in all rows never does, as in tables that were anonymised. The others say nothing.
     """
-    plain = [column.strip().lower().replace("-", "_").replace(" ", "_") for column in columns]
-    chosen = {usual: usual for usual in plain}
-    for alias, usual in ALIASES.items():
-        if alias in plain:
-            chosen.setdefault(usual, alias)
-    return [ALIASES[name] if name in ALIASES and chosen[ALIASES[name]] == name else name for name in plain]
+    usual = {column: column for column in columns}
+    for alias, name in ALIASES.items():
+        if alias in columns and name not in columns:
+            usual[alias] = name
+    filled = [c for c in columns if _PATIENT.fullmatch(c) and any(row.text(c) for row in rows)]
+    if filled:
+        if "patient" in columns:
+            usual["patient"] = "patient (not used)"
+        usual[min(filled, key=lambda column: (column != "patient", "name" in column))] = "patient"
+    return usual

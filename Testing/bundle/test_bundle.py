@@ -230,6 +230,19 @@ def test_the_metadata_stand_for_their_bundle(folder: Path) -> None:
     assert open_bundle(folder / "configs" / "metadata.json").folder == folder
 
 
+def test_weights_that_are_replaced_after_the_bundle_was_opened_are_not_taken_for_those(folder: Path) -> None:
+    opened = open_bundle(folder)
+    name = next(iter(opened.networks))
+    weights = opened.weights(name)
+    said = opened.network(name)
+    other = {key: value + 1 for key, value in weights.items()}
+    record = NetworkRecord(said["architecture"], said["preprocessing"], other)
+    revise_bundle(folder, folder, networks={name: record})
+    with pytest.raises(BundleError, match="was changed while it was in use"):
+        opened.weights(name)
+    assert open_bundle(folder).weights(name).keys() == weights.keys()
+
+
 def test_a_copy_of_a_read_only_bundle_can_be_changed(folder: Path) -> None:
     places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for place in places:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from CovidCTDiagnosisLib.ct import Volume, check_chest_ct, fetch_truth, read_image, read_scan
+from CovidCTDiagnosisLib.ct.checks import check_axes
 from CovidCTDiagnosisLib.errors import InputError
 
 SPACING = (3.0, 3.0, 4.0)
@@ -59,7 +60,16 @@ def test_a_scan_cropped_to_the_lungs_passes(chest_phantom):
     chest = chest_phantom(spacing=SPACING)
     cropped = chest.voxels[:, 20:-20, 25:-25]
     assert (cropped[40, :, 0] < -500).sum() + (cropped[40, :, -1] < -500).sum() > 20  # cuts into the lungs
-    assert check_chest_ct(Volume(cropped, SPACING)) == []
+    assert ["cut off at the side" in text for text in check_chest_ct(Volume(cropped, SPACING))] == [True]
+
+
+def test_lungs_that_a_narrow_field_of_view_cuts_are_told(chest_phantom):
+    chest = chest_phantom(spacing=SPACING)
+    narrow = chest.voxels[:, :, : round(0.6 * chest.shape[2])]  # as a zoomed reconstruction of one lung
+    assert any("cut off at the side" in text for text in check_chest_ct(Volume(narrow, SPACING)))
+    padded = chest.voxels.copy()
+    padded[:, :, :25] = padded[:, :, -25:] = -3024  # a small circle
+    assert check_chest_ct(chest.with_voxels(padded)) == []
 
 
 def test_a_scan_on_a_foam_mattress_passes(chest_phantom):
@@ -137,6 +147,13 @@ def test_refuses_values_that_are_not_hounsfield_units(chest_phantom):
     assert "not Hounsfield units" in refusal(chest.with_voxels(padded))
     assert "not Hounsfield units" in refusal(chest.with_voxels((windowed / 127.5 - 1).astype(np.float32)))
     assert "same value" in refusal(chest.with_voxels(np.zeros_like(chest.voxels)))
+
+
+def test_refuses_a_place_that_is_no_number(chest_phantom):
+    chest = chest_phantom(spacing=SPACING)
+    nowhere = Volume(chest.voxels, chest.spacing, (0.0, float("nan"), 0.0), chest.direction)
+    with pytest.raises(InputError, match="its origin is no number"):
+        check_axes(nowhere)
 
 
 def test_refuses_skewed_axes(chest_phantom):

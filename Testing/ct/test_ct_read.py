@@ -113,6 +113,32 @@ def test_refuses_a_nifti_with_a_broken_gzip_stream(tmp_path, small_chest):
     assert "damaged or incomplete" in refusal(path)
 
 
+@pytest.mark.parametrize("damage", ["zeros", "flip", "short header"])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_refuses_damaged_compressed_voxels(tmp_path, small_chest, name, damage):
+    """ITK takes what comes before the damage, and leaves the rest as it was in memory."""
+    path = tmp_path / name
+    image = sitk.GetImageFromArray(small_chest.voxels)
+    sitk.WriteImage(image, str(path), useCompression=True)
+    assert np.array_equal(read_image(path).voxels, small_chest.voxels)
+    data = {"a.nhdr": "a.raw.gz", "a.mhd": "a.zraw"}.get(name, name)
+    content = bytearray((tmp_path / data).read_bytes())
+    if damage == "zeros":
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    elif damage == "flip":
+        content[2 * len(content) // 3] ^= 0xFF
+    if damage == "short header":  # fewer voxels than there are
+        count = str(small_chest.shape[0])
+        text = path.read_bytes()
+        at = text.index(b"sizes:" if b"NRRD" in text[:4] else b"DimSize")
+        end = text.index(b"\n", at)
+        fewer = text[at:end].replace(count.encode(), str(small_chest.shape[0] - 1).encode())
+        path.write_bytes(text[:at] + fewer + text[end:])
+    else:
+        (tmp_path / data).write_bytes(content)
+    assert "damaged or incomplete" in refusal(path)
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
 def test_refuses_junk(tmp_path, name):
     (tmp_path / name).write_bytes(b"junk " * 200)
@@ -444,6 +470,58 @@ def test_images_of_several_places_are_no_copies_though_an_anonymiser_gave_them_o
     for path in write_series(tmp_path, small_chest):
         rewrite(path, {"0008|0018": f"{OTHER_UID}.{int(path.stem) // of_one_uid}"})
     assert_same(read_scan(tmp_path), small_chest)
+
+
+def test_another_reconstruction_is_no_copy_though_both_have_one_uid(tmp_path, small_chest, write_series):
+    other = small_chest.with_voxels(small_chest.voxels + np.int16(7))
+    write_series(tmp_path / "a", small_chest)
+    write_series(tmp_path / "b", other)
+    assert "two" in refusal(tmp_path) or "same place" in refusal(tmp_path)
+
+
+def test_refuses_slices_without_rescale_among_others(tmp_path, small_chest, write_series):
+    whole = small_chest.with_voxels(small_chest.voxels.astype(np.int16))
+    for path in write_series(tmp_path, whole)[::2]:
+        content = path.read_bytes()
+        for element in (b"\x28\x00\x52\x10", b"\x28\x00\x53\x10"):
+            at = content.index(element)
+            (length,) = struct.unpack_from("<I", content, at + 4)
+            content = content[:at] + content[at + 8 + length :]
+        path.write_bytes(content)
+    assert "do not say how their values become HU" in refusal(tmp_path)
+
+
+def test_refuses_a_compressed_slice_that_ends_in_nothing(tmp_path, small_chest, write_series):
+    """As a copy that was stopped leaves it where the disk's room was taken before."""
+    paths = write_series(tmp_path, small_chest)
+    for path in paths:
+        stored = sitk.ReadImage(str(path))
+        image = sitk.Cast(stored, sitk.sitkInt16)
+        for key in stored.GetMetaDataKeys():
+            image.SetMetaData(key, stored.GetMetaData(key))
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(path))
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.Execute(image)
+    assert_same(read_scan(tmp_path), small_chest)
+    content = paths[3].read_bytes()
+    half = len(content) // 2
+    paths[3].write_bytes(content[:half] + bytes(len(content) - half))
+    assert f"{paths[3].name} is damaged or incomplete" in refusal(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_refuses_links_that_lead_nowhere(tmp_path, small_chest, write_series):
+    paths = write_series(tmp_path / "kept", small_chest)
+    (tmp_path / "scan").mkdir()
+    for path in paths:
+        (tmp_path / "scan" / path.name).symlink_to(path)
+    (tmp_path / "scan" / ".#lock").symlink_to("nobody@nowhere")
+    assert_same(read_scan(tmp_path / "scan"), small_chest)
+    paths[-1].unlink()
+    assert f"{paths[-1].name} is a link that leads nowhere" in refusal(tmp_path / "scan")
 
 
 def rewrite(path, tags, compressed=False) -> None:

@@ -379,9 +379,11 @@ def test_a_row_for_scans_whose_centre_is_not_stated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "judged"), [("Training set", False), ("val-2", False), ("fold 1 train", False), ("trained", True)]
+    ("split", "judged"),
+    [(s, False) for s in ("Training set", "val-2", "fold 1 train", "trained", "TrainSet", "trainval", "valset", "TRN")]
+    + [(s, True) for s in ("external", "Testset", "holdout", "hospital B")],
 )
-def test_splits_are_known_by_their_first_word(split: str, judged: bool, tmp_path: Path) -> None:
+def test_splits_are_known_by_how_a_word_begins(split: str, judged: bool, tmp_path: Path) -> None:
     table = rows(split=lambda n, covid: split if n < 9 else "test")
     assert len(read_predictions(write(tmp_path / "t.csv", table)).tested.scans) == (60 if judged else 51)
 

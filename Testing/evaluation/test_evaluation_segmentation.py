@@ -488,6 +488,21 @@ def test_earlier_scores_stay_until_all_folds_have_new_ones(
     assert len(after["curves"]) == 2
 
 
+def test_the_ct_alone_comes_first_and_folds_join_it_whatever_data_it_was_given(
+    evaluated: tuple[list[str], Path], tiny_bundle: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, output = evaluated
+    without_data = [a for a in arguments if a not in ("--data", str(small_data))]
+    assert main(without_data) == 0
+    stale = document(output)
+    assert not stale["folds"]
+    stale["folds_made"] |= {"data": "another", "recipe": "another"}
+    (output / "segmentation.json").write_text(json.dumps(stale), "utf-8")
+    monkeypatch.setattr(Folds, "trained", lambda self, fold: open_bundle(tiny_bundle))
+    assert main([*arguments, "--folds", "with"]) == 0
+    assert document(output)["folds"]
+
+
 def test_folds_of_other_data_or_made_otherwise_are_not_shown_as_these(
     evaluated: tuple[list[str], Path],
     tiny_bundle: Path,
@@ -504,7 +519,7 @@ def test_folds_of_other_data_or_made_otherwise_are_not_shown_as_these(
         "recipe": recipe_fingerprint(MASKING_NETWORKS),
         precision_key(True): "32-true",
     }
-    assert "Trained with machine masks in 32-true." in Page(output / "segmentation.html").text
+    assert "Trained with machine masks in 32-true (3-D networks" in Page(output / "segmentation.html").text
     assert main(arguments) == 0 and document(output)["folds_made"] == made  # nothing of it is lost
     without_data = [a for a in arguments if a not in ("--data", str(small_data))]
     assert main(without_data) == 0 and document(output)["folds_made"] == made
@@ -513,7 +528,7 @@ def test_folds_of_other_data_or_made_otherwise_are_not_shown_as_these(
     # The other kind may be trained in another precision, which the page tells.
     assert main([*arguments, "--folds", "without", "--precision", "bf16-mixed"]) == 0
     assert document(output)["folds_made"] == {**made, precision_key(False): "bf16-mixed"}
-    told = "Trained with machine masks in 32-true, without machine masks in bf16-mixed."
+    told = "Trained with machine masks in 32-true, without machine masks in bf16-mixed ("
     assert told in Page(output / "segmentation.html").text
     assert main([*arguments, "--folds", "without"]) == 2 and "trained otherwise" in capsys.readouterr().err
     made = document(output)["folds_made"]

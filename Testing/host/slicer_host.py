@@ -128,7 +128,14 @@ class NodeComboBox(QtWidgets.QComboBox):
         self._scene = scene
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent):
             scene.AddObserver(event, lambda *_: self._fill())
+        scene.AddObserver(scene.EndImportEvent, lambda *_: self._fill_as_read())
         self._fill()
+
+    def _fill_as_read(self) -> None:
+        """As Slicer does after a scene was read: all rows go and come again, and the first one is chosen."""
+        self._fill()
+        self.setCurrentIndex(-1)
+        self.setCurrentIndex(0 if self.count() else -1)
 
     def _fill(self) -> None:
         chosen = self.currentData()
@@ -356,9 +363,12 @@ class _Test:
 class _Observations:
     def __init__(self) -> None:
         self._observed: list[tuple[Any, Any, Any, int]] = []
+        self._kept: set[Any] = set()
+        """All that was ever observed: Slicer's keeps them too."""
 
     def addObserver(self, observed: Any, event: Any, slot: Callable[..., Any]) -> None:
         target = getattr(observed, "parameterNode", observed)
+        self._kept.add(target)
         self._observed.append((target, event, slot, target.AddObserver(event, slot)))
 
     def removeObserver(self, observed: Any, event: Any, slot: Callable[..., Any]) -> None:

@@ -40,6 +40,7 @@ KNOWN = {
     "slicer.mrmlScene.GetNodeByID",
     "slicer.mrmlScene.IsImporting",
     "slicer.mrmlScene.StartCloseEvent",
+    "slicer.mrmlScene.StartImportEvent",
     "slicer.parameterNodeWrapper.Choice",
     "slicer.parameterNodeWrapper.WithinRange",
     "slicer.parameterNodeWrapper.parameterNodeWrapper",

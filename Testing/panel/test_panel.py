@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from CovidCTDiagnosisLib.errors import CovidCTError, UsageError
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_study_nodes, first_scan, ijk_to_ras, is_bent
 from CovidCTDiagnosisLib.scene.report import analysis_node, kept_analysis
 from PIL import Image
-from PySide6 import QtCore
+from PySide6 import QtCore, QtGui, QtWidgets
 
 PATIENCE_S = 120
 
@@ -454,6 +455,118 @@ def test_a_transform_hardened_in_the_ct_and_then_in_all_that_was_found_brings_it
     widget.panel._on_slice(0, 0)
     shown = slicer.mrmlScene.GetNodeByID(layers(opened)[0][1])
     np.testing.assert_allclose(ijk_to_ras(shown), ijk_to_ras(ct), atol=1e-3)
+
+
+def test_a_ct_that_is_moved_in_another_module_takes_its_overlays_along_or_loses_them(opened: Any) -> None:
+    analyze(opened)
+    widget, ct, found = opened.widget, opened.ct, opened.widget.ui.findingLabel.text
+    shown = layers(opened)
+    overlays = [slicer.mrmlScene.GetNodeByID(name) for name in shown[0][1:]]
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    widget.exit()
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    assert [node.GetTransformNodeID() for node in overlays] == [transform.GetID()] * 2 and layers(opened) == shown
+    origin = ct.GetOrigin()
+    ct.SetOrigin(origin[0] + 50, *origin[1:])
+    assert {(foreground, label) for _, foreground, label in layers(opened)} == {(None, None)}
+    ct.SetOrigin(*origin)
+    widget.enter()
+    assert layers(opened) == shown and widget.ui.findingLabel.text == found
+    widget.exit()
+    slicer.mrmlScene.RemoveNode(ct)
+    widget.enter()
+    assert widget.ui.statusLabel.text == "Choose a chest CT."
+
+
+def test_a_ct_that_is_changed_while_it_is_analyzed_is_told(opened: Any) -> None:
+    ui = opened.widget.ui
+    ui.analyzeButton.click()
+    slicer.util.arrayFromVolume(opened.ct)[:] = 40
+    opened.ct.GetImageData().Modified()
+    assert opened.spin(lambda: not opened.widget.panel.running, PATIENCE_S)
+    assert "was changed while it was analyzed" in ui.statusLabel.text
+    assert ui.findingLabel.text == "" and find_study_nodes(opened.ct) is None
+
+
+def test_images_that_were_removed_are_told_and_the_findings_go_with_them(opened: Any) -> None:
+    analyze(opened)
+    ui = opened.widget.ui
+    slicer.mrmlScene.RemoveNode(find_study_nodes(opened.ct).relevance_lesions)
+    opened.widget.exit()
+    opened.widget.enter()
+    assert "were removed" in ui.statusLabel.text and ui.findingLabel.text == "" and ui.slicesTable.rowCount == 0
+    assert {(foreground, label) for _, foreground, label in layers(opened)} == {(None, None)}
+    analyze(opened)
+    assert ui.findingLabel.text and ui.statusLabel.text == "Done."
+
+
+def test_a_ct_that_is_gone_is_not_kept_in_memory(opened: Any) -> None:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Large")
+    parameters = opened.widget.logic.getParameterNode()
+    parameters.inputVolume = node
+    gone = []
+    node.AddObserver("DeleteEvent", lambda *_: gone.append(True))
+    parameters.inputVolume = opened.ct
+    slicer.mrmlScene.RemoveNode(node)
+    del node
+    gc.collect()
+    assert gone
+
+
+def test_what_is_no_choice_of_display_leaves_the_views_to_the_user(opened: Any) -> None:
+    analyze(opened)
+    ui, shown = opened.widget.ui, layers(opened)
+    ui.restoreButton.click()
+    theirs = layers(opened)
+    assert theirs != shown
+    parameters = opened.widget.logic.getParameterNode()
+    parameters.device = "cpu"
+    parameters.explain = "not COVID-19"
+    assert layers(opened) == theirs
+    ui.analyzeButton.click()
+    ui.analyzeButton.click()
+    assert ui.statusLabel.text == "Cancelled." and layers(opened) == theirs
+    parameters.relevanceOpacity = 0.4
+    assert layers(opened) == shown
+
+
+def test_lesions_are_no_lung_mask_to_choose(opened: Any) -> None:
+    analyze(opened)
+    selector = opened.widget.ui.lungMaskSelector._wrapped
+    names = [selector.itemText(n) for n in range(selector.count())]
+    assert "Phantom lungs" in names and "Phantom lesions" not in names
+
+
+def test_a_scene_that_is_added_leaves_the_chosen_ct_and_its_lungs(
+    opened: Any, chest_phantom: Any, tmp_path: Path, new_scene: Any
+) -> None:
+    scene, parameters = slicer.mrmlScene, opened.widget.logic.getParameterNode()
+    second = add_ct(scene, chest_phantom(spacing=(4.0, 4.0, 8.0)), "Second")
+    mask = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Lungs of the second")
+    parameters.inputVolume = second
+    parameters.lungMask = mask
+    other = new_scene()
+    other.AddNewNodeByClass("vtkMRMLTextNode", "Note")
+    assert other.WriteToMRB(str(tmp_path / "note.mrb"), None)
+    assert scene.ReadFromMRB(str(tmp_path / "note.mrb"), False)
+    parameters = opened.widget.logic.getParameterNode()
+    assert parameters.inputVolume is second and parameters.lungMask is mask
+    assert opened.widget.ui.inputSelector.currentNode() is second
+
+
+def test_keys_go_through_the_slices_and_on_to_the_next_widget(opened: Any) -> None:
+    analyze(opened)
+    table = opened.widget.ui.slicesTable._wrapped
+    logic = opened.slice_logics.GetItemAsObject(0)
+    at_first = logic.GetSliceNode().GetSliceToRAS().GetElement(2, 3)
+    table.setCurrentCell(0, 0)  # as the focus does
+    assert logic.GetSliceNode().GetSliceToRAS().GetElement(2, 3) == at_first
+    press = QtGui.QKeyEvent
+    for kind in (QtCore.QEvent.Type.KeyPress, QtCore.QEvent.Type.KeyRelease):
+        QtWidgets.QApplication.sendEvent(table, press(kind, QtCore.Qt.Key.Key_Down, QtCore.Qt.KeyboardModifier(0)))
+    assert table.currentRow() == 1 and logic.GetSliceNode().GetSliceToRAS().GetElement(2, 3) != at_first
+    for widget in (table, opened.widget.ui.measurementsTable._wrapped):
+        assert not widget.tabKeyNavigation()
 
 
 def test_a_ct_that_is_removed_takes_its_layers_out_of_the_views(opened: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,32 @@ def test_a_mask_that_is_hardly_of_lungs_gets_a_warning(chest: Volume, sided: np.
     take_lungs(chest.with_voxels(np.array([0, LEFT, RIGHT], np.uint8)[sided]), chest, told.append)
     assert ["check that it is one of lungs" in t for t in told] == [True, False]
     assert ["check its sides" in t for t in told] == [False, True]
+
+
+def test_lesions_beside_lungs_are_no_left_lung(chest: Volume, sided: np.ndarray) -> None:
+    told: list[str] = []
+    labels = (sided > 0).astype(np.uint8)
+    labels[tuple(np.argwhere(sided == LEFT)[::9].T)] = 2
+    found = take_lungs(chest.with_voxels(labels), chest, told.append)
+    assert (found == sided)[sided > 0].mean() > 0.99
+    assert ["are not the right and the left lung" in text for text in told] == [True]
+
+
+def test_a_mask_that_does_not_say_where_it_lies_lies_as_the_ct_or_is_refused(chest: Volume, sided: np.ndarray) -> None:
+    placed = Volume(chest.voxels, chest.spacing, (40.0, 30.0, 150.0), chest.direction)
+    told: list[str] = []
+    lost = Volume(sided, chest.spacing, (0.0, 0.0, 0.0), chest.direction, orientation_known=False)
+    np.testing.assert_array_equal(take_lungs(lost, placed, told.append), sided)
+    assert ["does not say where it lies" in text for text in told] == [True]
+    with pytest.raises(InputError, match="does not say where it lies in the patient"):
+        take_lungs(replace(lost, voxels=sided[1:]), placed)
+
+
+def test_a_mask_that_reaches_out_of_the_ct_is_told(chest: Volume, sided: np.ndarray) -> None:
+    told: list[str] = []
+    shifted = Volume(sided, chest.spacing, (60.0, *chest.origin[1:]), chest.direction)
+    take_lungs(shifted, chest, told.append)
+    assert any("lie outside the CT" in text for text in told)
 
 
 def test_an_analysis_uses_the_given_lungs_and_says_so(sick, sick_analysis: Analysis, bundle: Bundle) -> None:

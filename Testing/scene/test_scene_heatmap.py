@@ -133,6 +133,10 @@ def test_colours_stand_where_relevance_is_and_the_ct_elsewhere(
     picture = view.picture().astype(int)
     coloured = picture.max(-1) - picture.min(-1) > 40
     assert coloured[60, 60] and not coloured[2, 2]
+    if signed:  # hidden neighbours take nothing of what is shown
+        in_plane = {"Axial": (0, 1), "Coronal": (0, 2), "Sagittal": (1, 2)}[orientation]
+        area = np.prod([(10, 8, 6)[axis] * phantom.ct.spacing[axis] for axis in in_plane])
+        assert coloured.sum() >= 0.95 * area
     show_layers([view.logic], nodes.ct)
     plain = view.picture().astype(int)
     assert np.array_equal(picture[~coloured], plain[~coloured])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import slicer
 from CovidCTDiagnosisLib.errors import InputError
-from CovidCTDiagnosisLib.scene.nodes import add_ct
-from CovidCTDiagnosisLib.scene.segmentation import lungs_of
+from CovidCTDiagnosisLib.scene.nodes import add_ct, find_node
+from CovidCTDiagnosisLib.scene.segmentation import SEGMENTATION, lungs_of, show_only_surfaces
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
 UNNAMED = {"Right lung": "A", "Left lung": "B", "Ground-glass opacity": "C", "Consolidation": "D"}
@@ -81,6 +81,34 @@ def test_airways_are_no_lung_and_nothing_stays_without_display_nodes(scene: Any,
     with lungs_of(node, study.ct) as labels:
         assert np.array_equal(array(labels), array(study.lungs) == 1)
     assert scene.GetNumberOfNodes() == before
+
+
+def test_findings_in_a_lung_are_no_lung_and_a_side_alone_does_not_push_out_the_lungs(scene: Any, study: Any) -> None:
+    names = {"Right lung": "Lungs", "Left lung": "Left lung 2", "Consolidation": "Right lung nodule"}
+    node = renamed(scene, names | {"Ground-glass opacity": "Lung tumour"})
+    with lungs_of(node, study.ct) as labels:
+        assert np.array_equal(array(labels), array(study.lungs))
+
+
+def test_what_a_user_drew_in_the_segmentation_stays(scene: Any, study: Any, phantom: Any) -> None:
+    segmentation = find_node(study.ct, SEGMENTATION, "vtkMRMLSegmentationNode").GetSegmentation()
+    made = segmentation.GetNumberOfSegments()
+    drawn = segmentation.AddEmptySegment("", "Right lung")  # even of that name
+    put_study(phantom.folder, study.ct)
+    assert segmentation.GetSegment(drawn) is not None and segmentation.GetNumberOfSegments() == made + 1
+
+
+def test_surfaces_that_stayed_behind_are_not_shown(scene: Any, study: Any) -> None:
+    node = find_node(study.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
+    show_only_surfaces(scene, study)
+    assert node.GetDisplayNode().GetVisibility3D()
+    origin = study.ct.GetOrigin()
+    study.ct.SetOrigin(origin[0], origin[1], origin[2] - 400)
+    show_only_surfaces(scene, study)
+    assert not node.GetDisplayNode().GetVisibility3D()
+    study.ct.SetOrigin(*origin)
+    show_only_surfaces(scene, study)
+    assert node.GetDisplayNode().GetVisibility3D()
 
 
 def test_a_segmentation_without_lungs_is_refused_in_one_sentence(scene: Any, study: Any) -> None:

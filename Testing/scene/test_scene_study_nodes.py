@@ -15,9 +15,9 @@ from CovidCTDiagnosisLib.ct.orientation import straightened
 from CovidCTDiagnosisLib.ct.volume import Volume
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene import study_nodes
-from CovidCTDiagnosisLib.scene.agreement import is_changed
+from CovidCTDiagnosisLib.scene.agreement import ABSENT, CHANGED, INCOMPLETE, PRESENT, agreement, voxels_state
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
-from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap
+from CovidCTDiagnosisLib.scene.heatmap import HeatmapView, show_heatmap, show_only_legend
 from CovidCTDiagnosisLib.scene.layers import LayersOfViews, hide_study, show_layers
 from CovidCTDiagnosisLib.scene.nodes import (
     StudyNodes,
@@ -27,9 +27,11 @@ from CovidCTDiagnosisLib.scene.nodes import (
     first_scan,
     ijk_to_ras,
     image_data,
+    is_of_study,
+    lesion_maps,
     on_same_grid,
 )
-from CovidCTDiagnosisLib.scene.places import peak_ras
+from CovidCTDiagnosisLib.scene.places import peak_ras, slice_position_mm
 from CovidCTDiagnosisLib.scene.report import (
     COLUMNS,
     analysis_node,
@@ -43,6 +45,7 @@ from CovidCTDiagnosisLib.scene.slice_plot import slice_values
 from CovidCTDiagnosisLib.scene.slice_view import SliceView
 from CovidCTDiagnosisLib.scene.study_nodes import follow_ct, put_study
 from CovidCTDiagnosisLib.study import read_study
+from CovidCTDiagnosisLib.study.study import input_grid
 
 RIGHT_LUNG, OPACITY = (42.0, -34.0, -210.0), (45.0, -44.0, -200.0)
 """Of the phantom, RAS mm."""
@@ -292,7 +295,7 @@ def test_all_that_was_found_follows_the_ct_under_a_later_transform(scene: Any, p
     scene.AddNode(clone)
     clone.Copy(nodes.lungs)  # with all its attributes
     _move(scene, ct, (40.0, 0.0, 0.0))
-    assert not is_changed(ct)
+    assert agreement(ct) == PRESENT
     follow_ct(nodes)
     assert clone.GetTransformNodeID() is None, "it is the user's"
     segmentation = find_node(ct, SEGMENTATION, "vtkMRMLSegmentationNode")
@@ -302,24 +305,112 @@ def test_all_that_was_found_follows_the_ct_under_a_later_transform(scene: Any, p
 
 def test_a_ct_that_was_moved_or_changed_since_is_told(scene: Any, phantom: Any) -> None:
     ct = add_ct(scene, phantom.ct)
-    assert not is_changed(ct), "nothing was found in it yet"
+    assert agreement(ct) == ABSENT, "nothing was found in it yet"
     put_study(phantom.folder, ct)
-    assert not is_changed(ct)
+    assert agreement(ct) == PRESENT
     origin, image = ct.GetOrigin(), ct.GetImageData()
     ct.SetOrigin(5.0, 0.0, 0.0)
-    assert is_changed(ct)
+    assert agreement(ct) == CHANGED
     ct.SetOrigin(*origin)
-    assert not is_changed(ct)
+    assert agreement(ct) == PRESENT
     voxels = slicer.util.arrayFromVolume(ct).copy()
     voxels[::2] += 100  # another phase, on the same grid
     ct.SetAndObserveImageData(image_data(voxels))
-    assert is_changed(ct)
+    assert agreement(ct) == CHANGED
     ct.SetAndObserveImageData(image_data(voxels[:-2]))
-    assert is_changed(ct)
+    assert agreement(ct) == CHANGED
     ct.SetAndObserveImageData(None)
-    assert is_changed(ct)
+    assert agreement(ct) == CHANGED
     ct.SetAndObserveImageData(image)
-    assert not is_changed(ct)
+    assert agreement(ct) == PRESENT
+
+
+@pytest.mark.parametrize("role", ["lungs", "lesions", "relevance_ct", "relevance_lesions"])
+def test_an_image_that_stayed_behind_or_was_removed_is_told(scene: Any, phantom: Any, role: str) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    image = getattr(nodes, role)
+    origin = image.GetOrigin()
+    image.SetOrigin(5.0, 0.0, 0.0)
+    assert agreement(ct) == CHANGED
+    image.SetOrigin(*origin)
+    assert agreement(ct) == PRESENT
+    scene.RemoveNode(image)
+    assert agreement(ct) == INCOMPLETE
+    scene.RemoveNode(ct)
+    assert agreement(ct) == ABSENT
+
+
+def test_a_study_of_voxels_that_were_changed_meanwhile_is_refused(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    handed_over, before = voxels_state(ct), count(scene)
+    slicer.util.arrayFromVolume(ct)[:] = 40
+    with pytest.raises(InputError, match="was changed while it was analyzed"):
+        put_study(phantom.folder, ct, handed_over)
+    assert count(scene) == before
+    put_study(phantom.folder, ct, voxels_state(ct))
+    assert agreement(ct) == PRESENT
+
+
+@pytest.mark.parametrize("with_references", [False, True])
+def test_a_users_copy_of_a_study_image_is_the_users(scene: Any, phantom: Any, with_references: bool) -> None:
+    ct = add_ct(scene, phantom.ct)
+    nodes = put_study(phantom.folder, ct)
+    if with_references:
+        copy = scene.CopyNode(nodes.lesions)
+    else:
+        copy = slicer.vtkMRMLLabelMapVolumeNode()
+        copy.Copy(nodes.lesions)
+        scene.AddNode(copy)
+    assert copy.GetAttributeNames() and not is_of_study(copy) and is_of_study(nodes.lesions)
+    assert find_study_nodes(ct).lesions is nodes.lesions
+    scene.RemoveNode(ct)
+    assert is_of_study(nodes.lesions) and not is_of_study(copy)
+    assert lesion_maps(scene) == [nodes.lesions.GetID()]
+
+
+def test_study_nodes_know_themselves_after_a_scene_was_saved_and_read(
+    new_scene: Any, phantom: Any, tmp_path: Path
+) -> None:
+    scene, again = new_scene(), new_scene()
+    put_study(phantom.folder, add_ct(scene, phantom.ct, "Saved"))
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"), None)
+    put_study(phantom.folder, add_ct(again, phantom.ct, "There"))  # nodes that are read get other IDs
+    assert again.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    for name in ("There", "Saved"):
+        ct = again.GetFirstNodeByName(name)
+        found = find_study_nodes(ct)
+        assert found is not None and is_of_study(found.lesions) and agreement(ct) == PRESENT
+        assert found.lesions.GetName() == f"{name} lesions"
+
+
+def test_a_heatmap_of_an_earlier_study_is_not_kept(scene: Any, phantom: Any) -> None:
+    ct = add_ct(scene, phantom.ct)
+    view = HeatmapView(of_lesions=True, smoothing_mm=0, signed=True)
+    heatmap = show_heatmap(put_study(phantom.folder, ct), view)
+    show_only_legend(scene, heatmap, "against COVID-19")
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap)
+    before, nodes = slicer.util.arrayFromVolume(heatmap).copy(), count(scene)
+    phantom.write(relevance_lesions=2 * phantom.images["relevance_lesions"])
+    again = put_study(phantom.folder, ct)
+    np.testing.assert_allclose(slicer.util.arrayFromVolume(heatmap), 2 * before, rtol=1e-5)
+    assert "for COVID-19" in legend.GetTitleText() and count(scene) == nodes
+    state = heatmap.GetImageData().GetMTime()
+    assert show_heatmap(again, view) is heatmap and heatmap.GetImageData().GetMTime() == state  # shown as it was
+
+
+def test_a_layer_that_was_removed_meanwhile_leaves_the_ct_in_sight(scene: Any, phantom: Any) -> None:
+    ct, prior = add_ct(scene, phantom.ct), add_ct(scene, phantom.ct, "Prior")
+    nodes = put_study(phantom.folder, ct)
+    logic = SliceView(scene, "View").logic
+    show_layers([logic], prior, foreground=prior)
+    before = LayersOfViews()
+    before.remember([logic])
+    show_layers([logic], ct, label=nodes.lungs)
+    scene.RemoveNode(prior)
+    before.restore()
+    composite = logic.GetSliceCompositeNode()
+    assert composite.GetBackgroundVolumeID() == ct.GetID() and composite.GetForegroundVolumeID() is None
 
 
 def test_a_transform_hardened_in_ct_and_study_moves_heatmap_and_jumps(scene: Any, phantom: Any) -> None:
@@ -329,14 +420,17 @@ def test_a_transform_hardened_in_ct_and_study_moves_heatmap_and_jumps(scene: Any
     assert analysis is not None
     index = 20
     before, heatmap = peak_ras(nodes, analysis, index), show_heatmap(nodes, HeatmapView())
+    height = slice_position_mm(nodes, analysis, index)
+    assert height == pytest.approx(input_grid(analysis).slice_center(index)[2])
     _move(scene, ct, (0.0, 0.0, -400.0))
     follow_ct(nodes)
     for node in (ct, nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions):
         node.HardenTransform()
-    assert not is_changed(ct)
+    assert agreement(ct) == PRESENT
     assert show_heatmap(nodes, HeatmapView()) is heatmap
     np.testing.assert_allclose(ijk_to_ras(heatmap), ijk_to_ras(ct), atol=1e-3)
     np.testing.assert_allclose(peak_ras(nodes, analysis, index), np.add(before, (0, 0, -400)), atol=1e-3)
+    assert slice_position_mm(nodes, analysis, index) == pytest.approx(height - 400)
 
 
 def test_where_a_second_study_cannot_be_shown_the_first_ones_finding_is_not_either(

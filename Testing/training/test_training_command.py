@@ -24,6 +24,7 @@ from CovidCTDiagnosisLib.training.diagnosis import SCHEMES, SHORT
 from CovidCTDiagnosisLib.training.lesions import INVOLVEMENT
 from CovidCTDiagnosisLib.training.loop import Hardware, Steps
 from CovidCTDiagnosisLib.training.lung_labels import label_lungs
+from CovidCTDiagnosisLib.training.plans import Job
 from CovidCTDiagnosisLib.training.record import PAPER
 from PIL import Image
 
@@ -83,6 +84,36 @@ def test_a_network_trained_again_is_named_in_version_and_model_card(data: Path, 
     assert versions == ["0.1.0", "0.1.0+retrained", "0.1.0+retrained"]
     card = open_bundle(folder).model_card
     assert card.count("- `involvement`, on: expert lesion slices") == 1 and "## Trained again" in card
+
+
+def test_what_was_replaced_while_a_training_ran_is_told_and_nothing_gets_lost(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two trainings begin one bundle: the first to end puts lungs alone into it, the second builds on others."""
+    base = open_bundle(tiny_bundle)
+    output = tmp_path / "begun"
+    job = Job("classifier", tmp_path, base, tmp_path, tmp_path, Steps(0, 1), 0, False, Hardware(), SHORT)
+    lungs = train_module._record(base, "lungs")
+    other = replace(lungs, weights={key: value + 1 for key, value in lungs.weights.items()})
+    write_bundle(
+        output,
+        name="begun",
+        version="0.1.0",
+        networks={"lungs": other},
+        settings={},
+        model_card="# New",
+        license_text="Own",
+    )
+    train_module._put(output, job, {"classifier": train_module._record(base, "classifier")}, None)
+    cvae = NetworkRecord({}, {}, {"weight": torch.zeros(1)})  # to build on
+    job = replace(job, base=revise_bundle(tiny_bundle, tmp_path / "base", networks={"cvae": cvae}))
+    revise_bundle(output, output, networks={"cvae": cvae})
+    train_module._tell_what_was_replaced_meanwhile(output, job)
+    assert "Replaced in the bundle while this ran: lungs. Train classifier again." in capsys.readouterr().out
+    found = open_bundle(output)
+    assert found.networks.keys() == {*base.networks, "cvae"}
+    assert found.fingerprint(("lungs",)) != base.fingerprint(("lungs",))
+    assert found.fingerprint(("involvement",)) == base.fingerprint(("involvement",))
 
 
 def test_what_learned_beside_another_u_net_is_stale_only_if_that_draws(

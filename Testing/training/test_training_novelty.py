@@ -65,6 +65,17 @@ def test_all_rows_of_a_scan_are_left_out_together() -> None:
     assert float(together(scans[0])) < float(apart(scans[0]))
 
 
+def test_scans_of_one_patient_are_left_out_together_wherever_they_stand() -> None:
+    first = averages(40, 0)
+    twins = first * torch.from_numpy(np.random.default_rng(1).normal(1, 0.02, first.shape).astype(np.float32))
+    side_by_side, apart = torch.stack([first, twins], 1).flatten(0, 1), torch.cat([first, twins])
+    names = [str(n) for n in range(40)]
+    wanted = float(fit_novelty(side_by_side)(averages(1, 2)[0]))
+    told = float(fit_novelty(apart, patients=names * 2)(averages(1, 2)[0]))
+    assert told == pytest.approx(wanted, rel=1e-4)
+    assert float(fit_novelty(apart)(averages(1, 2)[0])) > 1.2 * wanted
+
+
 def test_the_distance_is_that_of_mahalanobis() -> None:
     given = averages(80, 0)
     network = fit_novelty(given)

@@ -23,7 +23,13 @@ from CovidCTDiagnosisLib.pipeline.models import Models
 from CovidCTDiagnosisLib.training import diagnosis
 from CovidCTDiagnosisLib.training import train as train_module
 from CovidCTDiagnosisLib.training.examples import SEGMENTING
-from CovidCTDiagnosisLib.training.scan_table import read_scan_table, split_scans, table_fingerprint
+from CovidCTDiagnosisLib.training.scan_table import (
+    ONE_PATIENT,
+    is_scan_table,
+    read_scan_table,
+    split_scans,
+    table_fingerprint,
+)
 from CovidCTDiagnosisLib.training.splits import require_enough
 from PIL import Image
 
@@ -90,9 +96,19 @@ def test_cells_are_separated_as_spreadsheets_do(separator: str, tmp_path: Path) 
 def test_a_patient_of_dicom_scans_is_known_by_its_tag(dicom_ct_path: Path, empty_scans: Path) -> None:
     """The same patient's CT in two folders must not stand in two splits, though no column names the patient."""
     for name in ("one", "two"):
-        (empty_scans / name).symlink_to(dicom_ct_path)
+        (empty_scans / name).mkdir()
+        for path in sorted(dicom_ct_path.glob("*.dcm"))[:2]:
+            (empty_scans / name / path.name).symlink_to(path)
     rows = "scan,label,split\none,1,train\nscan0.nii.gz,0,train\n"
     assert read_scan_table(table(empty_scans, rows))[0].patient not in ("", "one")
+    rows = "scan,label,split\none,1,train\ntwo,0,test\n"
+    with pytest.raises(InputError, match="by the PatientID of their DICOM files; a column patient can say otherwise"):
+        read_scan_table(table(empty_scans, rows))
+    scans = read_scan_table(table(empty_scans, "scan,label\none,1\ntwo,0\n"))
+    assert all(scan.by_tag for scan in scans)
+    with pytest.raises(InputError) as error:
+        require_enough(split_scans(scans), ONE_PATIENT)
+    assert "unless a column patient says otherwise" in error.value.remedy
 
 
 def test_without_splits_patients_are_divided_and_stay_whole(empty_scans: Path) -> None:
@@ -163,6 +179,26 @@ def test_a_copy_of_a_scan_is_not_tested_on_where_the_scan_is_learned_from(empty_
                 split_scans(scans)
         else:
             assert len(split_scans(scans).train) == 3
+
+
+@pytest.mark.parametrize("change", ["other names", "a note beside"])
+def test_a_copy_under_other_file_names_is_a_copy(tmp_path: Path, change: str) -> None:
+    for name, names in (("a", ("000.png", "001.png")), ("b", ("IM1.png", "IM0.png"))):
+        (tmp_path / name).mkdir()
+        for grey, file in enumerate(names if change == "other names" else ("000.png", "001.png")):
+            Image.fromarray(np.full((8, 8), grey, np.uint8)).save(tmp_path / name / file)
+    if change == "a note beside":
+        (tmp_path / "b" / "note.txt").write_text("a copy")
+    scans = read_scan_table(table(tmp_path, "scan,label,split\na,1,train\nb,1,test\n"))
+    with pytest.raises(InputError, match="a and b are the same scan"):
+        split_scans(scans)
+
+
+@pytest.mark.parametrize("name", ["scans.tsv", "scans.txt"])
+def test_a_table_of_another_ending_is_a_table(empty_scans: Path, name: str) -> None:
+    (empty_scans / name).write_text("scan\tlabel\nscan0.nii.gz\t1\n")
+    assert is_scan_table(empty_scans / name) and len(read_scan_table(empty_scans / name)) == 1
+    assert not is_scan_table(empty_scans) and is_scan_table(empty_scans / "missing.tsv")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -281,6 +317,15 @@ def test_a_table_trains_cvae_and_classifier_and_is_evaluated(
     call = ["evaluate", "report", table_out, "--output", page, "--bundle", bundle, "--pictures", tmp_path / "pictures"]
     assert main([str(a) for a in call]) == 0 and page.read_text().count("data:image/png") == 2
     call = ["evaluate", "diagnosis", "--data", hospital, "--bundle", bundle]
+    # Nothing but an older table of its own is written over, and that is said before hours of work.
+    own = tmp_path / "own.csv"
+    own.write_text(once.replace("scan,", "patient,scan,", 1))
+    capsys.readouterr()
+    for path in (hospital, own, page, tmp_path):
+        before = path.read_bytes() if path.is_file() else None
+        assert main([str(a) for a in (*call, "--output", path)]) == 2
+        assert "Choose another name for the table" in capsys.readouterr().err
+        assert before is None or path.read_bytes() == before
     assert main([str(a) for a in (*call, "--all-splits")]) == 2
     assert main([str(a) for a in (*call, "--pictures", table_out)]) == 2
 
@@ -380,11 +425,31 @@ def test_one_file_of_a_dicom_series_is_refused(tmp_path: Path, dicom_ct_path: Pa
         read_scan_table(table(tmp_path, "scan,label\n1.dcm,1\n"))
 
 
-@pytest.mark.parametrize("column", ["Patient No", "patient_name", "MRN", "PatID", "Participant"])
+PATIENT_COLUMNS = """
+Patient No|patient_name|MRN|PatID|Participant|Patient No.|Patient #|PatientNr|Patient Identifier|patients|patient_uid
+SubjectNo|anonymized patient id|Patient's Name|Pseudonym
+"""
+
+
+@pytest.mark.parametrize("column", PATIENT_COLUMNS.strip().replace("\n", "|").split("|"))
 def test_columns_that_say_who_a_scan_is_of_are_not_overlooked(empty_scans: Path, column: str) -> None:
     rows = f"scan,label,{column},split\nscan0.nii.gz,1,P0,train\nscan1.nii.gz,0,P0,test\n"
     with pytest.raises(InputError, match="stands in the splits train and test"):
         read_scan_table(table(empty_scans, rows))
+
+
+@pytest.mark.parametrize("columns", ["PatientName,MRN", "PatientID,MRN", "patient,MRN", "MRN,Patient"])
+def test_a_column_that_was_emptied_does_not_hide_the_one_that_says_who_it_is(empty_scans: Path, columns: str) -> None:
+    cells = ["P0" if name == "MRN" else "" for name in columns.split(",")]
+    rows = "".join(f"scan{n}.nii.gz,1,{','.join(cells)},{split}\n" for n, split in enumerate(("train", "test")))
+    with pytest.raises(InputError, match="stands in the splits train and test"):
+        read_scan_table(table(empty_scans, f"scan,label,{columns},split\n{rows}"))
+
+
+@pytest.mark.parametrize("column", ["inpatient", "patient_age", "Patient Sex", "patient weight", "patience"])
+def test_a_column_that_says_something_else_of_a_patient_is_none(empty_scans: Path, column: str) -> None:
+    rows = f"scan,label,{column},split\nscan0.nii.gz,1,60,train\nscan1.nii.gz,0,60,test\n"
+    assert len({scan.patient for scan in read_scan_table(table(empty_scans, rows))}) == 2
 
 
 @pytest.mark.parametrize("columns", ["patient,mrn", "MRN,Patient", "patient_id,patient name", "Patient Name,PatientID"])

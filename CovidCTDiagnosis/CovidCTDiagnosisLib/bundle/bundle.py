@@ -109,14 +109,17 @@ class Bundle:
         """A network's state dict on the CPU; half precision becomes float32, integers stay.
 
         Raises:
-            BundleError: there is no such network, or its file is not valid safetensors.
+            BundleError: there is no such network, its file is not valid safetensors, or not the one that was opened.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         file = self.network(name)["file"]
         try:
-            tensors = load_file(self.folder / file)
+            content = (self.folder / file).read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.sha256[file]:
+                raise BundleError(f"The bundle {self.name} was changed while it was in use.", "Start again.")
+            tensors = load(content)
         except (SafetensorError, OSError) as error:
             raise BundleError(f"{file} of the bundle {self.name} cannot be read.", _REMEDY) from error
         return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

@@ -113,9 +113,11 @@ def _read_lungs(path: Path | None) -> Any:
     if path is None:
         return None
     from ..ct import read_image
+    from ..ct.files import IMAGE_SUFFIXES
 
-    if not path.is_file():
-        raise InputError(f"{path.name or path} is not a file.", "Give a NIfTI, NRRD or MetaImage file of the lungs.")
+    if not path.is_file() or not path.name.lower().endswith(IMAGE_SUFFIXES):
+        what = "no NIfTI, NRRD or MetaImage file" if path.is_file() else "not a file"
+        raise InputError(f"{path.name or path} is {what}.", "Give a NIfTI, NRRD or MetaImage file of the lungs.")
     return read_image(path)
 
 

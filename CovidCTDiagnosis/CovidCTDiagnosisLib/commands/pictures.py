@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..folders import require_parent, require_writable
 from .common import add_command
 
@@ -25,7 +25,10 @@ def _picture(options: argparse.Namespace) -> None:
     from ..ct import read_scan
 
     check_picture(options.output, options.study)
-    picture_maker()(options.study, read_scan(options.scan, options.series), options.output)
+    make = picture_maker()
+    ct = read_scan(options.scan, options.series)
+    _require_its_ct(options.study, ct)
+    make(options.study, ct, options.output)
     print(f"Picture: {options.output}")
 
 
@@ -55,8 +58,20 @@ def _plates(options: argparse.Namespace) -> None:
     picture_maker()
     from ..scene.plates import plate
 
-    plate(options.study, read_scan(options.scan, options.series) if options.scan else None, outputs)
+    ct = read_scan(options.scan, options.series) if options.scan else None
+    if ct is not None:
+        _require_its_ct(options.study, ct)
+    plate(options.study, ct, outputs)
     print(f"Plate: {' and '.join(map(str, outputs))}")
+
+
+def _require_its_ct(study: Path, ct: Any) -> None:
+    """Refuse a CT of other voxels than those that were analyzed, be it on the same grid, with an InputError."""
+    from ..ct.write import digest
+    from ..study import read_study
+
+    if read_study(study).analysis["input"]["sha256"] != digest(ct):
+        raise InputError(f"The study {study} is of another CT than this.", "Give the CT that was analyzed.")
 
 
 def _plate_files(output: Path) -> list[Path]:

@@ -25,7 +25,8 @@ MIN_REGION_ML = 50.0
 MIN_EXTENT_MM = 100.0
 THICK_SLICE_MM = 5.0
 COARSE_MM = 4.0
-
+BORDER_HU, CUT_CM2 = (-920.0, -500.0), 20.0
+"""What is as dense as lung, and no foam of the table, and so much of it at the sides of a scan that lungs are cut."""
 _WINDOWED = "Give the original DICOM series, or a file that was converted from it without windowing."
 _NOT_CHEST = "Choose a CT that shows the chest."
 
@@ -50,7 +51,9 @@ def check_grid(volume: Volume) -> None:
 
 
 def check_axes(volume: Volume) -> None:
-    """Raise InputError for skewed axes."""
+    """Raise InputError for skewed axes, or a place that is no number."""
+    if not np.isfinite(volume.origin).all():
+        raise InputError("The file does not say where the image lies: its origin is no number.", "Convert it again.")
     if not skewness(np.asarray(volume.direction)) <= ROUNDING:
         raise not_at_right_angles()
 
@@ -135,6 +138,8 @@ def check_chest_ct(volume: Volume) -> list[str]:
         )
     if extent < MIN_EXTENT_MM:
         warnings.append(f"The scan covers only {extent:.0f} mm along the body: part of the chest is missing.")
+    if _border_cm2(coarse) > CUT_CM2:
+        warnings.append("The lungs are cut off at the side of the scan: volumes are too small.")
     if span.cut_below:
         warnings.append("The lungs are cut off at the lower end of the scan: volumes are too small.")
     if span.cut_above:
@@ -187,6 +192,15 @@ def _lung_span(lungs: np.ndarray, step: float) -> _Span:
         cut_below=bool(cut[0]),
         cut_above=bool(cut[-1]),
     )
+
+
+def _border_cm2(coarse: Volume) -> float:
+    """Area of what is as dense as lung, on the four sides of the scan."""
+    step_i, step_j, step_k = coarse.spacing
+    low, high = BORDER_HU
+    lung = (coarse.voxels > low) & (coarse.voxels < high)
+    sides = np.count_nonzero(lung[:, [0, -1]]) * step_i + np.count_nonzero(lung[:, :, [0, -1]]) * step_j
+    return float(sides * step_k / 100)
 
 
 def _lung_like(coarse: Volume) -> np.ndarray:

@@ -101,7 +101,11 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
         if found:
             kinds.add(_kind_of(path))
             # A scout may share the series of the scan.
-            groups.setdefault((found.series_uid, found.localizer), {}).setdefault(found.key, found)
+            images = groups.setdefault((found.series_uid, found.localizer), {})
+            first = images.setdefault(found.key, found)
+            if first is not found and not _is_copy(found, first):
+                uid, position = found.key
+                images[f"{uid} {path}", position] = found
     for kind in sorted(kinds & cut_off.keys()):
         raise unreadable(cut_off[kind].name)
     if not suffixes:
@@ -116,6 +120,11 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
     ordered = sorted(groups.items(), key=lambda item: (_series_order(item[1]), item[0]))
     series = [list(images.values()) for _, images in ordered]
     return [Series(_describe(number, slices), slices) for number, slices in enumerate(series, start=1)]
+
+
+def _is_copy(image: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two images of one UID and place are alike: anonymisers have given two reconstructions the same UIDs."""
+    return image.size == other.size and np.array_equal(read_pixels(image.path), read_pixels(other.path))
 
 
 def _series_order(images: dict[tuple[str, bytes], SliceHeader]) -> int:
@@ -146,7 +155,9 @@ def _obstacle(slices: list[SliceHeader]) -> str:
         return "a colour image"
     if first.localizer:
         return "a localizer (scout)"
-    if len(slices) < MIN_SLICES and first.size[2] < MIN_SLICES:
+    if first.size[2] != 1:
+        return "a multi-frame (enhanced) image"
+    if len(slices) < MIN_SLICES:
         return f"only {count_of(len(slices), 'slice')}"
     if first.orientation is not None and abs(first.normal[2]) < 0.7:
         return "not axial"
@@ -243,6 +254,12 @@ def read_series(series: Series) -> Volume:
     if len(slices) < MIN_SLICES:
         raise InputError(
             f"The DICOM series has {count_of(len(slices), 'slice')}; a chest CT has at least {MIN_SLICES}.",
+            EXPORT_ALL,
+        )
+    rescaled = sum(image.rescaled for image in slices)
+    if 0 < rescaled < len(slices):
+        raise InputError(
+            f"{len(slices) - rescaled} of {len(slices)} slices do not say how their values become HU, the others do.",
             EXPORT_ALL,
         )
     slices, spacing, direction = regular_grid(slices)

@@ -35,6 +35,9 @@ _CHARACTER_SETS = {
 }
 """By DICOM's names (PS3.3, C.12.1.1.2)."""
 _PATIENT_ID = "0010|0020"
+_END_OF_PIXELS = b"\xfe\xff\xdd\xe0"
+"""After the last fragment of compressed pixels (PS3.5, A.4)."""
+_TAIL_BYTES, _NOTHING_BYTES = 1 << 20, 64
 
 
 def may_be_dicom(path: Path) -> bool:
@@ -61,6 +64,7 @@ class SliceHeader:
     pixel_spacing: np.ndarray | None  # between rows, between columns
     position: np.ndarray | None
     orientation: np.ndarray | None  # along a row, then along a column
+    rescaled: bool  # whether it says how stored values become HU
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -89,6 +93,8 @@ def read_header(path: Path) -> SliceHeader | None:
         if head[128:132] != b"DICM" or _is_other_object(head):
             return None
         raise _unreadable_image(path, error) from error
+    if _breaks_off(path):
+        raise unreadable(path.name)
     keys = set(reader.GetMetaDataKeys())
 
     def raw(key: str) -> str:
@@ -113,6 +119,7 @@ def read_header(path: Path) -> SliceHeader | None:
         pixel_spacing=_vector(text("0028|0030"), 2),
         position=_vector(text("0020|0032"), 3),
         orientation=_vector(text("0020|0037"), 6),
+        rescaled="0028|1052" in keys,
     )
 
 
@@ -168,6 +175,17 @@ def _unreadable_image(path: Path, error: RuntimeError) -> CovidCTError:
             "Export the series again without compression.",
         )
     return unreadable(path.name, error)
+
+
+def _breaks_off(path: Path) -> bool:
+    """Whether a compressed image ends in nothing, as a copy that was stopped leaves it: ITK reads some of these."""
+    syntax = re.search(rb"\x02\x00\x10\x00UI..([\d.]+)", head_of(path), re.DOTALL)
+    if syntax is None or not syntax[1].startswith(_COMPRESSED):
+        return False
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+        tail = file.read()
+    return not any(tail[-_NOTHING_BYTES:]) and _END_OF_PIXELS not in tail
 
 
 def _decoded(value: str, character_sets: str) -> str:

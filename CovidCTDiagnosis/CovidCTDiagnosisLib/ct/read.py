@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from ..errors import CovidCTError, InputError, UsageError
 from .checks import check_axes, check_grid, check_hounsfield, not_at_right_angles
+from .compressed_data import require_sound_data
 from .dicom import choose, find_series, read_series, series_of
 from .dicom_header import may_be_dicom
 from .files import (
@@ -87,7 +88,11 @@ def read_image(path: Path) -> Volume:
             values per voxel, or axes that are not at right angles.
         ResourceError: there is not enough memory.
     """
-    require_sound_nifti(path) if is_nifti(path) else _require_spacing(path)
+    if is_nifti(path):
+        require_sound_nifti(path)
+    else:
+        _require_spacing(path)
+        require_sound_data(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_name(path))
     try:
@@ -128,7 +133,8 @@ def _says_orientation(path: Path) -> bool:
         return says_orientation(path)
     header = head_of(path, 1 << 16)
     if header.startswith(b"NRRD"):
-        return re.search(rb"^space(?: dimension)?:", header, re.MULTILINE) is not None
+        # Other spaces than a patient's own do not say which side is which.
+        return re.search(rb"^space:\s*(?:left-|right-|[LR][AP]S)", header, re.MULTILINE | re.IGNORECASE) is not None
     return re.search(rb"^\s*(?:TransformMatrix|Rotation|Orientation)\s*=", header, re.MULTILINE) is not None
 
 

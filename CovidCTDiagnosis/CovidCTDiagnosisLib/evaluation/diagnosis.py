@@ -20,7 +20,7 @@ from ..pipeline.compute import choose_device
 from ..pipeline.diagnosis import Diagnosis, diagnose
 from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
-from ..tables import write_rows
+from ..tables import require_own_table, write_rows
 from ..training.examples import Example, prepare_examples, split_data
 from ..training.scan_table import TEST, TRAIN, VALIDATION, is_scan_table
 from ..training.splits import Split
@@ -72,7 +72,9 @@ def evaluate_diagnosis(
         UsageError: ``output`` is missing for all splits or cannot be written, ``pictures`` cannot be a folder, or there
             are no slice series to spoil.
     """
-    _check_outputs(output, pictures, run)
+    if output is not None:
+        require_own_table(output, [COLUMNS], "predictions without columns of your own")
+    _check_folders(pictures, run)
     if all_splits and output is None:
         raise UsageError("The scans of all splits go into a table.", "Add --output TABLE.csv.")
     if spoil and is_scan_table(data):
@@ -104,10 +106,9 @@ def evaluate_diagnosis(
             print(line, flush=True)
 
 
-def _check_outputs(output: Path | None, *folders: Path | None) -> None:
-    for path in filter(None, (output, *folders)):
-        require_parent(path)
+def _check_folders(*folders: Path | None) -> None:
     for folder in filter(None, folders):
+        require_parent(folder)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file.", "Give a folder.")
 

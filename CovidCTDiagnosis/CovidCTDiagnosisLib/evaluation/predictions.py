@@ -10,9 +10,9 @@ label, warnings, bundle             optional, as written: what the scan was call
                                     what made the row (``Bundle.identity``)
 ==================================  =====================================================================
 
-The splits train (or training, dev, development) and validation (or val, valid, calibration, tuning) are what a bundle
-has learned from, in any case of letters, with other words or numbers or without ("Training set 2"); rows of another
-split, or of none, are taken for tests. "External validation" may mean either, and is refused.
+Splits in whose names a word begins with train, trn or dev, and those with val, calib or tun, are what a bundle has
+learned from and was fitted to, in any case of letters ("Training set 2", "valset"); rows of another split, or of none,
+are taken for tests. "External validation" may mean either, and is refused.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ SMALLEST = 1e-4
 """Probabilities closer to 0 or 1 than this are not told apart in a table."""
 CALLS = {"covid-19": True, "not covid-19": False}
 """What ``covid-ct diagnose-series`` writes into the column label."""
-TRAINING = ("train", "training", "dev", "development")
-VALIDATION = ("validation", "val", "valid", "calibration", "tuning")
-TEST, ELSEWHERE = ("test", "testing"), ("external", "temporal", "geographic", "independent", "prospective")
-"""What tables call the scans that a bundle learned from, those that its probability was fitted to, and the others. Of
-validation elsewhere or later, nobody knows which of the two is meant."""
+TRAINING = ("train", "trn", "dev")
+VALIDATION = ("val", "calib", "tun")
+TEST, ELSEWHERE = ("test",), ("external", "temporal", "geographic", "independent", "prospective")
+"""How words begin with which tables call the scans that a bundle learned from, those that its probability was fitted
+to, and the others. Of validation elsewhere or later, nobody knows which of the two is meant."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class Prediction:
 
 
 def _names(split: str, words: Sequence[str]) -> bool:
-    """Whether a split's name has one of these words."""
-    return not set(words).isdisjoint(re.findall("[a-z]+", split))
+    """Whether a word of a split's name begins like one of these: trainset, valset."""
+    return any(word.startswith(tuple(words)) for word in re.findall("[a-z]+", split))
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:

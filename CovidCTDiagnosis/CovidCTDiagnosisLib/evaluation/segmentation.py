@@ -79,7 +79,7 @@ def evaluate_segmentation(
         output: folder for results; scores of folds that are there already join the table.
         folds: kinds of training, with machine masks (True) and without, whose folds are scored on the expert slices;
             networks that are not there yet are trained.
-        bundle: whose networks; the folds take their lung network from it.
+        bundle: whose networks; the folds take from it those that are not trained for them.
         device: where to compute.
         precision: Lightning's name of the precision that the folds' networks are trained in.
         source: ``involvement`` draws the lesion mask, or ``both`` lesion networks; the U-Net is trained for the
@@ -163,7 +163,7 @@ def _earlier_folds(
             "Choose another folder for the results.",
         )
     kinds = {score["machine_masks"] for score in document["folds"]}
-    known = {"data", "recipe", *map(precision_key, kinds)}
+    known = {"data", "recipe", *map(precision_key, kinds)} if kinds else set()
     if any(made.get(key) != value for key, value in wanted.items() if key in known):
         raise UsageError(
             f"{output / RESULTS} holds scores of folds of other data, or of networks that were trained otherwise.",

@@ -120,7 +120,7 @@ def _precisions(results: Results) -> str:
     kinds = sorted({score.machine_masks for score in results.folds}, reverse=True)
     told = {kind: results.folds_made.get(precision_key(kind), "an unknown precision") for kind in kinds}
     parts = (f"{'with' if kind else 'without'} machine masks in {precision}" for kind, precision in told.items())
-    return f"Trained {', '.join(parts)}."
+    return f"Trained {', '.join(parts)} (3-D networks on a processor always in 32-true)."
 
 
 def _worst(scores: Sequence[SliceScore], cases: Sequence[Case], masks: Path) -> list[str]:

@@ -14,6 +14,7 @@ from CovidCTDiagnosisLib.errors import InputError, ResourceError
 from CovidCTDiagnosisLib.folders import remove_leftovers
 from CovidCTDiagnosisLib.panel.child_process import Child, Event, Launcher
 from CovidCTDiagnosisLib.panel.translation import _
+from CovidCTDiagnosisLib.scene.agreement import voxels_state
 from CovidCTDiagnosisLib.scene.nodes import is_bent
 from CovidCTDiagnosisLib.scene.segmentation import lungs_of
 
@@ -57,6 +58,7 @@ class AnalysisJob:
 
     Attributes:
         study: where the study is once the analysis is done; until ``close``, unless it is kept.
+        analyzed: which voxels were handed over, for ``put_study``.
 
     Raises:
         InputError: the CT has no voxels or is bent by its transform; the segmentation holds no lungs, or the label map
@@ -85,6 +87,7 @@ class AnalysisJob:
             scan = self._folder / "ct" / f"{_file_name(ct.GetName())}.nrrd"
             scan.parent.mkdir()
             _write(ct, scan)
+            self.analyzed = voxels_state(ct)
             arguments = ["analyze", str(scan), "--output", str(self.study), "--events", "jsonl"]
             if lungs is not None:
                 _write_lungs(lungs, ct, self._folder / "lungs.nrrd")

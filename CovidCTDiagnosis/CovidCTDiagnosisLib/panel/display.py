@@ -65,6 +65,17 @@ class Display:
             self._before.remember(new, anew=False)
             self._show(new, *found, parameters)
 
+    def keep_true(self, ct: slicer.vtkMRMLScalarVolumeNode) -> bool:
+        """Where a study is shown: let it follow its CT, or hide it if the CT was changed; whether it stays."""
+        if not self._views:
+            return True
+        found = present_study(ct)
+        if found is None:
+            self._hide()
+            return False
+        follow_ct(found[0])
+        return True
+
     def _show(
         self, logics: list[slicer.vtkMRMLSliceLogic], nodes: StudyNodes, analysis: dict[str, Any], parameters: Any
     ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import qt
 
 from CovidCTDiagnosisLib.panel.translation import _
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes
 from CovidCTDiagnosisLib.scene.places import slice_position_mm
 from CovidCTDiagnosisLib.scene.report import COLUMNS, explained_score, lungs_source, measurement_rows
 
@@ -18,13 +19,14 @@ _LUNGS = {"network": "", "lungmask": _("; lungs by lungmask"), "mask": _("; lung
 SLICE_COLUMNS = ("Slice", "S, mm", "Relevance of the CT", "Relevance of the lesions")
 
 
-def show_findings(ui: Any, analysis: dict[str, Any] | None) -> None:
-    """Fill the section of findings; None empties it."""
+def show_findings(ui: Any, study: tuple[StudyNodes, dict[str, Any]] | None) -> None:
+    """Fill the section of findings with a study's nodes and analysis; None empties it."""
+    analysis = None if study is None else study[1]
     ui.findingLabel.text = "" if analysis is None else _finding(analysis)
     ui.warningsLabel.text = "" if analysis is None else _warnings(analysis["warnings"])
     ui.warningsLabel.visible = bool(ui.warningsLabel.text)
     _fill(ui.measurementsTable, COLUMNS, [] if analysis is None else measurement_rows(analysis))
-    _fill(ui.slicesTable, SLICE_COLUMNS, [] if analysis is None else _slice_rows(analysis))
+    _fill(ui.slicesTable, SLICE_COLUMNS, [] if study is None else _slice_rows(*study))
 
 
 def slice_index(analysis: dict[str, Any], row: int) -> int:
@@ -46,12 +48,12 @@ def _warnings(warnings: Sequence[str]) -> str:
     return "<br>".join(f"⚠ {escape(warning)}" for warning in warnings)
 
 
-def _slice_rows(analysis: dict[str, Any]) -> list[tuple[str, ...]]:
+def _slice_rows(nodes: StudyNodes, analysis: dict[str, Any]) -> list[tuple[str, ...]]:
     entries = analysis["relevance"]["slices"][:SLICES]
     return [
         (
             str(e["index"]),
-            f"{slice_position_mm(analysis, e['index']):.1f}",
+            f"{slice_position_mm(nodes, analysis, e['index']):.1f}",
             f"{e['relevance_ct']:.3g}",
             f"{e['relevance_lesions']:.3g}",
         )

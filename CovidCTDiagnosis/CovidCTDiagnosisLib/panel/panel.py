@@ -14,17 +14,28 @@ from CovidCTDiagnosisLib.panel.child_process import Launcher
 from CovidCTDiagnosisLib.panel.computer_view import ComputerView
 from CovidCTDiagnosisLib.panel.display import Display, Logics
 from CovidCTDiagnosisLib.panel.findings_view import show_findings, slice_index
-from CovidCTDiagnosisLib.panel.parameters import EXPLAINED, chosen_path, computer_choices, note_choices
+from CovidCTDiagnosisLib.panel.parameters import (
+    EXPLAINED,
+    chosen_path,
+    computer_choices,
+    display_choices,
+    note_choices,
+)
 from CovidCTDiagnosisLib.panel.translation import _
-from CovidCTDiagnosisLib.scene.agreement import is_changed, present_study
+from CovidCTDiagnosisLib.scene.agreement import ABSENT, CHANGED, INCOMPLETE, PRESENT, agreement, present_study
 from CovidCTDiagnosisLib.scene.layers import jump_to
-from CovidCTDiagnosisLib.scene.nodes import study_volumes
+from CovidCTDiagnosisLib.scene.nodes import lesion_maps, study_volumes
 from CovidCTDiagnosisLib.scene.places import peak_ras
-from CovidCTDiagnosisLib.scene.report import kept_analysis, kept_state
+from CovidCTDiagnosisLib.scene.report import kept_state
 from CovidCTDiagnosisLib.scene.study_nodes import put_study
 
 POLL_MS = 100
-_CHANGED = _("This CT was moved or changed since it was analyzed, so nothing is shown of that. Analyze it again.")
+_AGREEMENTS = {
+    ABSENT: _("Ready."),
+    PRESENT: _("Ready."),
+    CHANGED: _("This CT was moved or changed since it was analyzed, so nothing is shown of that. Analyze it again."),
+    INCOMPLETE: _("Images of this CT's analysis were removed, so nothing is shown of it. Analyze it again."),
+}
 _NOTHING: tuple[str | None, str] = (None, "")
 """Nothing has been shown yet, not even that no CT is chosen."""
 
@@ -53,9 +64,9 @@ class Panel:
     ) -> None:
         self._ui, self._parameters, self._launch, self._logics = ui, parameters, launch, logics
         self._job: AnalysisJob | None = None
-        self._starting = False
+        self._starting = self._filling = False
         self._log = ""
-        self._shown, self._changed = _NOTHING, False
+        self._shown, self._agreement, self._displayed = _NOTHING, ABSENT, dict[str, Any]()
         self._lungs_of, self._of_computer = "", dict[str, str]()
         self.display = Display(logics)
         self._computer = ComputerView(ui, lambda arguments: check([*arguments, *_weights(parameters())]), remove)
@@ -66,6 +77,8 @@ class Panel:
         ui.logButton.connect("clicked(bool)", self._on_log)
         ui.restoreButton.connect("clicked(bool)", self._on_restore)
         ui.slicesTable.connect("cellClicked(int,int)", self._on_slice)
+        ui.slicesTable.connect("cellActivated(int,int)", self._on_slice)
+        ui.slicesTable.connect("currentCellChanged(int,int,int,int)", self._on_slice_by_key)
         ui.logButton.visible = False
         ui.progressBar.visible = False
         self.update()
@@ -84,7 +97,13 @@ class Panel:
             if self._lungs_of and slicer.mrmlScene.GetNodeByID(self._lungs_of) is None:
                 parameters.lungMask = None  # the CT that it was for was removed
             self._lungs_of, self._of_computer = _id(parameters.inputVolume), computer_choices(parameters)
+            self._displayed = display_choices(parameters)
         self.update(views=False)
+
+    def keep_true(self, ct: slicer.vtkMRMLScalarVolumeNode) -> None:
+        """The CT may have been moved or changed while another module is open: what lies over it follows, or goes."""
+        if not self.display.keep_true(ct):
+            self._shown = _NOTHING  # to be shown again where it becomes true again
 
     def on_change(self) -> None:
         """The user, or a program, has chosen something else."""
@@ -95,7 +114,9 @@ class Panel:
                 parameters.lungMask = None  # lungs of one CT are not those of another
             known, self._of_computer = self._of_computer, computer_choices(parameters)
             note_choices(dict(self._of_computer.items() - known.items()), slicer.app.userSettings())
-        self.update()
+            before_this, self._displayed = self._displayed, display_choices(parameters)
+            # Other choices leave the views to the user, who may look at something else in them.
+            self.update(views=before_this != self._displayed)
 
     def update(self, views: bool = True) -> None:
         """Show what belongs to the chosen CT.
@@ -115,18 +136,21 @@ class Panel:
         self._ui.analyzeButton.text = _("Cancel") if self.running else _("Analyze")
         shown = ("", "") if ct is None else (ct.GetID(), kept_state(ct))
         if shown != self._shown:
-            changed = ct is not None and is_changed(ct)
-            if not self.running and (changed, shown[0]) != (self._changed, self._shown[0]):
-                self._ui.statusLabel.text = _CHANGED if changed else _("Ready.") if ct else _("Choose a chest CT.")
-            show_findings(self._ui, None if ct is None or changed else kept_analysis(ct))
-            views, self._changed = True, changed
+            now = agreement(ct)
+            if not self.running and (_AGREEMENTS[now], shown[0]) != (_AGREEMENTS[self._agreement], self._shown[0]):
+                self._ui.statusLabel.text = _AGREEMENTS[now] if ct else _("Choose a chest CT.")
+            self._filling = True
+            show_findings(self._ui, present_study(ct))
+            self._filling = False
+            views, self._agreement = True, now
         self._shown = shown
         if views:
             self.display.update(parameters)
         else:
             self.display.update_new_views(parameters)
         self._ui.restoreButton.enabled = self.display.remembers
-        _hide_our_own(self._ui.inputSelector)
+        _hide(self._ui.inputSelector, study_volumes(slicer.mrmlScene))
+        _hide(self._ui.lungMaskSelector, lesion_maps(slicer.mrmlScene))
 
     def forget_scene(self) -> None:
         """End a running analysis; the next scene's nodes may have the same names as those of this one."""
@@ -151,7 +175,7 @@ class Panel:
         self._starting, self._log = True, ""
         self._ui.logButton.visible = False
         try:
-            self.update()
+            self.update(views=False)
             self._job = AnalysisJob(
                 parameters.inputVolume,
                 self._launch,
@@ -164,11 +188,11 @@ class Panel:
             return
         finally:
             self._starting = False
-            self.update()
+            self.update(views=False)
         self._ui.progressBar.visible = True
         self._timer.start()
         self._poll()
-        self.update()
+        self.update(views=False)
 
     def cancel(self) -> None:
         """End a running analysis; the scene stays as it is."""
@@ -196,7 +220,7 @@ class Panel:
                 self._load(job)
         finally:
             job.close()
-            self.update()
+            self.update(views=False)
         self._ui.statusLabel.text = self._of_ct(job, _status(progress))
         self._ui.logButton.visible = progress.state not in (DONE, CANCELLED)
 
@@ -209,7 +233,7 @@ class Panel:
 
     def _load(self, job: AnalysisJob) -> None:
         try:
-            put_study(job.study, job.ct)
+            put_study(job.study, job.ct, job.analyzed)
         except CovidCTError as error:
             job.progress.state, job.progress.error = FAILED, str(error)
             return
@@ -229,6 +253,11 @@ class Panel:
 
     def _on_slice(self, row: int, column: int) -> None:
         self._go_to(self._parameters().inputVolume, row)
+
+    def _on_slice_by_key(self, row: int, column: int, row_before: int, column_before: int) -> None:
+        # Not when the list is filled, nor when it gets the focus and with it its first current row.
+        if row >= 0 and row_before >= 0 and row != row_before and not self._filling:
+            self._go_to(self._parameters().inputVolume, row)
 
     def _go_to(self, ct: slicer.vtkMRMLScalarVolumeNode | None, row: int) -> None:
         """Bring all views to a row of the list of slices."""
@@ -260,9 +289,9 @@ def _id(node: slicer.vtkMRMLNode | None) -> str:
     return "" if node is None else node.GetID()
 
 
-def _hide_our_own(selector: Any) -> None:
-    """Relevance is no CT to choose."""
-    selector.sortFilterProxyModel().hiddenNodeIDs = study_volumes(slicer.mrmlScene)
+def _hide(selector: Any, ids: list[str]) -> None:
+    """Offer all nodes but these."""
+    selector.sortFilterProxyModel().hiddenNodeIDs = ids
 
 
 def _status(progress: Progress) -> str:

@@ -24,6 +24,27 @@ def computer_choices(parameters: PanelParameters) -> dict[str, str]:
     return {name: str(getattr(parameters, name)) for name in _OF_COMPUTER}
 
 
+_OF_DISPLAY = (
+    "showLesions",
+    "lesionOpacity",
+    "showRelevance",
+    "relevanceOpacity",
+    "branch",
+    "signed",
+    "smoothingMm",
+    "hiddenPercentile",
+    "percentile",
+    "showLegend",
+    "showSurfaces",
+)
+"""Choices that say how a study is shown."""
+
+
+def display_choices(parameters: PanelParameters) -> dict[str, Any]:
+    """How a study is to be shown."""
+    return {name: getattr(parameters, name) for name in _OF_DISPLAY}
+
+
 def note_choices(choices: dict[str, str], settings: Any) -> None:
     """Keep choices for this computer in Slicer's settings (``value`` and ``setValue``)."""
     for name, value in choices.items():

@@ -16,6 +16,7 @@ from ..errors import InputError
 from .lung_sides import LEFT, RIGHT, midline, tell_sides
 
 _SIDES_MM = 3.0
+_SIDES_AGREE, _MOST_INSIDE = 0.7, 0.98
 _LEAST_ML, _MOST_ML = 1.0, 12_000.0
 _MOST_LABEL = np.iinfo(np.int16).max
 _DENSE_HU, _EMPTY_HU = -200, -980
@@ -28,7 +29,8 @@ def take_lungs(mask: Volume, ct: Volume, warn: Callable[[str], None] = lambda te
 
     Args:
         mask: labels; every label above 0 is lung. Labels 1 and 2 and no others are the right and the left lung,
-            as in a study's own lungs; otherwise the sides are told apart here. Any fraction above 0 is lung too.
+            as in a study's own lungs, if they lie like these; otherwise the sides are told apart here. Any fraction
+            above 0 is lung too.
         ct: HU. A mask on another grid is resampled onto the CT's by position, nearest neighbour.
         warn: told when the mask does not look like one of lungs.
 
@@ -36,20 +38,53 @@ def take_lungs(mask: Volume, ct: Volume, warn: Callable[[str], None] = lambda te
         uint8 (K, J, I) on the grid of ``to_axial(ct)``: 1 right lung, 2 left lung.
 
     Raises:
-        InputError: the mask is empty or holds next to nothing, has labels below 0, or does not overlap the CT.
+        InputError: the mask is empty or holds next to nothing, has labels below 0, does not overlap the CT, or has
+            another size than this and does not say where it lies.
     """
     if mask.voxels.min() < 0:
         raise InputError("The lung mask has values below 0: it is an image, not a segmentation.", _GIVE_LUNGS)
     if not mask.voxels.any():
         raise InputError("The lung mask is empty.", _GIVE_LUNGS)
     mask = mask.with_voxels(np.minimum(np.ceil(mask.voxels).astype(np.float32), _MOST_LABEL).astype(np.int16))
-    labels = to_axial(mask if mask.on_same_grid(ct) else resample_labels(mask, ct)).voxels
+    labels = to_axial(_on_grid(mask, ct, warn)).voxels
     found = np.unique(labels[labels > 0]).tolist()
     if not found:
         raise InputError("The lung mask and the CT do not overlap.", _GIVE_LUNGS)
     axial = to_axial(ct)
     _check(labels, axial, warn)
-    return labels.astype(np.uint8) if found == [RIGHT, LEFT] else side_lungs(labels > 0, axial)
+    if found != [RIGHT, LEFT]:
+        return side_lungs(labels > 0, axial)
+    return _checked_sides(labels.astype(np.uint8), axial, warn)
+
+
+def _on_grid(mask: Volume, ct: Volume, warn: Callable[[str], None]) -> Volume:
+    """The mask on the CT's grid."""
+    if mask.on_same_grid(ct):
+        return mask
+    if not mask.orientation_known:
+        if mask.shape != ct.shape:
+            raise InputError("The lung mask does not say where it lies in the patient.", _GIVE_LUNGS)
+        warn("The lung mask given does not say where it lies: its voxels are taken to be those of the CT, one by one.")
+        return ct.with_voxels(mask.voxels)
+    found = resample_labels(mask, ct)
+    ml, found_ml = (np.count_nonzero(v.voxels) * float(np.prod(v.spacing)) / 1000 for v in (mask, found))
+    if found_ml and found_ml < _MOST_INSIDE * ml:
+        warn(f"Of the lung mask given, {ml - found_ml:.0f} of {ml:.0f} ml lie outside the CT: check that it is of it.")
+    return found
+
+
+def _checked_sides(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> np.ndarray:
+    """Labels 1 and 2 where they are right and left, also exchanged; else, as of lesions in lungs, sides of our own."""
+    mask = labels > 0
+    own = side_lungs(mask, axial)
+    agrees = float((own == labels)[mask].mean())
+    if agrees >= _SIDES_AGREE:
+        return labels
+    if agrees <= 1 - _SIDES_AGREE:
+        warn("In the lung mask given, label 1 (right) lies on the patient's left: check its sides.")
+        return labels
+    warn("Labels 1 and 2 of the lung mask given are not the right and the left lung: the sides are told apart anew.")
+    return own
 
 
 def _check(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> None:
@@ -59,10 +94,6 @@ def _check(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> No
     mean = float(axial.voxels[labels > 0].mean())
     if ml > _MOST_ML or not _EMPTY_HU < mean < _DENSE_HU:
         warn(f"The lung mask given holds {ml:.0f} ml of {mean:.0f} HU on average: check that it is one of lungs.")
-    if set(np.unique(labels).tolist()) == {0, RIGHT, LEFT}:
-        right, left = (np.nonzero(labels == side)[2].mean() for side in (RIGHT, LEFT))
-        if right > left:
-            warn("In the lung mask given, label 1 (right) lies on the patient's left: check its sides.")
 
 
 def resample_labels(labels: Volume, like: Volume) -> Volume:

@@ -17,6 +17,8 @@ from .lung_sides import LEFT, RIGHT
 
 SPECK_ML = 1.0
 """Pieces that the boundary leaves on the CT's own grid are dropped below this."""
+PADDING_HU = -1500
+"""Below lies nothing but the padding around a scanner's circle."""
 BOUNDARY_HU = -470
 """Between aerated lung and tissue; agrees best with the expert labels of the training CT ``ct-64``."""
 BAND_MM = 3.0
@@ -82,6 +84,7 @@ def refine_lungs(depth: np.ndarray, lungs: np.ndarray, grid: WorkingGrid, axial:
         at = from_grid(depth, grid, spacing, part, fill=-10 * BAND_MM)
         hu = ndimage.uniform_filter(axial.voxels[part].astype(np.float32), width)
         inside = (at > BAND_MM) | ((at > -BAND_MM) & (hu < BOUNDARY_HU))
+        inside &= axial.voxels[part] > PADDING_HU
         rows = nearest[0][first - region[0].start :][:FILLED_SLICES]
         result[part] = np.where(inside, sides[np.ix_(rows, nearest[1], nearest[2])], 0)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from .slices import NOMINAL_PIXEL_MM, NOMINAL_SLICE_MM, slice_lesions, slice_lun
 SMALLEST_SIDE, SMALLEST_WORKING_SIDE = 32, 12
 """Pixels of an image, and of the working grid: what shows less is no chest, or its pixel size is wrong."""
 SMALLEST_STACK = 8
+USUAL_SHARE = 0.9
+"""Of pictures that have one size, from which on the others are odd ones among them."""
 BLACK = 2
 """Grey of 0 to 255 that says nothing any more."""
 NEIGHBOURS_MEDIAN, NEIGHBOURS_MOST = 0.5, 0.75
@@ -128,6 +131,7 @@ def _segment_images(
 ) -> SliceMasks:
     slices = [grey_to_hu(image, options.window) for image in images]
     stacked = is_stack(slices)
+    _warn_of_sizes(slices, monitor.warn)
     turns = find_turns(slices, stacked, options.orientation, monitor.warn)
     upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
     found = _segment_stack(upright, models, options, monitor) if stacked else None
@@ -141,6 +145,17 @@ def _segment_images(
         [names[list(TURNS.values()).index(turn)] for turn in turns],
         order,
     )
+
+
+def _warn_of_sizes(slices: Sequence[np.ndarray], warn: Callable[[str], None]) -> None:
+    """Say so where a few pictures of another size, as a scout, keep the others from being taken for one CT."""
+    (usual, count), *others = Counter(s.shape for s in slices).most_common()
+    if others and count >= USUAL_SHARE * len(slices) and is_stack([s for s in slices if s.shape == usual]):
+        odd = [str(number) for number, s in enumerate(slices, start=1) if s.shape != usual]
+        warn(
+            f"Each picture is taken on its own, as number {', '.join(odd)} of {len(slices)} has another size than the "
+            "others, which look like one CT: leave it out."
+        )
 
 
 def _warn_of_window(images: Sequence[np.ndarray], lungs: Sequence[np.ndarray], warn: Callable[[str], None]) -> None:

@@ -15,35 +15,47 @@ _VOXELS, _GRID = "CovidCTDiagnosis.Voxels", "CovidCTDiagnosis.Grid"
 _SAMPLED = (4, 8, 8)
 """Every so many voxels along (k, j, i) tell a CT from another one: all would take too long while a slider moves."""
 
+ABSENT, PRESENT, CHANGED, INCOMPLETE = "absent", "present", "changed", "incomplete"
+"""What the scene holds of an analysis: nothing; all of it; all, but of a CT that was moved or changed since; not all
+of its images."""
+
 
 def note_ct(ct_node: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Note beside its analysis which CT it is of: voxels and grid."""
     node = analysis_node(ct_node)
     if node is not None:
-        node.SetAttribute(_VOXELS, _voxels(ct_node))
+        node.SetAttribute(_VOXELS, voxels_state(ct_node))
         node.SetAttribute(_GRID, " ".join(map(repr, ijk_to_ras(ct_node).ravel().tolist())))
 
 
-def is_changed(ct_node: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    """Whether the CT is no longer what was analyzed: other voxels, or another place than what was found in it.
+def agreement(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
+    """``ABSENT``, ``PRESENT``, ``CHANGED`` or ``INCOMPLETE``: what the scene holds of an analysis of this CT.
 
-    A transform moves both. One that is hardened in the CT alone, or a new origin of it, moves the CT away.
+    A transform moves the CT and what was found in it. One that is hardened in some of them alone, or a new origin of
+    the CT, moves them apart: then the CT counts as changed.
     """
-    node, nodes = analysis_node(ct_node), find_study_nodes(ct_node)
-    if node is None or nodes is None:
-        return False
-    if ct_node.GetImageData() is None or not on_same_grid(nodes.lungs, ct_node):
-        return True
+    if ct_node is None or ct_node.GetScene() is None:
+        return ABSENT
+    node = analysis_node(ct_node)
+    if node is None or kept_analysis(ct_node) is None:
+        return ABSENT
+    nodes = find_study_nodes(ct_node)
+    if nodes is None:
+        return INCOMPLETE
+    images = (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions)
+    if not all(on_same_grid(image, ct_node) for image in images):
+        return CHANGED
     noted = node.GetAttribute(_VOXELS)  # scenes of older versions have none
-    return bool(noted) and noted != _voxels(ct_node)
+    return CHANGED if noted and noted != voxels_state(ct_node) else PRESENT
 
 
 def present_study(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> tuple[StudyNodes, dict[str, Any]] | None:
     """Nodes and analysis of a CT as it is now, or None."""
-    if ct_node is None or is_changed(ct_node):
+    if agreement(ct_node) != PRESENT:
         return None
     nodes, analysis = find_study_nodes(ct_node), kept_analysis(ct_node)
-    return None if nodes is None or analysis is None else (nodes, analysis)
+    assert nodes is not None and analysis is not None
+    return nodes, analysis
 
 
 def analyzed_grid(ct_node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
@@ -53,7 +65,8 @@ def analyzed_grid(ct_node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
     return np.array(noted.split(), float).reshape(4, 4) if noted else ijk_to_ras(ct_node)
 
 
-def _voxels(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
+def voxels_state(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """Tells a CT's voxels from others."""
     k, j, i = _SAMPLED
     sample = np.ascontiguousarray(slicer.util.arrayFromVolume(ct_node)[::k, ::j, ::i], np.float32)
     return f"{zlib.crc32(sample.tobytes()):08x}"

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import slicer
 from scipy.ndimage import gaussian_filter
 
 from CovidCTDiagnosisLib.scene.colors import relevance_colors
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, display_manually, ijk_to_ras, image_data, node_of, put_beside
+from CovidCTDiagnosisLib.scene.nodes import (
+    ROLE,
+    StudyNodes,
+    display_manually,
+    find_node,
+    ijk_to_ras,
+    image_data,
+    node_of,
+    put_beside,
+)
 
 _STATE = "CovidCTDiagnosis.Heatmap"
-_HIDDEN = -1e6
-"""In units of the window's end: what is hidden in a signed map, far below all that is shown."""
+_HIDDEN = -2.0
+"""In units of the window's end: what is hidden in a signed map, below all that is shown."""
 _TRUNCATE = 3.0
 """Standard deviations at which the Gaussian ends."""
 
@@ -47,15 +57,49 @@ def show_heatmap(nodes: StudyNodes, view: HeatmapView) -> slicer.vtkMRMLScalarVo
     Positive relevance is shown from 0 to the end of the window, signed relevance from minus to plus the end.
     """
     source = nodes.relevance_lesions if view.of_lesions else nodes.relevance_ct
-    node = node_of(nodes.ct, f"heatmap of {'lesions' if view.of_lesions else 'ct'}", "vtkMRMLScalarVolumeNode")
+    node = node_of(nodes.ct, _role(view.of_lesions), "vtkMRMLScalarVolumeNode")
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
     place = ijk_to_ras(source).ravel().tolist()
-    state = f"{source.GetID()} {source.GetImageData().GetMTime()} {place} {astuple(view)}"
+    seen = {"source": source.GetID(), "time": source.GetImageData().GetMTime(), "place": place, "view": asdict(view)}
+    state = json.dumps(seen)
     if node.GetAttribute(_STATE) != state or node.GetImageData() is None:
         _fill(node, source, view)
         node.SetAttribute(_STATE, state)
     put_beside(node, source)
     return node
+
+
+def refresh_heatmaps(nodes: StudyNodes, explained: str) -> None:
+    """Bring heatmaps and legends of an earlier study of the same CT up to date, shown as they are.
+
+    Args:
+        nodes: of the study.
+        explained: see ``show_only_legend``.
+    """
+    for heatmap in heatmaps_of(nodes.ct):
+        show_heatmap(nodes, _view_of(heatmap))
+        legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(heatmap)
+        if legend is not None:
+            legend.SetTitleText(_title(explained))
+
+
+def _view_of(heatmap: slicer.vtkMRMLScalarVolumeNode) -> HeatmapView:
+    """How it is shown; the usual way where an older version did not say."""
+    of_lesions = heatmap.GetAttribute(ROLE) == _role(of_lesions=True)
+    try:
+        return HeatmapView(**json.loads(heatmap.GetAttribute(_STATE))["view"])
+    except (TypeError, ValueError):
+        return HeatmapView(of_lesions)
+
+
+def heatmaps_of(ct_node: slicer.vtkMRMLScalarVolumeNode) -> list[slicer.vtkMRMLScalarVolumeNode]:
+    """Those that were made for a CT."""
+    found = (find_node(ct_node, _role(of_lesions), "vtkMRMLScalarVolumeNode") for of_lesions in (False, True))
+    return [heatmap for heatmap in found if heatmap is not None]
+
+
+def _role(of_lesions: bool) -> str:
+    return f"heatmap of {'lesions' if of_lesions else 'ct'}"
 
 
 def has_heat(heatmap: slicer.vtkMRMLScalarVolumeNode) -> bool:
@@ -87,9 +131,13 @@ def show_only_legend(
             legend.SetVisibility(False)
     if heatmap is not None:
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(heatmap)
-        legend.SetTitleText(f"Relevance {explained}".strip())
+        legend.SetTitleText(_title(explained))
         legend.SetLabelFormat("%.1e")
         legend.SetVisibility(True)
+
+
+def _title(explained: str) -> str:
+    return f"Relevance {explained}".strip()
 
 
 def _fill(node: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode, view: HeatmapView) -> None:
@@ -125,6 +173,8 @@ def _display(node: slicer.vtkMRMLScalarVolumeNode, end: float, shown_from: float
     display.SetWindowLevelMinMax(-end if signed else 0.0, end)
     display.SetThreshold(shown_from, float(np.finfo(np.float32).max))
     display.SetApplyThreshold(True)
+    # Between what is hidden and what is shown lie other values of a signed map: blended, they would be drawn or hidden.
+    display.SetInterpolate(not signed)
 
 
 def _smoothed(voxels: np.ndarray, spacing: tuple[float, float, float], sigma_mm: float) -> np.ndarray:

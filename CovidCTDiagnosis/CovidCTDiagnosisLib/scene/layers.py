@@ -89,16 +89,21 @@ class LayersOfViews:
             )
 
     def restore(self) -> None:
-        """Show what the views showed when they were remembered."""
+        """Show what the views showed when they were remembered; a background that was removed since stays today's."""
         for shown in self._shown.values():
             composite = shown.composite
             composite.SetLinkedControl(shown.linked)
-            composite.SetBackgroundVolumeID(shown.background)
-            composite.SetForegroundVolumeID(shown.foreground)
+            if shown.background is None or _is_there(composite, shown.background):
+                composite.SetBackgroundVolumeID(shown.background)
+            composite.SetForegroundVolumeID(shown.foreground if _is_there(composite, shown.foreground) else None)
             composite.SetForegroundOpacity(shown.foreground_opacity)
-            composite.SetLabelVolumeID(shown.label)
+            composite.SetLabelVolumeID(shown.label if _is_there(composite, shown.label) else None)
             composite.SetLabelOpacity(shown.label_opacity)
             shown.slice_node.SetUseLabelOutline(shown.label_outline)
+
+
+def _is_there(composite: slicer.vtkMRMLSliceCompositeNode, node_id: str | None) -> bool:
+    return node_id is not None and composite.GetScene().GetNodeByID(node_id) is not None
 
 
 def hide_study(slice_logics: Iterable[slicer.vtkMRMLSliceLogic]) -> None:

@@ -19,8 +19,11 @@ LUNG_WINDOW_HU = 1400.0
 LUNG_LEVEL_HU = -500.0
 """As radiologists look at lungs: not the window of the networks."""
 
-_ROLE = "CovidCTDiagnosis.Role"
+ROLE = "CovidCTDiagnosis.Role"
+"""Attribute that says what a node is for its CT."""
 _CT = "CovidCTDiagnosis.CT"
+_SELF = "CovidCTDiagnosis.Self"
+"""Reference of a node to itself, which tells it from a user's copy: copies take attributes and references along."""
 
 _CLASSES = {
     "lungs": "vtkMRMLLabelMapVolumeNode",
@@ -135,14 +138,28 @@ def image_data(voxels: np.ndarray) -> vtk.vtkImageData:
 
 
 def is_of_study(node: slicer.vtkMRMLNode | None) -> bool:
-    """Whether the node was made for a CT by this module."""
-    return node is not None and bool(node.GetAttribute(_ROLE))
+    """Whether the node was made for a CT by this module; a user's copy of such a node was not."""
+    if node is None or not node.GetAttribute(ROLE):
+        return False
+    # Scenes of older versions know the CT alone.
+    return bool(node.GetNodeReferenceID(_SELF) or node.GetNodeReferenceID(_CT)) and (
+        node.GetNodeReferenceID(_SELF) in (None, node.GetID())
+    )
 
 
 def study_volumes(scene: slicer.vtkMRMLScene) -> list[str]:
     """IDs of the volumes that belong to studies: relevance is no CT to choose."""
+    return [node.GetID() for node in _volumes(scene) if is_of_study(node)]
+
+
+def lesion_maps(scene: slicer.vtkMRMLScene) -> list[str]:
+    """IDs of the label maps of lesions that belong to studies: they are no lungs to choose."""
+    return [node.GetID() for node in _volumes(scene) if is_of_study(node) and node.GetAttribute(ROLE) == "lesions"]
+
+
+def _volumes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLScalarVolumeNode]:
     nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
-    return [node.GetID() for node in nodes if node.IsA("vtkMRMLScalarVolumeNode") and is_of_study(node)]
+    return [node for node in nodes if node.IsA("vtkMRMLScalarVolumeNode")]
 
 
 def is_bent(node: slicer.vtkMRMLVolumeNode) -> bool:
@@ -178,7 +195,8 @@ def find_node(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: st
     scene = ct_node.GetScene()
     for index in range(scene.GetNumberOfNodesByClass(class_name)):
         node = scene.GetNthNodeByClass(index, class_name)
-        if node.GetAttribute(_ROLE) == role and node.GetNodeReferenceID(_CT) == ct_node.GetID():
+        of_ct = node.GetAttribute(ROLE) == role and node.GetNodeReferenceID(_CT) == ct_node.GetID()
+        if of_ct and is_of_study(node):
             return node
     return None
 
@@ -190,8 +208,9 @@ def node_of(ct_node: slicer.vtkMRMLScalarVolumeNode, role: str, class_name: str)
         return node
     scene = ct_node.GetScene()
     node = scene.AddNewNodeByClass(class_name)
-    node.SetAttribute(_ROLE, role)
+    node.SetAttribute(ROLE, role)
     node.SetNodeReferenceID(_CT, ct_node.GetID())
+    node.SetNodeReferenceID(_SELF, node.GetID())
     return node
 
 

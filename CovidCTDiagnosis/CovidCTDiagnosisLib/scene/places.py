@@ -13,9 +13,9 @@ from CovidCTDiagnosisLib.scene.nodes import StudyNodes, ijk_to_ras
 from CovidCTDiagnosisLib.study.study import input_grid
 
 
-def slice_position_mm(analysis: dict[str, Any], index: int) -> float:
+def slice_position_mm(nodes: StudyNodes, analysis: dict[str, Any], index: int) -> float:
     """Where the middle of a slice lies along the patient's long axis, S in mm, without the CT's transform."""
-    return float(input_grid(analysis).slice_center(index)[2])
+    return float((ijk_to_ras(nodes.relevance_ct) @ _middle_ijk(nodes, analysis, index))[2])
 
 
 def peak_ras(nodes: StudyNodes, analysis: dict[str, Any], index: int) -> tuple[float, float, float]:
@@ -30,7 +30,7 @@ def peak_ras(nodes: StudyNodes, analysis: dict[str, Any], index: int) -> tuple[f
     """
     grid = input_grid(analysis)
     to_ras = ijk_to_ras(nodes.relevance_ct)
-    voxel = np.linalg.inv(analyzed_grid(nodes.ct)) @ [*(grid.slice_center(index) * [-1, -1, 1]), 1]
+    voxel = _middle_ijk(nodes, analysis, index)
     middle = (to_ras @ voxel)[:3]
     axis = grid.long_axis
     plane = round(voxel[2 - axis])
@@ -42,6 +42,13 @@ def peak_ras(nodes: StudyNodes, analysis: dict[str, Any], index: int) -> tuple[f
         kji = np.insert(np.unravel_index(int(heat.argmax()), heat.shape), axis, plane)
         middle = (to_ras @ [*kji[::-1], 1])[:3]
     return _to_world(nodes.ct, middle)
+
+
+def _middle_ijk(nodes: StudyNodes, analysis: dict[str, Any], index: int) -> np.ndarray:
+    """The middle of a slice as (i, j, k, 1) of the CT, which may have been moved since it was analyzed."""
+    ras = input_grid(analysis).slice_center(index) * [-1, -1, 1]
+    voxel: np.ndarray = np.linalg.inv(analyzed_grid(nodes.ct)) @ [*ras, 1]
+    return voxel
 
 
 def _to_world(node: slicer.vtkMRMLTransformableNode, point: np.ndarray) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 import vtk
 
-from CovidCTDiagnosisLib.scene.nodes import find_node, ijk_to_ras, node_of
+from CovidCTDiagnosisLib.scene.nodes import find_node, find_study_nodes, ijk_to_ras, node_of
 
 _ANALYSIS, _MEASUREMENTS, _METHODS = "analysis", "measurements", "methods"
 
@@ -117,12 +117,13 @@ def kept_analysis(ct_node: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any] | N
 
 
 def kept_state(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """Tells apart which analysis of a CT the scene holds, if any, and states of the CT's voxels and of both places."""
+    """Tells apart which analysis of a CT the scene holds, if any, and states of the CT's voxels and of all places."""
     node, image = analysis_node(ct_node), ct_node.GetImageData()
     if node is None:
         return ""
-    lungs = find_node(ct_node, "lungs", "vtkMRMLLabelMapVolumeNode")
-    places = [(n.GetTransformNodeID(), ijk_to_ras(n).ravel().tolist()) for n in (ct_node, lungs) if n is not None]
+    found = find_study_nodes(ct_node)
+    images = [] if found is None else [found.lungs, found.lesions, found.relevance_ct, found.relevance_lesions]
+    places = [(n.GetTransformNodeID(), ijk_to_ras(n).ravel().tolist()) for n in (ct_node, *images)]
     return f"{node.GetID()} {node.GetMTime()} {image and image.GetMTime()} {places}"
 
 

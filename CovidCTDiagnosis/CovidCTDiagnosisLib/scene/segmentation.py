@@ -11,13 +11,15 @@ import vtk
 
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.colors import LESIONS, LUNGS
-from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, is_of_study, node_of
+from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, ijk_to_ras, is_of_study, node_of
 
 SEGMENTATION = "segmentation"
 """The role of the node."""
 LUNG_OPACITY_3D = 0.2
 RIGHT, LEFT = LUNGS
-NOT_LUNG = ("trachea", "bronch", "airway", "vessel")
+_AIRWAYS = ("trachea", "bronch", "airway", "vessel")
+_FINDINGS = ("nodul", "tumo", "lesion", "mass", "cancer", "metasta", "effusion", "opaci", "consolid", "infect")
+NOT_LUNG = (*_AIRWAYS, *_FINDINGS)
 """In names of segments."""
 
 # SNOMED CT where the code is sure, else a scheme of our own.
@@ -31,6 +33,7 @@ _CODES = {
     "Crazy paving": (_ABNORMAL, "99COVIDCT^CP^Crazy paving"),
     "Combined pattern": (_ABNORMAL, "99COVIDCT^CMB^Combined pattern"),
 }
+_ENTRY = "TerminologyEntry"
 CONTEXT = "CovidCTDiagnosis"
 """Of the terminology, as in Resources/Terminologies."""
 
@@ -38,12 +41,12 @@ CONTEXT = "CovidCTDiagnosis"
 def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     """A segment for each lung and class of lesion that was found, in the place of an earlier one of the same CT.
 
-    In 3-D the lungs are like glass.
+    In 3-D the lungs are like glass. Segments that a user has added to an earlier one stay.
     """
     node = node_of(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
     node.SetName(f"{nodes.ct.GetName()} segmentation")
     node.CreateDefaultDisplayNodes()
-    node.GetSegmentation().RemoveAllSegments()
+    _remove_segments(node.GetSegmentation())
     node.SetReferenceImageGeometryParameterFromVolumeNode(nodes.ct)
     # Before the import, which brings labels from their own coordinates into the segmentation's.
     node.SetAndObserveTransformNodeID(nodes.ct.GetTransformNodeID())
@@ -57,9 +60,24 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     return node
 
 
+def _remove_segments(segmentation: slicer.vtkSegmentation) -> None:
+    """Those that this module made."""
+    every = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    for segment in every:
+        entry = vtk.reference("")
+        segmentation.GetSegment(segment).GetTag(_ENTRY, entry)
+        if str(entry).startswith(f"{CONTEXT}~"):
+            segmentation.RemoveSegment(segment)
+
+
 def show_only_surfaces(scene: slicer.vtkMRMLScene, nodes: StudyNodes | None) -> None:
-    """Show the lungs and lesions of a study in 3-D views, or of none; surfaces are made when first shown."""
+    """Show the lungs and lesions of a study in 3-D views, or of none; surfaces are made when first shown.
+
+    They are not shown where they lie outside the CT.
+    """
     shown = None if nodes is None else find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
+    if nodes is not None and shown is not None and not _lies_in(shown, nodes.ct):
+        shown = None  # one of them was moved without the other
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
         node = scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
         if is_of_study(node) and node is not shown and node.GetDisplayNode() is not None:
@@ -69,14 +87,29 @@ def show_only_surfaces(scene: slicer.vtkMRMLScene, nodes: StudyNodes | None) -> 
         shown.GetDisplayNode().SetVisibility3D(True)
 
 
+def _lies_in(segmentation: slicer.vtkMRMLSegmentationNode, ct: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether no segment reaches out of the CT by more than a voxel; transforms are left out, as both have the same."""
+    bounds = np.zeros(6)
+    segmentation.GetSegmentation().GetBounds(bounds)
+    ends = np.array(ct.GetImageData().GetDimensions())[:, None] * np.indices((2, 2, 2)).reshape(3, 8) - 0.5
+    to_ras = ijk_to_ras(ct)
+    corners = to_ras[:3, :3] @ ends + to_ras[:3, 3:]
+    margin = max(ct.GetSpacing())
+    low, high = bounds[::2], bounds[1::2]
+    empty = bool((low > high).any())
+    inside = (low >= corners.min(1) - margin).all() and (high <= corners.max(1) + margin).all()
+    return empty or bool(inside)
+
+
 @contextmanager
 def lungs_of(
     segmentation: slicer.vtkMRMLSegmentationNode, ct: slicer.vtkMRMLScalarVolumeNode
 ) -> Iterator[slicer.vtkMRMLLabelMapVolumeNode]:
     """A segmentation's lungs as a label map on the CT's grid, which is in the scene as long as the context.
 
-    Segments with "lung" in their name are the lungs (those that say "right" or "left", if any do; airways and vessels
-    are none); if there is none, all that are visible. Right and left get the labels 1 and 2, lungs without a side 1.
+    Segments with "lung" in their name are the lungs (those that say "right" or "left", if both sides are there;
+    airways, vessels, nodules and the like are none); if there is none, all that are visible. Right and left get the
+    labels 1 and 2, lungs without a side 1.
 
     Raises:
         InputError: there is no such segment.
@@ -116,9 +149,11 @@ def _lung_segments(node: slicer.vtkMRMLSegmentationNode) -> list[str]:
     segmentation = node.GetSegmentation()
     every = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
     named = [segment for segment in every if _is_lung(_name(node, segment))]
-    sided = [segment for segment in named if _side(_name(node, segment))]
+    sides = {segment: side for segment in named if (side := _side(_name(node, segment)))}
+    if set(sides.values()) == {RIGHT, LEFT}:
+        return list(sides)
     shown = node.GetDisplayNode()
-    return sided or named or [segment for segment in every if shown is None or shown.GetSegmentVisibility(segment)]
+    return named or [segment for segment in every if shown is None or shown.GetSegmentVisibility(segment)]
 
 
 def _name(node: slicer.vtkMRMLSegmentationNode, segment: str) -> str:
@@ -146,6 +181,6 @@ def _style_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
         if name in colors:
             segment.SetColor(*colors[name])
             category, kind = _CODES[name]
-            segment.SetTag("TerminologyEntry", f"{CONTEXT}~{category}~{kind}~^^~~^^~^^")
+            segment.SetTag(_ENTRY, f"{CONTEXT}~{category}~{kind}~^^~~^^~^^")
         if name in lungs:
             node.GetDisplayNode().SetSegmentOpacity3D(segmentation.GetNthSegmentID(index), LUNG_OPACITY_3D)

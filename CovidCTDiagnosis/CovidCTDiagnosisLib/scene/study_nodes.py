@@ -7,10 +7,10 @@ from pathlib import Path
 import slicer
 
 from CovidCTDiagnosisLib.errors import InputError
-from CovidCTDiagnosisLib.scene.agreement import note_ct
-from CovidCTDiagnosisLib.scene.heatmap import display_relevance
+from CovidCTDiagnosisLib.scene.agreement import note_ct, voxels_state
+from CovidCTDiagnosisLib.scene.heatmap import display_relevance, heatmaps_of, refresh_heatmaps
 from CovidCTDiagnosisLib.scene.nodes import StudyNodes, find_node, find_study_nodes, load_study
-from CovidCTDiagnosisLib.scene.report import forget_analysis, keep_analysis
+from CovidCTDiagnosisLib.scene.report import explained_call, forget_analysis, keep_analysis
 from CovidCTDiagnosisLib.scene.segmentation import SEGMENTATION, load_segmentation
 from CovidCTDiagnosisLib.scene.slice_plot import plot_slices
 from CovidCTDiagnosisLib.study import Study, read_study
@@ -18,15 +18,23 @@ from CovidCTDiagnosisLib.study import Study, read_study
 _FOLDER = "CovidCTDiagnosis.Folder"
 
 
-def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -> StudyNodes:
+def put_study(study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode, analyzed: str | None = None) -> StudyNodes:
     """Put a study into the CT's scene, in the place of an earlier one of the same CT.
 
+    Args:
+        study_folder: written by ``covid-ct analyze``.
+        ct: of the scene.
+        analyzed: ``agreement.voxels_state`` of the CT when it was handed to the analysis; None asks nothing.
+
     Raises:
-        InputError: the study cannot be read or does not belong to the CT, or this has left the scene; then the scene
-            stays as it was. Where anything else fails, an earlier analysis is shown no longer: parts of it are gone.
+        InputError: the study cannot be read or does not belong to the CT, or this has left the scene or got other
+            voxels; then the scene stays as it was. Where anything else fails, an earlier analysis is shown no longer:
+            parts of it are gone.
     """
     if ct.GetScene() is None:
         raise InputError("The CT was removed from the scene while it was analyzed.", "Load it and analyze it again.")
+    if analyzed is not None and (ct.GetImageData() is None or voxels_state(ct) != analyzed):
+        raise InputError(f"{ct.GetName()} was changed while it was analyzed.", "Analyze it again.")
     study = read_study(study_folder)
     try:
         return _put(study, study_folder, ct)
@@ -44,6 +52,7 @@ def _put(study: Study, study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -
     segmentation = load_segmentation(nodes)
     kept = [*keep_analysis(ct, study.analysis), *plot_slices(ct, study)]
     note_ct(ct)
+    refresh_heatmaps(nodes, explained_call(study.analysis))
     images = [nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions]
     _gather(ct, [*images, segmentation, *kept])
     ct.Modified()  # whoever shows it has more to show now
@@ -54,7 +63,8 @@ def follow_ct(nodes: StudyNodes) -> None:
     """Move all that was found in a CT with it: it may have been put under another transform since."""
     transform = nodes.ct.GetTransformNodeID()
     segmentation = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
-    for node in (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions, segmentation):
+    images = (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions)
+    for node in (*images, segmentation, *heatmaps_of(nodes.ct)):
         if node is not None and node.GetTransformNodeID() != transform:
             node.SetAndObserveTransformNodeID(transform)
 

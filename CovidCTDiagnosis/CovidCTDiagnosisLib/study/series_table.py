@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from CovidCTDiagnosisLib.errors import UsageError
-from CovidCTDiagnosisLib.folders import require_parent
-from CovidCTDiagnosisLib.tables import write_rows
-
-_REMEDY = "Choose another name for the table."
+from CovidCTDiagnosisLib.tables import require_own_table, write_rows
 
 
 class SeriesRow(NamedTuple):
@@ -37,20 +33,11 @@ def check_table_output(path: Path) -> None:
     Raises:
         UsageError: it holds something else, or its folder does not exist.
     """
-    require_parent(path)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", _REMEDY)
-    header = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r") if path.exists() else b""
-    if header not in (b"", *(_header(_columns(with_bundle)) for with_bundle in (False, True))):
-        raise UsageError(f"{path} exists and is no table of series.", _REMEDY)
+    require_own_table(path, map(_columns, (False, True)), "series")
 
 
 def _columns(with_bundle: bool) -> tuple[str, ...]:
     return SeriesRow._fields if with_bundle else SeriesRow._fields[:-1]
-
-
-def _header(columns: Sequence[str]) -> bytes:
-    return ",".join(columns).encode("ascii")
 
 
 def write_table(path: Path, rows: Sequence[SeriesRow], with_bundle: bool = False) -> None:

@@ -59,18 +59,28 @@ def left_to_distance(scans: int) -> float:
     return max(FALSE_ALARMS - TIGHT / (scans + 1), FALSE_ALARMS / 5)
 
 
-def fit_novelty(averages: Tensor, false_alarms: float = FALSE_ALARMS, rows_a_scan: int = 1) -> Novelty:
+def fit_novelty(
+    averages: Tensor,
+    false_alarms: float = FALSE_ALARMS,
+    rows_a_scan: int = 1,
+    patients: Sequence[str] | None = None,
+) -> Novelty:
     """Mean and shrunk covariance (Ledoit and Wolf), scaled so that few of what was not fitted lie beyond 1.
 
     Args:
-        averages: see ``average_maps``; neighbours may be one patient, so blocks of them are left out together.
+        averages: see ``average_maps``.
         false_alarms: the share of what was not fitted that may lie beyond 1.
         rows_a_scan: how many rows in a row are of one scan, which is left out as a whole.
+        patients: of each scan, whose scans are left out together; None where that is not known: neighbours may be one
+            patient then, so blocks of them are left out.
     """
     features = Novelty.features(averages).double().numpy()
+    scans = np.arange(len(features)).reshape(-1, rows_a_scan)
+    numbers = {patient: n for n, patient in enumerate(dict.fromkeys(patients or map(str, range(len(scans)))))}
+    of_scan = np.array([numbers[patient] for patient in patients or map(str, range(len(scans)))])
     distances = []
-    for scans in np.array_split(np.arange(len(features)).reshape(-1, rows_a_scan), BLOCKS):
-        block = scans.ravel()
+    for left_out in np.array_split(np.arange(len(numbers)), BLOCKS):
+        block = scans[np.isin(of_scan, left_out)].ravel()
         rest = np.delete(features, block, axis=0)
         mean, whiten = _whitening(rest)
         distances.append(np.linalg.norm((features[block] - mean) @ whiten, axis=1))

@@ -23,7 +23,7 @@ from .lesions import LesionCases
 from .loop import Hardware, Recipe, Steps, fit
 from .own_data import NEEDED, check_own_data, hold_out, is_own_data, prepare, require_classes
 from .record import PHOTOGRAPHS
-from .scan_table import is_scan_table, table_fingerprint
+from .scan_table import ONE_PATIENT, is_scan_table, table_fingerprint
 from .sources import Case, data_fingerprint
 from .splits import Split, require_enough
 
@@ -142,11 +142,16 @@ class Job:
         """Scans for CVAE and classifier, segmented by the base."""
         return prepare_examples(getattr(self._split, part), self._models, self.cache, print)
 
+    def patients(self, part: Part) -> list[str]:
+        """Of these scans, empty where a scan does not say it."""
+        return [getattr(scan, "patient", "") for scan in getattr(self._split, part)]
+
     @cached_property
     def _split(self) -> Split[Any]:
         split = split_data(self.data)
         if is_scan_table(self.data):
-            require_enough(split)
+            by_tag = any(scan.by_tag for scan in (*split.train, *split.validation, *split.test))
+            require_enough(split, ONE_PATIENT if by_tag else "")
         return split
 
     @cached_property
@@ -212,9 +217,11 @@ def _cvae(job: Job) -> nn.Module:
 def _classifier(job: Job) -> nn.Module:
     encoder = diagnosis.encoder_weights(job.bundle.weights("cvae"))
     scheme = job.learning_scheme
-    validation = job.examples("validation") if scheme.stop_early else []
+    # Looked at first in any case: a scan that cannot be used is told before hours of training.
+    validation = job.examples("validation")
+    stopping = validation if scheme.stop_early else []
     recipe = diagnosis.classifier_recipe(
-        job.examples("train"), encoder, job.steps.learning, job.seed, scheme=scheme, validation=validation
+        job.examples("train"), encoder, job.steps.learning, job.seed, scheme=scheme, validation=stopping
     )
     return job.fit(recipe)
 

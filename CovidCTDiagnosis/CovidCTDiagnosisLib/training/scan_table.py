@@ -33,11 +33,14 @@ from ..pipeline.slice_segmentation import SMALLEST_SIDE, SliceOptions
 from ..pipeline.slice_series import images_input
 from ..pipeline.slices import NOMINAL_SLICE_MM
 from ..tables import Row, Splits, read_rows, require_columns, spelled_alike
-from .sources import fingerprint
+from .sources import contents_fingerprint, fingerprint
 from .splits import Split
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+
+ONE_PATIENT = " Scans whose DICOM files have one PatientID are of one patient, unless a column patient says otherwise."
+_BY_TAG = ", by the PatientID of their DICOM files; a column patient can say otherwise"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class OwnScan:
         split: one of ``SPLITS``, or empty.
         centre: empty where not stated.
         co_rads: 0 to 6, or None.
+        by_tag: the patient is known by PatientID of the DICOM files, not by the table.
     """
 
     name: str
@@ -61,12 +65,25 @@ class OwnScan:
     split: str = ""
     centre: str = ""
     co_rads: int | None = None
+    by_tag: bool = False
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """Its files, without notes and the like that may lie beside images."""
+        if self.path.is_file():
+            return list(files_of(self.path))
+        every = list(files_below(self.path))
+        return [p for p in every if p.suffix.lower() in PICTURE_SUFFIXES or may_be_dicom(p)] or every
 
     @cached_property
     def size(self) -> int:
-        """Of its files, bytes."""
-        files = files_of(self.path) if self.path.is_file() else files_below(self.path)
-        return sum(path.stat().st_size for path in files)
+        """Of its images, bytes."""
+        return sum(path.stat().st_size for path in self.images)
+
+    @property
+    def content(self) -> str:
+        """Tells its images apart from others, whatever their files are called."""
+        return contents_fingerprint(self.images)
 
     @cached_property
     def picture(self) -> bool:
@@ -91,7 +108,7 @@ class OwnScan:
 
 def is_scan_table(data: Path) -> bool:
     """Whether this is such a table and not a folder."""
-    return data.suffix.lower() == ".csv"
+    return data.is_file() or data.suffix.lower() in (".csv", ".tsv")
 
 
 def read_scan_table(path: Path) -> list[OwnScan]:
@@ -111,7 +128,7 @@ def read_scan_table(path: Path) -> list[OwnScan]:
         if scan.path.resolve() in seen:
             raise row.wrong(f"{row.text('scan')} stands twice")
         seen.add(scan.path.resolve())
-        splits.put(row, scan.patient, scan.split)
+        splits.put(row, scan.patient, scan.split, _BY_TAG if scan.by_tag else "")
         scans.append(scan)
     if any(s.split for s in scans) and not all(s.split for s in scans):
         raise InputError(f"{path.name} gives some scans no split.", "Give all of them one, or none.")
@@ -129,15 +146,16 @@ def _scan(number: int, row: Row, folder: Path) -> OwnScan:
     split = row.text("split").lower()
     if split not in ("", *SPLITS):
         raise row.wrong(f"the split is {split}, not {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-    patient = row.text("patient") or (patient_id(path) if path.is_dir() else "") or Path(text).as_posix()
+    tag = patient_id(path) if path.is_dir() and not row.text("patient") else ""
     return OwnScan(
         f"{number:04}-{path.name.split('.')[0]}",
         path,
         int(row.flag("label")),
-        patient,
+        row.text("patient") or tag or Path(text).as_posix(),
         split,
         row.text("centre"),
         row.whole_number("co_rads", 0, 6),
+        bool(tag),
     )
 
 
@@ -159,7 +177,7 @@ def _require_apart(scans: Sequence[OwnScan]) -> None:
     sizes = Counter(scan.size for scan in scans)
     first: dict[str, OwnScan] = {}
     for scan in (s for s in scans if sizes[s.size] > 1):  # others need not be read to be told apart
-        other = first.setdefault(fingerprint(scan.path), scan)
+        other = first.setdefault(scan.content, scan)
         if other.split != scan.split:
             raise InputError(
                 f"{readable(other.path.name)} and {readable(scan.path.name)} are the same scan, one for {other.split} "

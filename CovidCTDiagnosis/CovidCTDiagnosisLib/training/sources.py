@@ -101,6 +101,16 @@ def fingerprint(path: Path) -> str:
     return _fingerprint(path, [path])
 
 
+def contents_fingerprint(files: Sequence[Path]) -> str:
+    """The same for files of the same contents, whatever they are called."""
+    contents = []
+    for path in files:
+        found = hashlib.sha256()
+        _add_content(found, path)
+        contents.append(found.hexdigest())
+    return hashlib.sha256(" ".join(sorted(contents)).encode()).hexdigest()[:12]
+
+
 def data_fingerprint(data: Path) -> str:
     """Tells apart states of a data folder: of ``PARTS`` alone, as a bundle and its runs may be written beside them."""
     return _fingerprint(data, [data / name for name in PARTS])
@@ -112,10 +122,14 @@ def _fingerprint(base: Path, parts: Sequence[Path]) -> str:
     for path in sorted(files):
         name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
         found.update(f"{name} {path.stat().st_size}\n".encode(errors="replace"))
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                found.update(chunk)
+        _add_content(found, path)
     return found.hexdigest()[:12]
+
+
+def _add_content(found: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
 
 
 def read_grey(path: Path, window: Window = LUNG_WINDOW) -> np.ndarray:

@@ -65,13 +65,13 @@ def split_by_blocks(examples: Sequence[Item], fold: int = BLOCKS - 1) -> Split[I
     return split
 
 
-def require_enough(split: Split[Item]) -> None:
-    """Raise InputError if scans of one kind are too few to learn from or to calibrate with."""
+def require_enough(split: Split[Item], hint: str = "") -> None:
+    """Raise InputError if scans of one kind are too few to learn from or to calibrate with; a hint ends its remedy."""
     for name, scans in (("train", split.train), ("validation", split.validation)):
         for covid, kind in enumerate(("other", "COVID-19")):
             count = sum(scan.covid == covid for scan in scans)
             if count < LEAST:
                 raise InputError(
                     f"The split {name} has {count} {kind} scans, too few.",
-                    f"Give at least {LEAST} of either kind, or divide the scans by a column split.",
+                    f"Give at least {LEAST} of either kind, or divide the scans by a column split.{hint}",
                 )

@@ -121,6 +121,7 @@ def train(
     _put(output, job, records, found)
     if _fingerprint(output, network) != before:
         _tell_what_is_stale(output, network)
+    _tell_what_was_replaced_meanwhile(output, job)
 
 
 def _base(output: Path, bundle: Path | None, wanted: tuple[str, ...]) -> Bundle | None:
@@ -206,7 +207,10 @@ def _put(output: Path, job: Job, records: dict[str, NetworkRecord], found: dict[
         kept = {name: value for name, value in base.settings.items() if name != "appearance"}
         settings = None if found is None else kept | found
         told = _told(base, job, records[job.network])
-        revise_bundle(base.folder, output, networks=records, settings=settings, **told)
+        # Where two trainings begin one bundle, the first to end may have had less to begin with.
+        missing = [] if job.base is None else [n for n in job.base.networks if n not in base.networks]
+        carried = {n: _record(job.bundle, n) for n in missing}
+        revise_bundle(base.folder, output, networks=carried | records, settings=settings, **told)
         return
     write_bundle(
         output,
@@ -217,6 +221,12 @@ def _put(output: Path, job: Job, records: dict[str, NetworkRecord], found: dict[
         model_card=NEW_CARD,
         license_text=OWN_TERMS if job.uses_own_data else RESEARCH_TERMS,
     )
+
+
+def _record(bundle: Bundle, network: str) -> NetworkRecord:
+    """A bundle's network, to be put into another one."""
+    said = bundle.network(network)
+    return NetworkRecord(said["architecture"], said["preprocessing"], bundle.weights(network), said["training"])
 
 
 def _fit_to_answers(
@@ -230,7 +240,9 @@ def _fit_to_answers(
     known = [*job.examples("train"), *validation]
     shown = [diagnosis.in_window(example, share) for example in known for share in USUAL_WINDOWS]
     appearance = fit_appearance([example.appearance for example in shown], min(len(e.ct) for e in known))
-    usual = fit_novelty(average_maps(classifier, shown), left_to_distance(len(known)), len(USUAL_WINDOWS))
+    patients = [*job.patients("train"), *job.patients("validation")]
+    averages, false_alarms = average_maps(classifier, shown), left_to_distance(len(known))
+    usual = fit_novelty(averages, false_alarms, len(USUAL_WINDOWS), patients if all(patients) else None)
     facts = {"sources": sources, "scans": len(known)}
     settings = {"diagnosis": calibrate(classifier, validation, sensitivity)}
     _tell_threshold(settings["diagnosis"], classifier, validation)
@@ -265,6 +277,14 @@ def _tell_what_is_stale(output: Path, network: str) -> None:
     stale = [n for n, on in BUILT_ON.items() if network in on and n in networks]
     if stale:
         print(f"The bundle's {' and '.join(stale)} learned beside another {network}: train {_them(stale)} again.")
+
+
+def _tell_what_was_replaced_meanwhile(output: Path, job: Job) -> None:
+    """Networks that another training has put into the bundle since this one began to build on them."""
+    on = BUILT_ON.get(job.network, ())
+    replaced = [n for n in on if _fingerprint(output, n) != job.bundle.fingerprint((n,))]
+    if replaced:
+        print(f"Replaced in the bundle while this ran: {' and '.join(replaced)}. Train {job.network} again.")
 
 
 def _them(names: list[str]) -> str:
