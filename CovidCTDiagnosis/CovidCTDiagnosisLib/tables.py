@@ -191,8 +191,13 @@ class Splits:
 
 
 def _plain(column: str) -> str:
-    """``CO-RADS`` and ``Patient No.`` become ``co_rads`` and ``patient_no``."""
-    return re.sub(r"[\W_]+", "_", column.strip().lower()).strip("_")
+    """``CO-RADS`` becomes ``co_rads``."""
+    return column.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _names_patient(column: str) -> bool:
+    """Whether a plain name says who a scan is of, whatever stands around it: ``patient_no.``."""
+    return _PATIENT.fullmatch(re.sub(r"[\W_]+", "_", column).strip("_")) is not None
 
 
 def _usual_names(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
@@ -205,7 +210,7 @@ def _usual_names(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
     for alias, name in ALIASES.items():
         if alias in columns and name not in columns:
             usual[alias] = name
-    filled = [c for c in columns if _PATIENT.fullmatch(c) and any(row.text(c) for row in rows)]
+    filled = [c for c in columns if _names_patient(c) and any(row.text(c) for row in rows)]
     if filled:
         if "patient" in columns:
             usual["patient"] = "patient (not used)"

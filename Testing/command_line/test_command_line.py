@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,31 @@ def test_a_picture_that_cannot_be_drawn_leaves_no_study(
 
     monkeypatch.setattr(contact_sheet, "_draw", full)
     assert "disk is full" in fails(5, scan, "--picture", tmp_path / "sheet.png")
+
+
+def test_a_study_is_drawn_over_its_own_ct_alone_however_that_is_stored(
+    scan: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, picture = tmp_path / "study", tmp_path / "sheet.png"
+    assert main([*map(str, ("analyze", scan, "--output", study, "--bundle", tiny_bundle))]) == 0
+    ct = read_image(scan)
+    affine = ct.affine
+    turned = replace(
+        ct,
+        voxels=np.ascontiguousarray(ct.voxels[::-1]),
+        origin=tuple((affine @ [0, 0, len(ct.voxels) - 1, 1])[:3]),
+        direction=tuple((row[0], row[1], -row[2]) for row in ct.direction),
+    )
+    write_image(turned, tmp_path / "turned.nrrd")
+    write_image(ct.with_voxels(ct.voxels + np.int16(1)), tmp_path / "other.nrrd")
+    write_image(replace(ct, origin=(500.0, 0.0, 0.0)), tmp_path / "elsewhere.nrrd")
+    for command in ("picture", "plates"):
+        assert main([command, str(study), str(tmp_path / "turned.nrrd"), "--output", str(picture)]) == 0
+        picture.unlink()
+        for name, says in (("other", "is of another CT"), ("elsewhere", "is not on the grid of this CT")):
+            capsys.readouterr()
+            assert main([command, str(study), str(tmp_path / f"{name}.nrrd"), "--output", str(picture)]) == 3
+            assert says in capsys.readouterr().err and not picture.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

@@ -67,6 +67,8 @@ def test_lungs_that_a_narrow_field_of_view_cuts_are_told(chest_phantom):
     chest = chest_phantom(spacing=SPACING)
     narrow = chest.voxels[:, :, : round(0.6 * chest.shape[2])]  # as a zoomed reconstruction of one lung
     assert any("cut off at the side" in text for text in check_chest_ct(Volume(narrow, SPACING)))
+    clipped = chest.voxels[:, :, 12:-12]  # inside the skin; the lungs are whole
+    assert (clipped[:, :, [0, -1]] > -200).sum() > 500 and check_chest_ct(Volume(clipped, SPACING)) == []
     padded = chest.voxels.copy()
     padded[:, :, :25] = padded[:, :, -25:] = -3024  # a small circle
     assert check_chest_ct(chest.with_voxels(padded)) == []

@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import unicodedata
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +137,38 @@ def test_refuses_damaged_compressed_voxels(tmp_path, small_chest, name, damage):
         path.write_bytes(text[:at] + fewer + text[end:])
     else:
         (tmp_path / data).write_bytes(content)
+    assert "damaged or incomplete" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", ["members", "skip", "keys", "channels"])
+def test_takes_sound_voxels_that_are_compressed_in_less_usual_ways(tmp_path, small_chest, kind):
+    voxels = small_chest.voxels.astype("<i2").tobytes()
+    sizes = " ".join(map(str, small_chest.shape[::-1]))
+    half = len(voxels) // 2
+    whole = gzip.compress(voxels[:half]) + gzip.compress(voxels[half:]) if kind == "members" else gzip.compress(voxels)
+    if kind == "channels":
+        header = f"NDims = 3\nDimSize = {sizes}\nElementSpacing = 1 1 1\nElementNumberOfChannels = 1.0\n"
+        packed = zlib.compress(voxels)
+        header += f"CompressedData = True\nCompressedDataSize = {len(packed)}\nElementType = MET_SHORT\n"
+        path, data = tmp_path / "a.mhd", packed
+        (tmp_path / "a.zraw").write_bytes(data)
+        path.write_text(header + "ElementDataFile = a.zraw\n")
+    else:
+        more = {"skip": "byte skip: 5\n", "keys": "sizes:=3 4\nType:=uint8\n"}.get(kind, "")
+        header = f"NRRD0004\ntype: int16\ndimension: 3\nsizes: {sizes}\nendian: little\nspacings: 1 1 1\n"
+        path, extra = tmp_path / "a.nrrd", b"12345" if kind == "skip" else b""
+        data = gzip.compress(extra + voxels) if extra else whole
+        path.write_bytes(f"{header}encoding: gzip\n{more}\n".encode() + data)
+    assert np.array_equal(read_image(path).voxels, small_chest.voxels)
+
+
+@pytest.mark.parametrize("said", ["missing", "smaller"])
+def test_refuses_a_metaimage_that_does_not_say_how_long_its_voxels_are(tmp_path, small_chest, said):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(small_chest.voxels), str(path), useCompression=True)
+    content = path.read_bytes()
+    element = re.search(rb"CompressedDataSize = \d+\n", content)[0]
+    path.write_bytes(content.replace(element, b"" if said == "missing" else b"CompressedDataSize = 500\n"))
     assert "damaged or incomplete" in refusal(path)
 
 
@@ -479,6 +512,23 @@ def test_another_reconstruction_is_no_copy_though_both_have_one_uid(tmp_path, sm
     assert "two" in refusal(tmp_path) or "same place" in refusal(tmp_path)
 
 
+def test_of_one_scan_in_both_forms_the_single_frames_are_read(tmp_path, small_chest, write_series):
+    write_series(tmp_path / "single", small_chest)
+    image = sitk.GetImageFromArray(small_chest.voxels)
+    tags = {"0008|0060": "CT", "0020|000e": OTHER_UID, "0008|0016": "1.2.840.10008.5.1.4.1.1.2.1"}
+    for key, value in tags.items():
+        image.SetMetaData(key, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(tmp_path / "enhanced.dcm"))
+    writer.Execute(image)
+    assert len(list_series(tmp_path)) == 2
+    assert_same(read_scan(tmp_path), small_chest)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "enhanced.dcm").rename(tmp_path / "alone" / "enhanced.dcm")
+    assert "multi-frame (enhanced)" in refusal(tmp_path / "alone")
+
+
 def test_refuses_slices_without_rescale_among_others(tmp_path, small_chest, write_series):
     whole = small_chest.with_voxels(small_chest.voxels.astype(np.int16))
     for path in write_series(tmp_path, whole)[::2]:
@@ -510,6 +560,9 @@ def test_refuses_a_compressed_slice_that_ends_in_nothing(tmp_path, small_chest, 
     half = len(content) // 2
     paths[3].write_bytes(content[:half] + bytes(len(content) - half))
     assert f"{paths[3].name} is damaged or incomplete" in refusal(tmp_path)
+    # What was whole before is: a pad to the end of a block, or padding that DICOM allows.
+    paths[3].write_bytes(content + bytes(512))
+    assert_same(read_scan(tmp_path), small_chest)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -519,6 +572,8 @@ def test_refuses_links_that_lead_nowhere(tmp_path, small_chest, write_series):
     for path in paths:
         (tmp_path / "scan" / path.name).symlink_to(path)
     (tmp_path / "scan" / ".#lock").symlink_to("nobody@nowhere")
+    assert_same(read_scan(tmp_path / "scan"), small_chest)
+    (tmp_path / "scan" / "latest.txt").symlink_to("nowhere.txt")  # no image
     assert_same(read_scan(tmp_path / "scan"), small_chest)
     paths[-1].unlink()
     assert f"{paths[-1].name} is a link that leads nowhere" in refusal(tmp_path / "scan")

@@ -537,6 +537,13 @@ def test_folds_of_other_data_or_made_otherwise_are_not_shown_as_these(
         changed = {**known, "folds_made": {**made, key: "another"}}
         (output / "segmentation.json").write_text(json.dumps(changed), "utf-8")
         assert main(arguments) == 2 and "of other data" in capsys.readouterr().err
+    older = {key: value for key, value in made.items() if not key.startswith("precision")}  # as written until 0.13
+    for precision, code in (("", 0), ("bf16-mixed", 2)):
+        folds = [score for score in known["folds"] if score["machine_masks"]]
+        written = {**known, "folds": folds, "folds_made": {**older, "precision": precision}}
+        (output / "segmentation.json").write_text(json.dumps(written), "utf-8")
+        assert main([*arguments, "--folds", "with"]) == code
+    capsys.readouterr()
     del known["folds_made"]  # as written until 0.9.0
     (output / "segmentation.json").write_text(json.dumps(known), "utf-8")
     assert main(arguments) == 2 and "by an older version" in capsys.readouterr().err

@@ -862,6 +862,10 @@ def test_a_view_that_a_layout_adds_shows_the_study_and_the_others_stay(opened: A
     composite = opened.add_view("Slice4").GetSliceCompositeNode()
     assert (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()) == shown
     assert all(shown) and layers(opened) == left  # what the user turned off stays off
+    legend = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLColorLegendDisplayNode")
+    legend.SetVisibility(False)
+    opened.add_view("Slice6")
+    assert not legend.GetVisibility()
     # One that comes while another module is open shows the study as soon as this one is opened again.
     widget.exit()
     later = opened.add_view("Slice5").GetSliceCompositeNode()

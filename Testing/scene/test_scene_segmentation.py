@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
+import vtk
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.scene.nodes import add_ct, find_node
 from CovidCTDiagnosisLib.scene.segmentation import SEGMENTATION, lungs_of, show_only_surfaces
@@ -96,6 +97,23 @@ def test_what_a_user_drew_in_the_segmentation_stays(scene: Any, study: Any, phan
     drawn = segmentation.AddEmptySegment("", "Right lung")  # even of that name
     put_study(phantom.folder, study.ct)
     assert segmentation.GetSegment(drawn) is not None and segmentation.GetNumberOfSegments() == made + 1
+    # Whatever the user calls things: terms of ours, and others for what is ours.
+    lung = segmentation.GetSegmentIdBySegmentName("Left lung")
+    entry = vtk.reference("")
+    segmentation.GetSegment(lung).GetTag("TerminologyEntry", entry)
+    segmentation.GetSegment(drawn).SetTag("TerminologyEntry", str(entry))
+    segmentation.GetSegment(lung).SetTag("TerminologyEntry", "Somebody~SCT^1^Tissue")
+    put_study(phantom.folder, study.ct)
+    assert segmentation.GetSegment(drawn) is not None and segmentation.GetNumberOfSegments() == made + 1
+
+
+def test_segments_of_an_older_version_are_replaced(scene: Any, study: Any, phantom: Any) -> None:
+    segmentation = find_node(study.ct, SEGMENTATION, "vtkMRMLSegmentationNode").GetSegmentation()
+    made = segmentation.GetNumberOfSegments()
+    for n in range(made):
+        segmentation.GetNthSegment(n).RemoveTag("CovidCTDiagnosis.Made")
+    put_study(phantom.folder, study.ct)
+    assert segmentation.GetNumberOfSegments() == made
 
 
 def test_surfaces_that_stayed_behind_are_not_shown(scene: Any, study: Any) -> None:
@@ -107,6 +125,14 @@ def test_surfaces_that_stayed_behind_are_not_shown(scene: Any, study: Any) -> No
     show_only_surfaces(scene, study)
     assert not node.GetDisplayNode().GetVisibility3D()
     study.ct.SetOrigin(*origin)
+    show_only_surfaces(scene, study)
+    assert node.GetDisplayNode().GetVisibility3D()
+    # A segment of the user's may lie where it likes.
+    sphere = vtk.vtkSphereSource()
+    sphere.SetCenter(0, 0, 900)
+    sphere.SetRadius(50)
+    sphere.Update()
+    node.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "Mine", (1, 0, 0))
     show_only_surfaces(scene, study)
     assert node.GetDisplayNode().GetVisibility3D()
 

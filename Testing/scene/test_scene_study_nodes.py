@@ -411,6 +411,8 @@ def test_a_layer_that_was_removed_meanwhile_leaves_the_ct_in_sight(scene: Any, p
     before.restore()
     composite = logic.GetSliceCompositeNode()
     assert composite.GetBackgroundVolumeID() == ct.GetID() and composite.GetForegroundVolumeID() is None
+    scene.RemoveNode(composite)
+    before.restore()  # a view that is gone is left alone
 
 
 def test_a_transform_hardened_in_ct_and_study_moves_heatmap_and_jumps(scene: Any, phantom: Any) -> None:

@@ -446,6 +446,12 @@ def test_a_column_that_was_emptied_does_not_hide_the_one_that_says_who_it_is(emp
         read_scan_table(table(empty_scans, f"scan,label,{columns},split\n{rows}"))
 
 
+def test_columns_that_differ_in_signs_are_others(empty_scans: Path) -> None:
+    rows = "scan #,scan,label,label (%),Patient,Patient*\n7,scan0.nii.gz,1,5,P1,x\n"
+    (scan,) = read_scan_table(table(empty_scans, rows))
+    assert (scan.covid, scan.patient) == (1, "P1")
+
+
 @pytest.mark.parametrize("column", ["inpatient", "patient_age", "Patient Sex", "patient weight", "patience"])
 def test_a_column_that_says_something_else_of_a_patient_is_none(empty_scans: Path, column: str) -> None:
     rows = f"scan,label,{column},split\nscan0.nii.gz,1,60,train\nscan1.nii.gz,0,60,test\n"

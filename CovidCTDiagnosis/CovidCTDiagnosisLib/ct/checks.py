@@ -26,7 +26,8 @@ MIN_EXTENT_MM = 100.0
 THICK_SLICE_MM = 5.0
 COARSE_MM = 4.0
 BORDER_HU, CUT_CM2 = (-920.0, -500.0), 20.0
-"""What is as dense as lung, and no foam of the table, and so much of it at the sides of a scan that lungs are cut."""
+"""What is as dense as lung, and no foam of the table; and so much of it at a scan's right and left side that lungs are
+cut."""
 _WINDOWED = "Give the original DICOM series, or a file that was converted from it without windowing."
 _NOT_CHEST = "Choose a CT that shows the chest."
 
@@ -195,12 +196,18 @@ def _lung_span(lungs: np.ndarray, step: float) -> _Span:
 
 
 def _border_cm2(coarse: Volume) -> float:
-    """Area of what is as dense as lung, on the four sides of the scan."""
-    step_i, step_j, step_k = coarse.spacing
+    """Area of lung at the right and left side of the scan: large regions as dense as lung, and no thin ones as skin."""
+    from scipy import ndimage
+
     low, high = BORDER_HU
-    lung = (coarse.voxels > low) & (coarse.voxels < high)
-    sides = np.count_nonzero(lung[:, [0, -1]]) * step_i + np.count_nonzero(lung[:, :, [0, -1]]) * step_j
-    return float(sides * step_k / 100)
+    # Beyond the border it goes on as at the border: else all that touches it would be thin.
+    dense = np.pad((coarse.voxels > low) & (coarse.voxels < high), ((0, 0), (2, 2), (2, 2)), mode="edge")
+    thick = ndimage.binary_opening(dense, np.ones((1, 5, 5), bool))[:, 2:-2, 2:-2]
+    regions, _ = ndimage.label(thick)
+    large = np.bincount(regions.ravel()) * coarse.voxel_ml >= MIN_REGION_ML
+    large[0] = False
+    _, step_j, step_k = coarse.spacing
+    return float(np.count_nonzero(large[regions][:, :, [0, -1]]) * step_j * step_k / 100)
 
 
 def _lung_like(coarse: Volume) -> np.ndarray:

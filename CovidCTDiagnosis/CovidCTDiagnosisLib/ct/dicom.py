@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 import sys
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, UsageError
+from ..errors import CovidCTError, InputError, UsageError
 from .checks import MIN_SLICES, count_of, describe_spacing
 from .dicom_grid import EXPORT_ALL, regular_grid
 from .dicom_header import SliceHeader, may_be_dicom, read_header, read_pixels
@@ -20,6 +21,7 @@ from .files import (
     files_below,
     head_of,
     only_pictures,
+    readable,
     rows,
     unreadable,
 )
@@ -74,7 +76,7 @@ def list_series(folder: Path) -> list[SeriesInfo]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder.name or folder} is not a folder.", "Give a folder with DICOM files.")
-    return [found.info for found in find_series(files_below(folder), folder.name)]
+    return [found.info for found in find_series(files_below(folder, broken_links=True), folder.name)]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
     suffixes, kinds, cut_off = set(), set(), {}
     for path in files:
         suffixes.add(path.suffix.lower())
+        if not path.exists():
+            cut_off[_kind_of(path)] = path  # a link that leads nowhere
+            continue
         found = read_header(path) if may_be_dicom(path) else None
         if found is None and _looks_cut_off(path):
             cut_off[_kind_of(path)] = path
@@ -106,8 +111,12 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
             if first is not found and not _is_copy(found, first):
                 uid, position = found.key
                 images[f"{uid} {path}", position] = found
-    for kind in sorted(kinds & cut_off.keys()):
-        raise unreadable(cut_off[kind].name)
+    for kind in sorted(cut_off if not groups else kinds & cut_off.keys()):
+        if not cut_off[kind].exists():
+            name = readable(cut_off[kind].name)
+            raise InputError(f"{name} is a link that leads nowhere.", "Fetch the files, or remove the link.")
+        if groups:
+            raise unreadable(cut_off[kind].name)
     if not suffixes:
         raise InputError(f"The folder {name} is empty.", "Check the path.")
     if not groups and suffixes.intersection(PICTURE_SUFFIXES):
@@ -124,7 +133,12 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
 
 def _is_copy(image: SliceHeader, other: SliceHeader) -> bool:
     """Whether two images of one UID and place are alike: anonymisers have given two reconstructions the same UIDs."""
-    return image.size == other.size and np.array_equal(read_pixels(image.path), read_pixels(other.path))
+    if image.modality != "CT" or filecmp.cmp(image.path, other.path, shallow=False):
+        return True
+    try:
+        return image.size == other.size and np.array_equal(read_pixels(image.path), read_pixels(other.path))
+    except CovidCTError:
+        return True  # there is a whole one, or what is damaged will be told
 
 
 def _series_order(images: dict[tuple[str, bytes], SliceHeader]) -> int:
@@ -155,9 +169,7 @@ def _obstacle(slices: list[SliceHeader]) -> str:
         return "a colour image"
     if first.localizer:
         return "a localizer (scout)"
-    if first.size[2] != 1:
-        return "a multi-frame (enhanced) image"
-    if len(slices) < MIN_SLICES:
+    if len(slices) < MIN_SLICES and first.size[2] < MIN_SLICES:
         return f"only {count_of(len(slices), 'slice')}"
     if first.orientation is not None and abs(first.normal[2]) < 0.7:
         return "not axial"
@@ -180,6 +192,8 @@ def choose(found: list[Series], series: str | None) -> Series:
             raise UsageError(f"There is no series {series}; the folder has {listing}.", "Give a listed number.")
         return max(matching, key=lambda one: one.info.slices)
     candidates = [one for one in found if not one.info.obstacle]
+    # Scanners send one scan in both forms, and only the old one can be read.
+    candidates = [one for one in candidates if one.slices[0].size[2] == 1] or candidates
     if len(candidates) == 1:
         return candidates[0]
     if candidates:

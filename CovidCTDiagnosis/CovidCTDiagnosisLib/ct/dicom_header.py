@@ -35,9 +35,9 @@ _CHARACTER_SETS = {
 }
 """By DICOM's names (PS3.3, C.12.1.1.2)."""
 _PATIENT_ID = "0010|0020"
-_END_OF_PIXELS = b"\xfe\xff\xdd\xe0"
-"""After the last fragment of compressed pixels (PS3.5, A.4)."""
-_TAIL_BYTES, _NOTHING_BYTES = 1 << 20, 64
+_ENDS, _END_OF_IMAGE = (b"\xfe\xff\xdd\xe0", b"\xfc\xff\xfc\xff"), b"\xff\xd9"
+"""After the last fragment of compressed pixels (PS3.5, A.4), or before padding; and the end of a JPEG image."""
+_NOTHING_BYTES = 64
 
 
 def may_be_dicom(path: Path) -> bool:
@@ -94,6 +94,8 @@ def read_header(path: Path) -> SliceHeader | None:
             return None
         raise _unreadable_image(path, error) from error
     if _breaks_off(path):
+        if _is_other_object(head_of(path)):
+            return None
         raise unreadable(path.name)
     keys = set(reader.GetMetaDataKeys())
 
@@ -183,9 +185,11 @@ def _breaks_off(path: Path) -> bool:
     if syntax is None or not syntax[1].startswith(_COMPRESSED):
         return False
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
-        tail = file.read()
-    return not any(tail[-_NOTHING_BYTES:]) and _END_OF_PIXELS not in tail
+        file.seek(max(path.stat().st_size - _NOTHING_BYTES, 0))
+        if any(file.read()):
+            return False
+    content = path.read_bytes()
+    return not content.rstrip(b"\0").endswith(_END_OF_IMAGE) and not any(end in content for end in _ENDS)
 
 
 def _decoded(value: str, character_sets: str) -> str:

@@ -21,11 +21,12 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 COPY_AGAIN = "Copy it again from its source, or export it anew."
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, broken_links: bool = False) -> Iterator[Path]:
     """All files in a folder and its subfolders, linked ones too, in a fixed order; not what file managers leave.
 
-    Raises:
-        InputError: while going through them, at a link that leads nowhere.
+    Args:
+        folder: to look through.
+        broken_links: also links that lead nowhere, as in archives whose files were not fetched.
     """
     found: list[Path] = []
     seen: set[Path] = set()
@@ -36,14 +37,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(here.resolve())
         found += [here / file for file in names if not is_left_by_file_manager(file)]
-    return (path for path in sorted(found) if _is_file(path))
-
-
-def _is_file(path: Path) -> bool:
-    """Raise InputError for a link that leads nowhere, as in archives whose files were not fetched."""
-    if path.is_symlink() and not path.exists() and not path.name.startswith("."):
-        raise InputError(f"{readable(path.name)} is a link that leads nowhere.", "Fetch the files, or remove the link.")
-    return path.is_file()
+    return (path for path in sorted(found) if path.is_file() or (broken_links and not path.exists()))
 
 
 def files_of(path: Path) -> list[Path]:

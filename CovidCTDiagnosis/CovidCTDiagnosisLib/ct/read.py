@@ -57,7 +57,7 @@ def read_scan(path: Path, series: str | None = None) -> Volume:
     if not path.exists():
         raise InputError(f"{path.name or path} does not exist.", "Check the path.")
     if path.is_dir():
-        found = find_series(files_below(path), path.name)
+        found = find_series(files_below(path, broken_links=True), path.name)
         volume = read_series(choose(found, series))
     elif _is_image_file(path):
         if series is not None:

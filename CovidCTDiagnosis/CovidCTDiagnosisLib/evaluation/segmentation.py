@@ -157,12 +157,16 @@ def _earlier_folds(
             f"{output / RESULTS} holds scores of another lesion source.", "Choose another folder for the results."
         )
     made = document.get("folds_made", {})
+    kinds = {score["machine_masks"] for score in document["folds"]}
+    if "precision" in made:  # of all folds, as written until 0.13
+        usual = str(Hardware().trainer_arguments()["precision"])
+        precision = made.pop("precision") or usual
+        made |= {precision_key(kind): precision for kind in kinds}
     if document["folds"] and not made:
         raise UsageError(
             f"{output / RESULTS} holds scores of folds by an older version, which does not say how they were made.",
             "Choose another folder for the results.",
         )
-    kinds = {score["machine_masks"] for score in document["folds"]}
     known = {"data", "recipe", *map(precision_key, kinds)} if kinds else set()
     if any(made.get(key) != value for key, value in wanted.items() if key in known):
         raise UsageError(

@@ -55,7 +55,10 @@ class Display:
         nodes, analysis = found
         logics = list(self._logics())
         self._before.remember(logics, anew=not self._views)
-        self._show(logics, nodes, analysis, parameters)
+        heatmap = self._show_layers(logics, nodes, parameters)
+        legend = heatmap if parameters.showLegend else None
+        show_only_legend(slicer.mrmlScene, legend, explained_call(analysis))
+        show_only_surfaces(slicer.mrmlScene, nodes if parameters.showSurfaces else None)
 
     def update_new_views(self, parameters: Any) -> None:
         """The same where a study is shown, in views that a layout has added since; the others stay as they are."""
@@ -63,7 +66,7 @@ class Display:
         found = present_study(parameters.inputVolume) if self._views and new else None
         if found is not None:
             self._before.remember(new, anew=False)
-            self._show(new, *found, parameters)
+            self._show_layers(new, found[0], parameters)
 
     def keep_true(self, ct: slicer.vtkMRMLScalarVolumeNode) -> bool:
         """Where a study is shown: let it follow its CT, or hide it if the CT was changed; whether it stays."""
@@ -76,9 +79,10 @@ class Display:
         follow_ct(found[0])
         return True
 
-    def _show(
-        self, logics: list[slicer.vtkMRMLSliceLogic], nodes: StudyNodes, analysis: dict[str, Any], parameters: Any
-    ) -> None:
+    def _show_layers(
+        self, logics: list[slicer.vtkMRMLSliceLogic], nodes: StudyNodes, parameters: Any
+    ) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """Show them in these views; the heatmap among them, or None."""
         self._views |= {logic.GetSliceNode().GetID() for logic in logics}
         follow_ct(nodes)
         heatmap = show_heatmap(nodes, _view(parameters)) if parameters.showRelevance else None
@@ -91,9 +95,7 @@ class Display:
             parameters.lesionOpacity,
             label_outline=parameters.showRelevance,
         )
-        legend = heatmap if parameters.showLegend else None
-        show_only_legend(slicer.mrmlScene, legend, explained_call(analysis))
-        show_only_surfaces(slicer.mrmlScene, nodes if parameters.showSurfaces else None)
+        return heatmap
 
     def _hide(self) -> None:
         self._views = set()

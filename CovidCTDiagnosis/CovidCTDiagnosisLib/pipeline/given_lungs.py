@@ -16,7 +16,9 @@ from ..errors import InputError
 from .lung_sides import LEFT, RIGHT, midline, tell_sides
 
 _SIDES_MM = 3.0
-_SIDES_AGREE, _MOST_INSIDE = 0.7, 0.98
+_MOST_CONTACT, _MOST_INSIDE = 0.4, 0.98
+"""Shares: of a lung's surface that may touch the other lung, and below which of a mask that lies in the CT it is told.
+"""
 _LEAST_ML, _MOST_ML = 1.0, 12_000.0
 _MOST_LABEL = np.iinfo(np.int16).max
 _DENSE_HU, _EMPTY_HU = -200, -980
@@ -29,8 +31,8 @@ def take_lungs(mask: Volume, ct: Volume, warn: Callable[[str], None] = lambda te
 
     Args:
         mask: labels; every label above 0 is lung. Labels 1 and 2 and no others are the right and the left lung,
-            as in a study's own lungs, if they lie like these; otherwise the sides are told apart here. Any fraction
-            above 0 is lung too.
+            as in a study's own lungs, unless one lies in the other; otherwise the sides are told apart here. Any
+            fraction above 0 is lung too.
         ct: HU. A mask on another grid is resampled onto the CT's by position, nearest neighbour.
         warn: told when the mask does not look like one of lungs.
 
@@ -74,17 +76,27 @@ def _on_grid(mask: Volume, ct: Volume, warn: Callable[[str], None]) -> Volume:
 
 
 def _checked_sides(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> np.ndarray:
-    """Labels 1 and 2 where they are right and left, also exchanged; else, as of lesions in lungs, sides of our own."""
-    mask = labels > 0
-    own = side_lungs(mask, axial)
-    agrees = float((own == labels)[mask].mean())
-    if agrees >= _SIDES_AGREE:
-        return labels
-    if agrees <= 1 - _SIDES_AGREE:
+    """Labels 1 and 2 as they are; but where one lies in the other, as lesions in lungs, sides of our own."""
+    if _contact(labels) > _MOST_CONTACT:
+        warn("Labels 1 and 2 of the lung mask given lie in each other, as lesions in lungs: the sides are told anew.")
+        return side_lungs(labels > 0, axial)
+    right, left = (np.nonzero(labels == side)[2].mean() for side in (RIGHT, LEFT))
+    if right > left:
         warn("In the lung mask given, label 1 (right) lies on the patient's left: check its sides.")
-        return labels
-    warn("Labels 1 and 2 of the lung mask given are not the right and the left lung: the sides are told apart anew.")
-    return own
+    return labels
+
+
+def _contact(labels: np.ndarray) -> float:
+    """Share of the smaller label's surface in its slices that touches the other label."""
+    small, large = sorted((RIGHT, LEFT), key=lambda side: np.count_nonzero(labels == side))
+    faces, touching = 0, 0
+    for axis in (1, 2):
+        ahead, behind = np.moveaxis(labels, axis, 0)[1:], np.moveaxis(labels, axis, 0)[:-1]
+        for one, other in ((ahead, behind), (behind, ahead)):
+            beside = other[one == small]
+            faces += int(np.count_nonzero(beside != small))
+            touching += int(np.count_nonzero(beside == large))
+    return touching / max(faces, 1)
 
 
 def _check(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> None:

@@ -92,6 +92,8 @@ class LayersOfViews:
         """Show what the views showed when they were remembered; a background that was removed since stays today's."""
         for shown in self._shown.values():
             composite = shown.composite
+            if composite.GetScene() is None:
+                continue  # the view was removed
             composite.SetLinkedControl(shown.linked)
             if shown.background is None or _is_there(composite, shown.background):
                 composite.SetBackgroundVolumeID(shown.background)

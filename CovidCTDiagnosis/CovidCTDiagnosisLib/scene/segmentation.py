@@ -33,7 +33,7 @@ _CODES = {
     "Crazy paving": (_ABNORMAL, "99COVIDCT^CP^Crazy paving"),
     "Combined pattern": (_ABNORMAL, "99COVIDCT^CMB^Combined pattern"),
 }
-_ENTRY = "TerminologyEntry"
+_ENTRY, _MADE = "TerminologyEntry", "CovidCTDiagnosis.Made"
 CONTEXT = "CovidCTDiagnosis"
 """Of the terminology, as in Resources/Terminologies."""
 
@@ -46,7 +46,10 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     node = node_of(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
     node.SetName(f"{nodes.ct.GetName()} segmentation")
     node.CreateDefaultDisplayNodes()
-    _remove_segments(node.GetSegmentation())
+    segmentation = node.GetSegmentation()
+    for segment in _ours(segmentation):
+        segmentation.RemoveSegment(segment)
+    users = _ids(segmentation)
     node.SetReferenceImageGeometryParameterFromVolumeNode(nodes.ct)
     # Before the import, which brings labels from their own coordinates into the segmentation's.
     node.SetAndObserveTransformNodeID(nodes.ct.GetTransformNodeID())
@@ -54,20 +57,26 @@ def load_segmentation(nodes: StudyNodes) -> slicer.vtkMRMLSegmentationNode:
     for labels in (nodes.lungs, nodes.lesions):
         if not logic.ImportLabelmapToSegmentationNode(labels, node):
             continue  # nothing was found
-    _style_segments(node)
+    _style_segments(node, [segment for segment in _ids(segmentation) if segment not in users])
     # The label layer shows the same in the slice views.
     node.GetDisplayNode().SetVisibility2D(False)
     return node
 
 
-def _remove_segments(segmentation: slicer.vtkSegmentation) -> None:
-    """Those that this module made."""
-    every = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-    for segment in every:
-        entry = vtk.reference("")
-        segmentation.GetSegment(segment).GetTag(_ENTRY, entry)
-        if str(entry).startswith(f"{CONTEXT}~"):
-            segmentation.RemoveSegment(segment)
+def _ids(segmentation: slicer.vtkSegmentation) -> list[str]:
+    return [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+
+
+def _ours(segmentation: slicer.vtkSegmentation) -> list[str]:
+    """Segments that this module made; in scenes of older versions those of its terminology."""
+    tagged = [segment for segment in _ids(segmentation) if _tag(segmentation, segment, _MADE)]
+    return tagged or [s for s in _ids(segmentation) if _tag(segmentation, s, _ENTRY).startswith(f"{CONTEXT}~")]
+
+
+def _tag(segmentation: slicer.vtkSegmentation, segment: str, name: str) -> str:
+    value = vtk.reference("")
+    segmentation.GetSegment(segment).GetTag(name, value)
+    return str(value)
 
 
 def show_only_surfaces(scene: slicer.vtkMRMLScene, nodes: StudyNodes | None) -> None:
@@ -88,9 +97,12 @@ def show_only_surfaces(scene: slicer.vtkMRMLScene, nodes: StudyNodes | None) -> 
 
 
 def _lies_in(segmentation: slicer.vtkMRMLSegmentationNode, ct: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    """Whether no segment reaches out of the CT by more than a voxel; transforms are left out, as both have the same."""
-    bounds = np.zeros(6)
-    segmentation.GetSegmentation().GetBounds(bounds)
+    """Whether none of our segments reaches out of the CT by more than a voxel; both have the same transform."""
+    of_segment, segments = np.zeros(6), segmentation.GetSegmentation()
+    bounds = np.array([np.inf, -np.inf] * 3)
+    for segment in _ours(segments):
+        segments.GetSegment(segment).GetBounds(of_segment)
+        bounds[::2], bounds[1::2] = np.minimum(bounds[::2], of_segment[::2]), np.maximum(bounds[1::2], of_segment[1::2])
     ends = np.array(ct.GetImageData().GetDimensions())[:, None] * np.indices((2, 2, 2)).reshape(3, 8) - 0.5
     to_ras = ijk_to_ras(ct)
     corners = to_ras[:3, :3] @ ends + to_ras[:3, 3:]
@@ -170,17 +182,18 @@ def _side(name: str) -> int:
     return RIGHT if right and not left else LEFT if left and not right else 0
 
 
-def _style_segments(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Colours, terminology and lungs like glass; the import names segments by their colour table."""
+def _style_segments(node: slicer.vtkMRMLSegmentationNode, made: list[str]) -> None:
+    """Colours, terminology and lungs like glass for what was made; the import names segments by their colour table."""
     lungs = {label.name for label in LUNGS.values()}
     colors = {label.name: label.rgb for label in (*LUNGS.values(), *LESIONS.values())}
     segmentation = node.GetSegmentation()
-    for index in range(segmentation.GetNumberOfSegments()):
-        segment = segmentation.GetNthSegment(index)
+    for segment_id in made:
+        segment = segmentation.GetSegment(segment_id)
+        segment.SetTag(_MADE, "1")
         name = segment.GetName()
         if name in colors:
             segment.SetColor(*colors[name])
             category, kind = _CODES[name]
             segment.SetTag(_ENTRY, f"{CONTEXT}~{category}~{kind}~^^~~^^~^^")
         if name in lungs:
-            node.GetDisplayNode().SetSegmentOpacity3D(segmentation.GetNthSegmentID(index), LUNG_OPACITY_3D)
+            node.GetDisplayNode().SetSegmentOpacity3D(segment_id, LUNG_OPACITY_3D)
