@@ -42,8 +42,7 @@ def agreement(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     nodes = find_study_nodes(ct_node)
     if nodes is None:
         return INCOMPLETE
-    images = (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions)
-    if not all(on_same_grid(image, ct_node) for image in images):
+    if not all(on_same_grid(image, ct_node) for image in nodes.images):
         return CHANGED
     noted = node.GetAttribute(_VOXELS)  # scenes of older versions have none
     return CHANGED if noted and noted != voxels_state(ct_node) else PRESENT

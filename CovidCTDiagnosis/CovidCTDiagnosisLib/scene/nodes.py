@@ -51,6 +51,11 @@ class StudyNodes:
     relevance_ct: slicer.vtkMRMLScalarVolumeNode
     relevance_lesions: slicer.vtkMRMLScalarVolumeNode
 
+    @property
+    def images(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, ...]:
+        """What was found in the CT."""
+        return self.lungs, self.lesions, self.relevance_ct, self.relevance_lesions
+
 
 def add_ct(scene: slicer.vtkMRMLScene, volume: Volume, name: str = "CT") -> slicer.vtkMRMLScalarVolumeNode:
     """Add a CT to the scene, displayed in the lung window (width 1400 HU, level -500 HU).
@@ -141,10 +146,9 @@ def is_of_study(node: slicer.vtkMRMLNode | None) -> bool:
     """Whether the node was made for a CT by this module; a user's copy of such a node was not."""
     if node is None or not node.GetAttribute(ROLE):
         return False
+    itself = node.GetNodeReferenceID(_SELF)
     # Scenes of older versions know the CT alone.
-    return bool(node.GetNodeReferenceID(_SELF) or node.GetNodeReferenceID(_CT)) and (
-        node.GetNodeReferenceID(_SELF) in (None, node.GetID())
-    )
+    return bool(itself == node.GetID() if itself else node.GetNodeReferenceID(_CT))
 
 
 def study_volumes(scene: slicer.vtkMRMLScene) -> list[str]:

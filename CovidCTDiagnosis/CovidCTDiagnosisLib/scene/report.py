@@ -122,8 +122,8 @@ def kept_state(ct_node: slicer.vtkMRMLScalarVolumeNode) -> str:
     if node is None:
         return ""
     found = find_study_nodes(ct_node)
-    images = [] if found is None else [found.lungs, found.lesions, found.relevance_ct, found.relevance_lesions]
-    places = [(n.GetTransformNodeID(), ijk_to_ras(n).ravel().tolist()) for n in (ct_node, *images)]
+    volumes = [ct_node] if found is None else [ct_node, *found.images]
+    places = [(volume.GetTransformNodeID(), ijk_to_ras(volume).ravel().tolist()) for volume in volumes]
     return f"{node.GetID()} {node.GetMTime()} {image and image.GetMTime()} {places}"
 
 

@@ -53,8 +53,7 @@ def _put(study: Study, study_folder: Path, ct: slicer.vtkMRMLScalarVolumeNode) -
     kept = [*keep_analysis(ct, study.analysis), *plot_slices(ct, study)]
     note_ct(ct)
     refresh_heatmaps(nodes, explained_call(study.analysis))
-    images = [nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions]
-    _gather(ct, [*images, segmentation, *kept])
+    _gather(ct, [*nodes.images, segmentation, *kept])
     ct.Modified()  # whoever shows it has more to show now
     return nodes
 
@@ -63,8 +62,7 @@ def follow_ct(nodes: StudyNodes) -> None:
     """Move all that was found in a CT with it: it may have been put under another transform since."""
     transform = nodes.ct.GetTransformNodeID()
     segmentation = find_node(nodes.ct, SEGMENTATION, "vtkMRMLSegmentationNode")
-    images = (nodes.lungs, nodes.lesions, nodes.relevance_ct, nodes.relevance_lesions)
-    for node in (*images, segmentation, *heatmaps_of(nodes.ct)):
+    for node in (*nodes.images, segmentation, *heatmaps_of(nodes.ct)):
         if node is not None and node.GetTransformNodeID() != transform:
             node.SetAndObserveTransformNodeID(transform)
 
