@@ -66,16 +66,14 @@ def _plates(options: argparse.Namespace) -> None:
 
 
 def _require_its_ct(study: Path, ct: Any) -> None:
-    """Refuse a CT of other voxels than those that were analyzed, be it on the same grid, with an InputError."""
+    """Refuse other voxels on the grid of those that were analyzed (InputError); who draws refuses other grids."""
     from ..ct.orientation import on_grid_of
     from ..ct.write import digest
     from ..study import read_study
 
     read = read_study(study)
     placed = on_grid_of(ct, read.grid)  # another file of the CT may store it in another order
-    if placed is None:
-        raise InputError(f"The study {study} is not on the grid of this CT.", "Give the CT that was analyzed.")
-    if digest(placed) != read.analysis["input"]["sha256"]:
+    if placed is not None and digest(placed) != read.analysis["input"]["sha256"]:
         raise InputError(f"The study {study} is of another CT than this.", "Give the CT that was analyzed.")
 
 

@@ -91,14 +91,15 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
     """All image series among the files of folder `name`, in a fixed order, numbered from 1.
 
     Raises:
-        InputError: no files, no DICOM images, a damaged CT image, or one that was cut off beside others.
+        InputError: no files, no DICOM images, a damaged CT image, or one beside others that was cut off or is a link
+            that leads nowhere.
     """
     groups: dict[tuple[str, bool], dict[tuple[str, bytes], SliceHeader]] = {}
-    suffixes, kinds, cut_off = set(), set(), {}
+    suffixes, kinds, cut_off, lost = set(), set(), {}, {}
     for path in files:
         suffixes.add(path.suffix.lower())
         if not path.exists():
-            cut_off[_kind_of(path)] = path  # a link that leads nowhere
+            lost[_kind_of(path)] = path
             continue
         found = read_header(path) if may_be_dicom(path) else None
         if found is None and _looks_cut_off(path):
@@ -111,12 +112,11 @@ def find_series(files: Iterable[Path], name: str) -> list[Series]:
             if first is not found and not _is_copy(found, first):
                 uid, position = found.key
                 images[f"{uid} {path}", position] = found
-    for kind in sorted(cut_off if not groups else kinds & cut_off.keys()):
-        if not cut_off[kind].exists():
-            name = readable(cut_off[kind].name)
-            raise InputError(f"{name} is a link that leads nowhere.", "Fetch the files, or remove the link.")
-        if groups:
-            raise unreadable(cut_off[kind].name)
+    for kind in sorted(kinds & lost.keys() if groups else lost):
+        name = readable(lost[kind].name)
+        raise InputError(f"{name} is a link that leads nowhere.", "Fetch the files, or remove the link.")
+    for kind in sorted(kinds & cut_off.keys()):
+        raise unreadable(cut_off[kind].name)
     if not suffixes:
         raise InputError(f"The folder {name} is empty.", "Check the path.")
     if not groups and suffixes.intersection(PICTURE_SUFFIXES):

@@ -170,19 +170,24 @@ def _is_other_object(head: bytes) -> bool:
 
 def _unreadable_image(path: Path, error: RuntimeError) -> CovidCTError:
     """The error for an image that is damaged, or compressed in a way that ITK's reader does not know."""
-    found = re.search(rb"\x02\x00\x10\x00UI..([\d.]+)", head_of(path), re.DOTALL)
-    if found and found[1].startswith(_COMPRESSED) and found[1].removeprefix(_COMPRESSED) not in _READ_COMPRESSED:
+    syntax = _compressed_by(path)
+    if syntax and syntax.removeprefix(_COMPRESSED) not in _READ_COMPRESSED:
         return InputError(
-            f"{path.name} is compressed in a way that cannot be read ({found[1].decode()}).",
+            f"{path.name} is compressed in a way that cannot be read ({syntax.decode()}).",
             "Export the series again without compression.",
         )
     return unreadable(path.name, error)
 
 
+def _compressed_by(path: Path) -> bytes:
+    """The transfer syntax of an image that is compressed as JPEG or later, else empty."""
+    found = re.search(rb"\x02\x00\x10\x00UI..([\d.]+)", head_of(path), re.DOTALL)
+    return found[1] if found and found[1].startswith(_COMPRESSED) else b""
+
+
 def _breaks_off(path: Path) -> bool:
     """Whether a compressed image ends in nothing, as a copy that was stopped leaves it: ITK reads some of these."""
-    syntax = re.search(rb"\x02\x00\x10\x00UI..([\d.]+)", head_of(path), re.DOTALL)
-    if syntax is None or not syntax[1].startswith(_COMPRESSED):
+    if not _compressed_by(path):
         return False
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - _NOTHING_BYTES, 0))

@@ -69,10 +69,14 @@ def _on_grid(mask: Volume, ct: Volume, warn: Callable[[str], None]) -> Volume:
         warn("The lung mask given does not say where it lies: its voxels are taken to be those of the CT, one by one.")
         return ct.with_voxels(mask.voxels)
     found = resample_labels(mask, ct)
-    ml, found_ml = (np.count_nonzero(v.voxels) * float(np.prod(v.spacing)) / 1000 for v in (mask, found))
+    ml, found_ml = _ml(mask), _ml(found)
     if found_ml and found_ml < _MOST_INSIDE * ml:
         warn(f"Of the lung mask given, {ml - found_ml:.0f} of {ml:.0f} ml lie outside the CT: check that it is of it.")
     return found
+
+
+def _ml(labels: Volume) -> float:
+    return np.count_nonzero(labels.voxels) * float(np.prod(labels.spacing)) / 1000
 
 
 def _checked_sides(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> np.ndarray:
@@ -100,7 +104,7 @@ def _contact(labels: np.ndarray) -> float:
 
 
 def _check(labels: np.ndarray, axial: Volume, warn: Callable[[str], None]) -> None:
-    ml = np.count_nonzero(labels) * float(np.prod(axial.spacing)) / 1000
+    ml = _ml(axial.with_voxels(labels))
     if ml < _LEAST_ML:
         raise InputError(f"The lung mask holds {ml:.1f} ml of this CT only.", _GIVE_LUNGS)
     mean = float(axial.voxels[labels > 0].mean())

@@ -36,25 +36,30 @@ def agreement(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     """
     if ct_node is None or ct_node.GetScene() is None:
         return ABSENT
+    return _compare(ct_node, find_study_nodes(ct_node), kept_analysis(ct_node))
+
+
+def present_study(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> tuple[StudyNodes, dict[str, Any]] | None:
+    """Nodes and analysis of a CT as it is now, or None."""
+    if ct_node is None or ct_node.GetScene() is None:
+        return None
+    nodes, analysis = find_study_nodes(ct_node), kept_analysis(ct_node)
+    if nodes is None or analysis is None or _compare(ct_node, nodes, analysis) != PRESENT:
+        return None
+    return nodes, analysis
+
+
+def _compare(ct_node: slicer.vtkMRMLScalarVolumeNode, nodes: StudyNodes | None, analysis: dict[str, Any] | None) -> str:
+    """See ``agreement``."""
     node = analysis_node(ct_node)
-    if node is None or kept_analysis(ct_node) is None:
+    if node is None or analysis is None:
         return ABSENT
-    nodes = find_study_nodes(ct_node)
     if nodes is None:
         return INCOMPLETE
     if not all(on_same_grid(image, ct_node) for image in nodes.images):
         return CHANGED
     noted = node.GetAttribute(_VOXELS)  # scenes of older versions have none
     return CHANGED if noted and noted != voxels_state(ct_node) else PRESENT
-
-
-def present_study(ct_node: slicer.vtkMRMLScalarVolumeNode | None) -> tuple[StudyNodes, dict[str, Any]] | None:
-    """Nodes and analysis of a CT as it is now, or None."""
-    if agreement(ct_node) != PRESENT:
-        return None
-    nodes, analysis = find_study_nodes(ct_node), kept_analysis(ct_node)
-    assert nodes is not None and analysis is not None
-    return nodes, analysis
 
 
 def analyzed_grid(ct_node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:

@@ -158,8 +158,7 @@ def lungs_of(
 
 
 def _lung_segments(node: slicer.vtkMRMLSegmentationNode) -> list[str]:
-    segmentation = node.GetSegmentation()
-    every = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    every = _ids(node.GetSegmentation())
     named = [segment for segment in every if _is_lung(_name(node, segment))]
     sides = {segment: side for segment in named if (side := _side(_name(node, segment)))}
     if set(sides.values()) == {RIGHT, LEFT}:

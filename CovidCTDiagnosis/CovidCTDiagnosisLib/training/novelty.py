@@ -76,8 +76,9 @@ def fit_novelty(
     """
     features = Novelty.features(averages).double().numpy()
     scans = np.arange(len(features)).reshape(-1, rows_a_scan)
-    numbers = {patient: n for n, patient in enumerate(dict.fromkeys(patients or map(str, range(len(scans)))))}
-    of_scan = np.array([numbers[patient] for patient in patients or map(str, range(len(scans)))])
+    names = patients or [str(n) for n in range(len(scans))]
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    of_scan = np.array([numbers[name] for name in names])
     distances = []
     for left_out in np.array_split(np.arange(len(numbers)), BLOCKS):
         block = scans[np.isin(of_scan, left_out)].ravel()
