@@ -15,8 +15,8 @@ import torch
 from CovidCTDiagnosisLib.__main__ import main
 from CovidCTDiagnosisLib.bundle import open_bundle, revise_bundle
 from CovidCTDiagnosisLib.ct import Volume, write_image
-from CovidCTDiagnosisLib.ct.files import files_of
 from CovidCTDiagnosisLib.ct.slice_images import hu_to_grey, write_png
+from CovidCTDiagnosisLib.ct.text_header import files_of
 from CovidCTDiagnosisLib.errors import InputError
 from CovidCTDiagnosisLib.evaluation.predictions import read_predictions
 from CovidCTDiagnosisLib.pipeline.models import Models
@@ -480,3 +480,8 @@ def test_the_files_of_a_pattern_belong_to_the_scan(tmp_path: Path, absolute: boo
     assert [path.name for path in files_of(header)] == ["ct.nhdr", "slice001.raw", "slice002.raw"]
     header.write_text("NRRD0004\nencoding: raw\n\nvoxels")
     assert files_of(header) == [header]
+    header = header.rename(tmp_path / "ct.mha")
+    header.write_text("ObjectType = Image\nElementDataFile = LIST\nslice002.raw\nslice010.raw\n")
+    assert [path.name for path in files_of(header)] == ["ct.mha", "slice002.raw", "slice010.raw"]
+    header.write_text("ObjectType = Image\nElementDataFile = slice001.raw")
+    assert [path.name for path in files_of(header)] == ["ct.mha", "slice001.raw"]

@@ -8,9 +8,10 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import files_of, head_of, unreadable
+from .files import unreadable
+from .text_header import TextHeader, files_of, read_text_header
 
-_HEADER_BYTES, _CHUNK_BYTES = 1 << 16, 1 << 20
+_CHUNK_BYTES = 1 << 20
 _AUTO, _GZIP = 47, b"\x1f\x8b"
 """zlib or gzip, as the stream begins; of gzip several may follow one another."""
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
@@ -28,8 +29,8 @@ def require_sound_data(path: Path) -> None:
     Raises:
         InputError: they are damaged, or not as many as the header says.
     """
-    header = head_of(path, _HEADER_BYTES)
-    found = _of_nrrd(path, header) if header.startswith(b"NRRD") else _of_meta_image(path, header)
+    header = read_text_header(path)
+    found = _of_nrrd(path, header) if header.is_nrrd else _of_meta_image(path, header)
     if found is None:
         return
     try:
@@ -55,46 +56,40 @@ class _Data(NamedTuple):
     most: int | None = None
 
 
-def _of_nrrd(path: Path, header: bytes) -> _Data | None:
+def _of_nrrd(path: Path, header: TextHeader) -> _Data | None:
     """Gzip-compressed voxels; None where they are not, or begin elsewhere."""
-    end = re.search(rb"\r?\n\r?\n", header)
-    text = (header[: end.start()] if end else header).decode("utf-8", "replace").replace("\r\n", "\n")
-    fields = {key.lower(): value.strip() for key, value in re.findall(r"^([^:#\n]+):(?!=)(.*)$", text, re.MULTILINE)}
+    fields = header.fields
     if fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return None
-    if any(fields.get(skip, "0") != "0" for skip in ("line skip", "lineskip", "byte skip", "byteskip")):
+    if any(fields.get(skip, "0") != "0" for skip in ("lineskip", "byteskip")):
         return None
     width = next((size for names, size in _NRRD_BYTES if re.fullmatch(names, fields.get("type", "").lower())), None)
-    counts = [int(n) for n in re.findall(r"\d+", fields.get("sizes", ""))]
-    size = width * math.prod(counts) if width and counts else None
-    return _place(path, end.end() if end else None, size, detached="data file" in fields or "datafile" in fields)
+    return _place(path, header, _size(width, fields.get("sizes", "")))
 
 
-def _of_meta_image(path: Path, header: bytes) -> _Data | None:
+def _of_meta_image(path: Path, header: TextHeader) -> _Data | None:
     """The same of a MetaImage file."""
-    end = re.search(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*?\n", header, re.MULTILINE)
-    if end is None:
+    fields = header.fields
+    if fields.get("CompressedData", "").lower() != "true" or fields.get("HeaderSize", "0") not in ("0", "-1"):
         return None
-    text = header[: end.start()].decode("utf-8", "replace")
-    fields = {key.lower(): value.strip() for key, value in re.findall(r"^\s*(\w+)\s*=(.*)$", text, re.MULTILINE)}
-    if fields.get("compresseddata", "").lower() != "true":
+    width = _META_BYTES.get(re.sub(r"^MET_U?", "", fields.get("ElementType", "")))
+    channels = fields.get("ElementNumberOfChannels", "1")
+    size = _size(width, f"{channels} {fields.get('DimSize', '')}") if channels.isdecimal() else None
+    found = _place(path, header, size)
+    if found is None:
         return None
-    width = _META_BYTES.get(re.sub(r"^MET_U?", "", fields.get("elementtype", "")))
-    counts = [int(n) for n in re.findall(r"\d+", fields.get("dimsize", ""))]
-    channels = fields.get("elementnumberofchannels", "1")
-    size = width * int(channels) * math.prod(counts) if width and counts and channels.isdecimal() else None
-    if fields.get("headersize", "0") not in ("0", "-1"):
-        return None  # they begin elsewhere
-    most = fields.get("compresseddatasize", "")
-    if end[1] == b"LOCAL":
-        return _Data(path, end.end(), size, int(most) if most.isdecimal() else 0)
-    found = _place(path, end.end(), size, detached=True)
-    return found._replace(most=int(most)) if found and most.isdecimal() else found
+    most = fields.get("CompressedDataSize", "" if header.data else "0")
+    return found._replace(most=int(most)) if most.isdecimal() else found
 
 
-def _place(path: Path, offset: int | None, size: int | None, detached: bool) -> _Data | None:
-    if not detached:
-        return None if offset is None else _Data(path, offset, size)
+def _size(width: int | None, counts: str) -> int | None:
+    numbers = [int(number) for number in re.findall(r"\d+", counts)]
+    return width * math.prod(numbers) if width and numbers else None
+
+
+def _place(path: Path, header: TextHeader, size: int | None) -> _Data | None:
+    if not header.data:
+        return None if header.end is None else _Data(path, header.end, size)
     others = [file for file in files_of(path) if file != path]
     return _Data(others[0], 0, size) if len(others) == 1 else None
 

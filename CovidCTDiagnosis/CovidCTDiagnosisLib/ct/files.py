@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -38,28 +37,6 @@ def files_below(folder: Path, broken_links: bool = False) -> Iterator[Path]:
         seen.add(here.resolve())
         found += [here / file for file in names if not is_left_by_file_manager(file)]
     return (path for path in sorted(found) if path.is_file() or (broken_links and not path.exists()))
-
-
-def files_of(path: Path) -> list[Path]:
-    """A scan's file and those that it names as holding its voxels (MetaImage and NRRD headers), in a fixed order."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return [path]
-    text = head_of(path, 1 << 20).decode("utf-8", "surrogateescape")
-    found = re.search(r"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*(\S.*?)\s*$(.*)", text, re.M | re.S | re.I)
-    if found is None:
-        return [path]
-    listed = found[1].upper().startswith("LIST")
-    # A pattern, "slice%03d.raw 1 133 1", stands for all that fit it.
-    names = found[2].split("\n") if listed else [re.sub(r"%\d*d", "*", found[1].split(" ")[0]), found[1]]
-    data = {file for name in names if name.strip() for file in _named(path.parent, name.strip())}
-    return [path, *sorted(data - {path})]
-
-
-def _named(folder: Path, name: str) -> list[Path]:
-    if "*" in name:
-        pattern = folder / name
-        return [file for file in pattern.parent.glob(pattern.name) if file.is_file()]
-    return [folder / name] if (folder / name).is_file() else []
 
 
 def head_of(path: Path, length: int = 1024) -> bytes:

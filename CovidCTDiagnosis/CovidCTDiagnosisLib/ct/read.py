@@ -19,7 +19,6 @@ from .files import (
     PICTURE_SUFFIXES,
     compact,
     files_below,
-    head_of,
     is_spacing,
     itk_name,
     no_spacing,
@@ -30,6 +29,7 @@ from .files import (
 )
 from .nifti_header import is_compressed, is_nifti, require_sound_nifti, says_orientation
 from .orientation import straightened
+from .text_header import read_text_header
 from .volume import Volume
 
 
@@ -131,11 +131,11 @@ def _says_orientation(path: Path) -> bool:
     """Whether the file says how the patient lies, and once; the readers take LPS axes where it does not."""
     if is_nifti(path):
         return says_orientation(path)
-    header = head_of(path, 1 << 16)
-    if header.startswith(b"NRRD"):
+    header = read_text_header(path)
+    if header.is_nrrd:
         # Other spaces than a patient's own do not say which side is which.
-        return re.search(rb"^space:\s*(?:left-|right-|[LR][AP]S)", header, re.MULTILINE | re.IGNORECASE) is not None
-    return re.search(rb"^\s*(?:TransformMatrix|Rotation|Orientation)\s*=", header, re.MULTILINE) is not None
+        return re.match(r"left-|right-|[LR][AP]S", header.fields.get("space", ""), re.IGNORECASE) is not None
+    return not header.fields.keys().isdisjoint(("TransformMatrix", "Rotation", "Orientation"))
 
 
 def _is_image_file(path: Path) -> bool:
@@ -154,26 +154,22 @@ def _require_scalar_volume(reader: sitk.ImageFileReader, name: str) -> None:
 
 def _require_spacing(path: Path) -> None:
     """The NRRD and MetaImage readers take 1 mm for a missing spacing, and drop a minus sign."""
-    header = head_of(path, 1 << 16)
-    if header.startswith(b"NRRD"):
-        header = header.replace(b"\r\n", b"\n").split(b"\n\n")[0]
-        found = re.search(rb"^(?:spacings|space directions):=?(.*)$", header, re.MULTILINE)
-        vectors = re.findall(rb"\(([^)]*)\)", found[1]) if found else []
-        steps = [math.hypot(*_numbers(vector)) for vector in vectors] or _numbers(found[1] if found else b"")
-    else:
-        header = header.split(b"ElementDataFile")[0]
-        found = re.search(rb"^\s*Element(?:Spacing|Size)\s*=(.*)$", header, re.MULTILINE)
-        steps = _numbers(found[1] if found else b"")
+    fields = read_text_header(path).fields
+    vectors = re.findall(r"\(([^)]*)\)", fields.get("spacedirections", ""))
+    stated = ("spacings", "spacedirections", "ElementSpacing", "ElementSize")
+    steps = [math.hypot(*_numbers(vector)) for vector in vectors] or _numbers(
+        next((fields[name] for name in stated if name in fields), "")
+    )
     if not steps or not all(is_spacing(step) for step in steps):
         raise no_spacing(path.name)
 
 
-def _numbers(text: bytes) -> list[float]:
+def _numbers(text: str) -> list[float]:
     """NaN for a word that is no number; NRRD's ``none`` stands for an axis without one."""
-    return [_number(word) for word in re.split(rb"[\s,]+", text.strip()) if word not in (b"", b"none")]
+    return [_number(word) for word in re.split(r"[\s,]+", text.strip()) if word not in ("", "none")]
 
 
-def _number(word: bytes) -> float:
+def _number(word: str) -> float:
     try:
         return float(word)
     except ValueError:

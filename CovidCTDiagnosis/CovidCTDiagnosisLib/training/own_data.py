@@ -21,7 +21,8 @@ import numpy as np
 
 from ..ct import Volume, check_chest_ct, read_image, read_scan, to_axial
 from ..ct.dicom_header import patient_id
-from ..ct.files import IMAGE_SUFFIXES, as_int16, files_below, files_of
+from ..ct.files import IMAGE_SUFFIXES, as_int16, files_below
+from ..ct.text_header import files_of
 from ..errors import CovidCTError, InputError
 from ..folders import replaced_file
 from ..networks import LESION_CLASSES

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from ..ct import read_scan
 from ..ct.dicom_header import may_be_dicom, patient_id
-from ..ct.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, files_below, files_of, readable
+from ..ct.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, files_below, readable
 from ..ct.slice_images import read_slice_folder
+from ..ct.text_header import files_of
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
 from ..pipeline.models import Models

@@ -17,10 +17,11 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from ..ct.files import PICTURE_SUFFIXES, as_int16, files_below, files_of
+from ..ct.files import PICTURE_SUFFIXES, as_int16, files_below
 from ..ct.orientation import to_axial
 from ..ct.read import read_image, read_scan
 from ..ct.slice_images import grey_to_hu
+from ..ct.text_header import files_of
 from ..ct.windows import LUNG_WINDOW, Window
 from ..errors import InputError
 from ..pipeline.diagnosis import ClassifierInput
