@@ -103,7 +103,11 @@ def _check_beside(picture: Path, study: Path) -> None:
 
 
 def picture_maker() -> Callable[[Path, Any, Path], None]:
-    """The function that draws contact sheets; asked for before the long work starts."""
+    """The function that draws contact sheets; asked for before the long work starts.
+
+    Raises:
+        UsageError: the packages that draw are not installed.
+    """
     try:
         from ..scene.contact_sheet import contact_sheet
     except ImportError as error:

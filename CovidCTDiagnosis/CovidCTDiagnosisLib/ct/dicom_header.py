@@ -146,7 +146,12 @@ def _patient_of(path: Path) -> str | None:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """One slice in HU (J, I): stored values times slope plus intercept, int16 or float32."""
+    """One slice in HU (J, I): stored values times slope plus intercept, int16 or float32.
+
+    Raises:
+        InputError: its image is damaged, or packed in a way that is not read.
+        ResourceError: there is not enough memory.
+    """
     try:
         with quiet():
             image = _dicom_reader(path).Execute()

@@ -49,7 +49,11 @@ def says_orientation(path: Path) -> bool:
 
 
 def require_sound_nifti(path: Path) -> None:
-    """Look for what the NIfTI reader hides: it reads missing data and NaN as 0, a missing spacing as 1."""
+    """Look for what the NIfTI reader hides: it reads missing data and NaN as 0, a missing spacing as 1.
+
+    Raises:
+        InputError: there is such a fault, or the file is NIfTI-2.
+    """
     damaged = InputError(f"{path.name} cannot be read: it is damaged or incomplete.", COPY_AGAIN)
     try:
         with _opened(path) as file:

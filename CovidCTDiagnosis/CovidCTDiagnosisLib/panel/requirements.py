@@ -119,6 +119,9 @@ def remove_downloads(settings: Any, user: User, installer: Installer) -> str:
 
     Returns:
         What was done, one sentence.
+
+    Raises:
+        UsageError: pip could not remove the packages.
     """
     packages = _installed(settings)
     folders = [folder for folder in (cache_folder() / name for name in CACHED) if folder.is_dir()]
