@@ -19,12 +19,12 @@ from rich.table import Table
 from ..bundle import open_bundle
 from ..ct.regrid import bounding_region
 from ..ct.volume import Volume
-from ..networks import LESION_CLASSES
+from ..networks import CRAZY_PAVING, LESION_CLASSES
 from ..pipeline.compute import choose_device
 from ..pipeline.lesions import segment_lesions
 from ..pipeline.memory import tune_allocator
 from ..pipeline.models import Models
-from ..training.planting import CRAZY_PAVING, plant_lesions
+from ..training.planting import plant_lesions
 from ..training.sources import Case, read_lesion_slices
 from .metrics import dice
 from .sample_ct import read_sample_ct

@@ -10,10 +10,14 @@ from .efficientnet import EfficientNetLite0
 from .encoder import GatedEncoder, convolution_branch
 from .novelty import Novelty
 from .unet2d import UNet2D, UNet2DEnsemble, make_2ds
-from .unet3d import LESION_CLASSES, UNet3D
+from .unet3d import COMBINED, CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, LESION_CLASSES, UNet3D
 
 __all__ = [
+    "COMBINED",
+    "CONSOLIDATION",
+    "CRAZY_PAVING",
     "CVAE",
+    "GROUND_GLASS",
     "LESION_CLASSES",
     "CVAEOutput",
     "DeepMedic",

@@ -18,6 +18,7 @@ LESION_CLASSES = (
     "crazy paving",
     "combined pattern",
 )
+GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED = range(1, len(LESION_CLASSES))
 
 
 def _level(inputs: int, outputs: int, kernel: int | tuple[int, int, int]) -> nn.Sequential:

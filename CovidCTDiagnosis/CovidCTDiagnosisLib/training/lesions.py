@@ -23,14 +23,23 @@ from torch.nn import functional as F
 
 from ..ct.regrid import Triple
 from ..ct.windows import LUNG_WINDOW, scale
-from ..networks import EfficientNetLite0, UNet2DEnsemble, UNet3D, make_2ds
+from ..networks import (
+    COMBINED,
+    CONSOLIDATION,
+    CRAZY_PAVING,
+    GROUND_GLASS,
+    EfficientNetLite0,
+    UNet2DEnsemble,
+    UNet3D,
+    make_2ds,
+)
 from ..pipeline.compute import channels_last
 from .augment import random_contrast, random_flip, random_grid, random_scanner, random_turn, random_window, sample
 from .chests import pick_chest, read_chests
 from .imagenet_weights import pretrained_contracting_path
 from .loop import Hardware, Recipe, Steps, fit_in_stages, seeded
 from .lung_labels import aerated_lungs, lesions_of_lungs
-from .planting import COMBINED, CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS, KINDS, lesion_shape, plant_lesions
+from .planting import KINDS, lesion_shape, plant_lesions
 from .sources import UNKNOWN_LESION, Case, read_covid_slices, read_lesion_slices
 
 LesionNetwork = Literal["involvement", "lesions"]

@@ -15,7 +15,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch.nn import functional as F
 
-GROUND_GLASS, CONSOLIDATION, CRAZY_PAVING, COMBINED = 1, 2, 3, 4
+from ..networks import COMBINED, CONSOLIDATION, CRAZY_PAVING, GROUND_GLASS
+
 MASK_SIZE = (64, 96)
 """Rows and columns that real masks are kept at."""
 MASK_SLICES_MM = (1.5, 4.0)
