@@ -124,6 +124,17 @@ def test_a_run_folder_that_was_moved_goes_on_from_its_last_checkpoint(tmp_path: 
     assert [p.name for p in (tmp_path / "moved").glob("last*")] == ["last.ckpt"]
 
 
+def test_a_checkpoint_that_a_kill_cut_off_costs_nothing(tmp_path: Path) -> None:
+    """Lightning keeps two, and moves one after the other into place."""
+    with pytest.raises(Killed):
+        fit(Watched(dies_at=6), tmp_path)
+    last = tmp_path / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    run = Watched()
+    fit(run, tmp_path)
+    assert min(run.seen) == 4
+
+
 class Hostile:
     """Pickled, it writes a file where it is read as a pickle."""
 
@@ -142,7 +153,7 @@ def test_a_checkpoint_that_is_none_runs_no_code_and_is_named(tmp_path: Path, hos
         torch.save({"state_dict": Hostile(written)}, checkpoint)
     else:
         checkpoint.write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"last\.ckpt cannot be read.*Delete it"):
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be read.*Delete the folder"):
         fit(Watched(), checkpoint.parent)
     assert not written.exists()
     if hostile:

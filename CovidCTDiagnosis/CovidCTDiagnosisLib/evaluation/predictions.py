@@ -33,7 +33,7 @@ from ..tables import Row, Splits, read_rows, require_columns
 
 NAMES = ("series", "scan")
 ROUNDED = 1e-4
-"""Half of a table's last digit, and some more: so near the threshold a label says nothing."""
+"""Half of a table's last digit, and some more: so near the threshold only the label tells what was called."""
 SMALLEST = 1e-4
 """Probabilities closer to 0 or 1 than this are not told apart in a table."""
 CALLS = {"covid-19": True, "not covid-19": False}
@@ -74,6 +74,12 @@ class Prediction:
     called: bool | None = None
     warned: bool = False
     bundle: str = ""
+
+    def is_called(self, threshold: float) -> bool:
+        """Whether this threshold calls it COVID-19; what the table calls it counts where rounding hides that."""
+        if self.called is not None and abs(self.probability - threshold) <= ROUNDED:
+            return self.called
+        return self.probability >= threshold
 
     @property
     def is_training(self) -> bool:
@@ -151,8 +157,7 @@ class Predictions:
     def require_called_at(self, threshold: float) -> None:
         """Raise InputError if a label of the table is not what this threshold gives."""
         for scan in self.scans:
-            near = abs(scan.probability - threshold) <= ROUNDED
-            if scan.called is not None and not near and scan.called != (scan.probability >= threshold):
+            if scan.called is not None and scan.called != scan.is_called(threshold):
                 raise InputError(
                     f"The predictions are of another bundle: this one's threshold is {threshold:.3f}, but a scan of "
                     f"probability {scan.probability:g} is labelled {'' if scan.called else 'not '}COVID-19.",

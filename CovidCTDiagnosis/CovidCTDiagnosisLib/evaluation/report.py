@@ -86,7 +86,7 @@ def report(
 
 
 def _confusion(scans: Sequence[Prediction], threshold: float) -> Confusion:
-    return Confusion.of(np.array([s.probability >= threshold for s in scans]), np.array([s.covid for s in scans]))
+    return Confusion.of(np.array([s.is_called(threshold) for s in scans]), np.array([s.covid for s in scans]))
 
 
 def _facts(predictions: Predictions, threshold: float, learned: int) -> str:
@@ -232,7 +232,7 @@ def _examples(scans: Sequence[Prediction], threshold: float, pictures: Path | No
     known = {path.stem: path for path in pictures.glob("*.png")} if pictures else {}
     parts = ["<h2>Examples</h2>"]
     for title, covid, called in _CALLS:
-        chosen = [s for s in scans if s.covid == covid and (s.probability >= threshold) == called]
+        chosen = [s for s in scans if s.covid == covid and s.is_called(threshold) == called]
         chosen = sorted(chosen, key=lambda s: s.probability, reverse=called)[:EXAMPLES]
         parts.append(f"<h3>{title}</h3>")
         if not chosen:

@@ -57,7 +57,12 @@ class _SliceTarget(NamedTuple):
     other_name: str
     anchors: str
 
+    def overlaps(self, scores: Sequence[SliceScore], statistic: Statistic) -> list[Overlap]:
+        """What a statistic is of: pooled of all slices, a mean of those in which there is something to find."""
+        return overlaps_of(scores, self.overlap, unmarked=statistic in _POOLED)
 
+
+_POOLED = (pooled_dice, pooled_sensitivity)
 _PLAIN_UNET = (
     "a plain 2-D U-Net (1.9 M parameters, 256×256, strong augmentation, machine masks as a third of the batches, "
     "50 minutes on two cores)"
@@ -96,7 +101,7 @@ _SLICE_TARGETS = (
         mean_dice,
         "mean over slices that have it",
         pooled_dice,
-        "pooled over pixels",
+        "pooled over pixels of all",
         "Semi-Inf-Net with multi-class head 0.624; that plain U-Net 0.563; Tilborghs 2020 in 3-D 0.523",
     ),
     _SliceTarget(
@@ -106,7 +111,7 @@ _SLICE_TARGETS = (
         mean_dice,
         "mean over slices that have it",
         pooled_dice,
-        "pooled over pixels",
+        "pooled over pixels of all",
         "Semi-Inf-Net with multi-class head 0.458; that plain U-Net 0.510; Tilborghs 2020 in 3-D 0.369",
     ),
 )
@@ -123,9 +128,16 @@ def table(results: Results) -> list[Row]:
     ]
 
 
-def overlaps_of(scores: Sequence[SliceScore], name: str) -> list[Overlap]:
-    """One overlap of every slice on which the expert marked something for it."""
-    return [s.overlaps[name] for s in scores if name in s.overlaps and s.overlaps[name].expert]
+def overlaps_of(scores: Sequence[SliceScore], name: str, unmarked: bool = False) -> list[Overlap]:
+    """One overlap of every slice on which the expert marked something for it.
+
+    Args:
+        scores: of slices.
+        name: of what is looked for.
+        unmarked: also of slices on which nothing is to be found: pooled, what was found there counts as wrong.
+    """
+    overlaps = [s.overlaps[name] for s in scores if name in s.overlaps]
+    return [overlap for overlap in overlaps if unmarked or overlap.expert]
 
 
 def _verdict(value: float, target: float, good: Callable[[float, float], bool] = operator.ge) -> str:
@@ -178,12 +190,13 @@ def _agreement_row(ct: CtScore, key: str, name: str, target: float) -> Row:
 
 
 def _slice_row(target: _SliceTarget, folds: Sequence[SliceScore]) -> Row:
-    with_masks = overlaps_of([s for s in folds if s.machine_masks], target.overlap)
+    with_masks = [s for s in folds if s.machine_masks]
     measured, beside, verdict = NOT_MEASURED, "", NOT_MEASURED
-    if with_masks:
-        found = bootstrap_images(with_masks, target.main)
-        measured = f"{interval_text(found)} {target.main_name} ({len(with_masks)})"
-        beside = f"{interval_text(bootstrap_images(with_masks, target.other))} {target.other_name}"
+    if overlaps := target.overlaps(with_masks, target.main):
+        found = bootstrap_images(overlaps, target.main)
+        measured = f"{interval_text(found)} {target.main_name} ({len(overlaps)})"
+        other = bootstrap_images(target.overlaps(with_masks, target.other), target.other)
+        beside = f"{interval_text(other)} {target.other_name}"
         verdict = _verdict(found.value, target.target)
     return Row(
         target.what,
@@ -198,5 +211,5 @@ def _slice_row(target: _SliceTarget, folds: Sequence[SliceScore]) -> Row:
 
 
 def _without_machine_masks(target: _SliceTarget, folds: Sequence[SliceScore]) -> str:
-    overlaps = overlaps_of([s for s in folds if not s.machine_masks], target.overlap)
+    overlaps = target.overlaps([s for s in folds if not s.machine_masks], target.main)
     return interval_text(bootstrap_images(overlaps, target.main)) if overlaps else NOT_MEASURED

@@ -33,7 +33,7 @@ STEPS_PER_EPOCH = 50
 VALIDATION_LOSS = "check_loss"
 """Its name in files, which runs that were stopped go on from."""
 VALIDATION_BATCHES = 10
-BEST, LAST = "best.safetensors", "last.ckpt"
+BEST, LAST, SPARE = "best.safetensors", "last.ckpt", "checkpoint.ckpt"
 PATIENCE = 8
 """Epochs without improvement on what is kept for early stopping."""
 
@@ -245,7 +245,8 @@ def fit(recipe: Recipe, run: Path, hardware: Hardware | None = None) -> nn.Modul
         InputError: the run folder's checkpoint cannot be read.
     """
     finished = run / f"averaged-{recipe.steps}.safetensors"
-    if not finished.exists() and _has_stopped(_read_checkpoint(run / LAST)):
+    latest = None if finished.exists() else _latest_checkpoint(run)
+    if latest and _has_stopped(_read_checkpoint(latest)):
         # Killed before this was written. Every process writes the same.
         recipe.network.load_state_dict(load_file(run / BEST))
         _write(recipe.network, finished)
@@ -295,7 +296,9 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         logger=CSVLogger(run, name="log", version=0),
         callbacks=[
             # Without counted names, as a run folder that was moved would never get past its first checkpoint.
-            ModelCheckpoint(run, filename="checkpoint", save_last=True, every_n_epochs=1, enable_version_counter=False),
+            ModelCheckpoint(
+                run, filename=Path(SPARE).stem, save_last=True, every_n_epochs=1, enable_version_counter=False
+            ),
             RichProgressBar(),
             *average,
             *stop,
@@ -305,9 +308,8 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
     )
-    last = run / LAST
     try:
-        trainer.fit(recipe, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(recipe, ckpt_path=_latest_checkpoint(run), weights_only=True)
     except SystemExit:
         raise Cancelled() from None
     if trainer.interrupted:
@@ -318,21 +320,41 @@ def _train(recipe: Recipe, run: Path, hardware: Hardware) -> lightning.Trainer:
     return trainer
 
 
+def _latest_checkpoint(run: Path) -> Path | None:
+    """The last checkpoint that is whole; None where there is none yet.
+
+    Lightning writes the spare one first and moves each into place, which from another disk is no single step: a kill
+    may damage one of them.
+
+    Raises:
+        InputError: none can be read.
+    """
+    there = [path for path in (run / LAST, run / SPARE) if path.exists()]
+    for path in there:
+        try:
+            _read_checkpoint(path)
+        except InputError:
+            if path == there[-1]:
+                raise
+        else:
+            return path
+    return None
+
+
 def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint holds: numbers and no code. Empty where there is none yet.
+    """What a checkpoint holds: numbers and no code.
 
     Not to be kept: Windows cannot replace a file that is mapped.
 
     Raises:
         InputError: it is damaged, or something else.
     """
-    if not checkpoint.exists():
-        return {}
     try:
         found: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(
-            f"The checkpoint {checkpoint} cannot be read.", "Delete it; the training then starts at its first step."
+            f"The checkpoint {checkpoint} cannot be read.",
+            "Delete the folder's .ckpt files; the training then starts at its first step.",
         ) from error
     return found
 
