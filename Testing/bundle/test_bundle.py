@@ -134,10 +134,11 @@ def test_what_file_managers_leave_does_not_matter(folder: Path) -> None:
     open_bundle(folder)
 
 
-def test_a_file_that_the_metadata_does_not_list_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("file", ["models/sub/other.safetensors", "models/a.joblib", "docs/a.npy", "configs/more.json"])
+def test_a_file_that_the_metadata_does_not_list_is_refused(folder: Path, file: str) -> None:
     (folder / "models" / "sub").mkdir()
-    shutil.copy(folder / LUNGS, folder / "models" / "sub" / "other.safetensors")
-    with pytest.raises(BundleError, match=r"models/sub/other\.safetensors.*not listed"):
+    shutil.copy(folder / LUNGS, folder / file)
+    with pytest.raises(BundleError, match=rf"{file}.*not listed"):
         open_bundle(folder)
 
 

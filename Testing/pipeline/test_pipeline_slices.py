@@ -203,12 +203,17 @@ def test_lone_slices_have_masks_of_their_own_size_and_pose(
 
 @pytest.mark.parametrize(
     ("window", "told"),
-    [((-1000, 400), []), ((-1400, 200), []), ((-160, 240), ["Lungs are black in 2 of 2"]), ((-50, 350), ["No lungs"])],
+    [
+        ((-1000, 400), []),
+        ((-1400, 200), []),
+        ((-160, 240), ["Lungs are black in 2 of 2"]),
+        ((-50, 350), ["Lungs are black in 2 of 2"]),
+    ],
 )
 def test_a_window_that_hides_the_lungs_is_told(
     nifti_ct_path: Path, window: tuple[float, float], told: list[str]
 ) -> None:
-    """By the shipped networks: in a soft-tissue window they find lungs that are black, in others none."""
+    """By the shipped networks: in a soft-tissue window they find lungs that are black."""
     ct = to_axial(read_scan(nifti_ct_path))
     shown = [hu_to_grey(ct.voxels[k], window) for k in (66, 88)]
     monitor = Monitor()
@@ -344,6 +349,17 @@ def test_room_air_and_islands_are_no_lung_and_small_holes_are_filled() -> None:
     expected = np.zeros((100, 100), bool)
     expected[30:80, 20:50] = True
     np.testing.assert_array_equal(cleaned, expected)
+
+
+@pytest.mark.parametrize("frame", [0, 4])
+def test_lungs_that_a_wide_window_or_a_black_frame_joins_to_the_rooms_air_stay(frame: int) -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[20:80, 10:40] = mask[20:80, 60:90] = True
+    hu = np.where(mask, -850, 40)
+    hu[50, :20] = hu[50, 80:] = -850  # through a chest wall that looks like air
+    hu[:10] = hu[:, :5] = hu[:, -5:] = -1000
+    hu[:frame] = hu[-frame or 100 :] = -1400
+    np.testing.assert_array_equal(clean_slice(mask, hu, pixel_cm2=0.04), mask)
 
 
 def test_a_small_piece_along_the_edge_is_air_beside_the_body_a_large_one_is_lung() -> None:

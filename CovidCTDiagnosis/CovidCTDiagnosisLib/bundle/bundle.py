@@ -8,7 +8,7 @@ A bundle is a folder in MONAI-bundle layout::
     LICENSE
 
 Weights are stored in half precision and used in single precision. Pickled weights can run code when they are
-loaded, so no file of that kind is accepted, whatever its name.
+loaded, so no file of that kind is accepted, nor any that the metadata does not name.
 """
 
 from __future__ import annotations
@@ -367,11 +367,11 @@ def _has_safetensors_header(path: Path) -> bool:
 
 
 def _check_listed(bundle: Bundle) -> None:
-    """Raise BundleError when models/ and the metadata do not name the same files."""
-    models = bundle.folder / "models"
-    for path in sorted(models.rglob("*")):
+    """Raise BundleError when the metadata does not name every file of the bundle, or a network's is not named."""
+    known = {METADATA, *bundle.sha256}
+    for path in sorted(bundle.folder.rglob("*")):
         file = path.relative_to(bundle.folder).as_posix()
-        if not path.is_dir() and file not in bundle.sha256 and not is_left_by_file_manager(path.name):
+        if not path.is_dir() and file not in known and not is_left_by_file_manager(path.name):
             raise BundleError(
                 f"{file} in {bundle.folder} is not listed in {METADATA}.",
                 "Remove it or install the bundle again.",

@@ -35,6 +35,7 @@ class ClassifierInput:
         inside: (S, 1, H, W) bool, pixels that hold any lung.
         grid: where the slices lie in the axial volume.
         appearance: of the CT at full resolution.
+        involvement_percent: lesions' share of the lungs, of all voxels of the axial volume.
     """
 
     ct: torch.Tensor
@@ -42,6 +43,7 @@ class ClassifierInput:
     inside: torch.Tensor
     grid: WorkingGrid
     appearance: Appearance = UNKNOWN
+    involvement_percent: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ def classifier_input(
     masked = scale(axial.voxels[region], LUNG_WINDOW) * mask
     ct = to_grid(masked, spacing, inner)
     inside = covered_share(mask, spacing, inner) > 1e-6
-    lesion = to_grid((lesions[region] > 0) & mask, spacing, inner)
+    diseased = (lesions[region] > 0) & mask
+    lesion = to_grid(diseased, spacing, inner)
     ct, lesion = _in_steps(ct) * inside, _in_steps(lesion) * inside
     appearance = lung_appearance(axial.voxels, lungs > 0, spacing)
-    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, appearance)
+    involvement = 100 * np.count_nonzero(diseased) / np.count_nonzero(mask)
+    return ClassifierInput(_slices(ct), _slices(lesion), _slices(inside), grid, appearance, involvement)
 
 
 def _in_steps(values: np.ndarray) -> np.ndarray:

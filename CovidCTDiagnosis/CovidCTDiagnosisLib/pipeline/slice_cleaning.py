@@ -9,7 +9,7 @@ from .slice_orientation import outside_air
 
 SMALLEST_LUNG_CM2 = 2.0
 SMALL_PIECE, EDGE_SHARE = 0.15, 0.8
-"""A piece of the lungs' area and of its own side, from which on it is too small and too much on the edge to be lung."""
+"""Of the lungs' area and of a piece's own side: it is small below the one and on the edge beyond the other."""
 LARGEST_AIRWAY_CM2, AIRWAY_OFF_CENTRE, AIRWAY_HU = 10.0, 0.08, -840
 """Off the picture's middle as a share of its width; air in a lung has vessels around it."""
 LARGEST_HOLE_CM2 = 15.0
@@ -30,22 +30,24 @@ def clean_slice(mask: np.ndarray, hu: np.ndarray, pixel_cm2: float) -> np.ndarra
     labels, count = ndimage.label(mask)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     in_room = np.bincount(labels.ravel(), outside_air(hu).ravel(), minlength=count + 1)
-    keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (in_room < sizes / 2) & ~_on_the_edge(labels, sizes)
+    small = sizes < SMALL_PIECE * sizes[1:].sum()
+    # No sign is enough alone: crops cut lungs, and a wide window or a black frame joins them to the room's air.
+    signs = small.astype(int) + (in_room >= sizes / 2) + _on_the_edge(labels, sizes)
+    keep = (sizes * pixel_cm2 >= SMALLEST_LUNG_CM2) & (signs < 2)
     keep &= ~_airway(labels, sizes * pixel_cm2, hu)
     keep[0] = False
     kept = keep[labels]
     holes, count = ndimage.label(ndimage.binary_fill_holes(kept) & ~kept)
-    small = np.bincount(holes.ravel(), minlength=count + 1) * pixel_cm2 < LARGEST_HOLE_CM2
-    small[0] = False
-    return kept | small[holes]
+    fill = np.bincount(holes.ravel(), minlength=count + 1) * pixel_cm2 < LARGEST_HOLE_CM2
+    fill[0] = False
+    return kept | fill[holes]
 
 
 def _on_the_edge(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Of each piece, whether it is small and lies along the picture's edge: air beside a body that the crop cuts."""
+    """Of each piece, whether it lies along the picture's edge, as air beside a body that the crop cuts."""
     edge = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
     touching = np.bincount(edge, minlength=len(sizes))
-    small = sizes < SMALL_PIECE * sizes[1:].sum()
-    return small & (touching > EDGE_SHARE * np.sqrt(sizes))
+    return touching > EDGE_SHARE * np.sqrt(sizes)
 
 
 def _airway(labels: np.ndarray, areas_cm2: np.ndarray, hu: np.ndarray) -> np.ndarray:

@@ -26,7 +26,9 @@ from .sources import Series
 BINS = 32
 TREES = 300
 LEAST_SHARE = 1e-3
-"""Below one in a thousand a probability or an involvement tells nothing more."""
+"""Below one in a thousand a probability tells nothing more."""
+LEAST_INVOLVEMENT = 1e-6
+"""So that none at all has a logit, and no order is lost."""
 CURVE = np.linspace(0, 1, 101)
 """Quantiles at which histograms are compared."""
 
@@ -91,7 +93,9 @@ def learn_histogram(learn: Sequence[Subject]) -> Score:
 
 def score_involvement(subjects: Sequence[Subject]) -> np.ndarray:
     """How much of the lungs is lesion, and nothing else: what a classifier must add to."""
-    share = np.array([s.example.involvement_percent / 100 for s in subjects]).clip(LEAST_SHARE, 1 - LEAST_SHARE)
+    share = np.array([s.example.involvement_percent / 100 for s in subjects]).clip(
+        LEAST_INVOLVEMENT, 1 - LEAST_INVOLVEMENT
+    )
     return logit(share)
 
 

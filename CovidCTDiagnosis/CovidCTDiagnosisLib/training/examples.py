@@ -26,6 +26,7 @@ from .splits import Split, split_by_blocks
 Part = Literal["train", "validation", "test"]
 
 LONGEST_SIDE = 128
+INVOLVEMENT = "involvement_percent"
 SEGMENTING = ("lungs", "lesions", "involvement")
 CLEANING = 6
 """Counted up when the code between the networks changes what the classifier sees: what was kept before is not used."""
@@ -75,6 +76,7 @@ class Example:
         covid: 0 or 1.
         appearance: how the scan looks.
         picture: whether it was 8-bit pictures of an unknown window, not HU.
+        involvement_percent: lesions' share of the lungs, as measured in a study.
     """
 
     name: str
@@ -83,11 +85,7 @@ class Example:
     covid: int
     appearance: Appearance = UNKNOWN
     picture: bool = True
-
-    @property
-    def involvement_percent(self) -> float:
-        """Lesions' share of the lungs."""
-        return 100 * float(self.lesions.sum()) / max(int((self.ct > 0).sum()), 1)
+    involvement_percent: float = 0.0
 
 
 def prepare_examples(
@@ -109,7 +107,7 @@ def prepare_examples(
     files = [folder / f"{scan.name}-{scan.digest}.npz" for scan in scans]
     problems = []
     for number, (scan, file) in enumerate(zip(scans, files, strict=True), start=1):
-        if not file.exists():
+        if not _is_kept(file):
             report(f"Segmenting scan {number} of {len(scans)}: {scan.name}")
             try:
                 _save(file, scan.classifier_input(models, LONGEST_SIDE))
@@ -125,17 +123,27 @@ def prepare_examples(
     return [_read(file, scan) for scan, file in zip(scans, files, strict=True)]
 
 
+def _is_kept(file: Path) -> bool:
+    """Whether a scan is there with all that an example tells of it."""
+    if not file.exists():
+        return False
+    with np.load(file) as saved:
+        return INVOLVEMENT in saved
+
+
 def _save(file: Path, inputs: ClassifierInput) -> None:
     arrays = {n: np.rint(getattr(inputs, n).numpy() * STEPS).astype(np.uint8) for n in ("ct", "lesions")}
     with replaced_file(file) as partial, partial.open("wb") as out:
-        np.savez_compressed(out, **arrays, **inputs.appearance._asdict())
+        told = {**inputs.appearance._asdict(), INVOLVEMENT: inputs.involvement_percent}
+        np.savez_compressed(out, **arrays, **told)
 
 
 def _read(file: Path, scan: Scan) -> Example:
     with np.load(file) as saved:
         ct, lesions = (torch.from_numpy(saved[n].astype(np.float32) / STEPS) for n in ("ct", "lesions"))
         appearance = Appearance(*(float(saved[name]) for name in Appearance._fields))
-    return Example(scan.name, ct, lesions, scan.covid, appearance, scan.picture)
+        involvement = float(saved[INVOLVEMENT])
+    return Example(scan.name, ct, lesions, scan.covid, appearance, scan.picture, involvement)
 
 
 def split_data(data: Path) -> Split[Any]:

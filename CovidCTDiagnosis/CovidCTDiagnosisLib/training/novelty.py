@@ -64,6 +64,7 @@ def fit_novelty(
     false_alarms: float = FALSE_ALARMS,
     rows_a_scan: int = 1,
     patients: Sequence[str] | None = None,
+    kinds: Sequence[int] | None = None,
 ) -> Novelty:
     """Mean and shrunk covariance (Ledoit and Wolf), scaled so that few of what was not fitted lie beyond 1.
 
@@ -73,15 +74,15 @@ def fit_novelty(
         rows_a_scan: how many rows in a row are of one scan, which is left out as a whole.
         patients: of each scan, whose scans are left out together; None where that is not known: neighbours may be one
             patient then, so blocks of them are left out.
+        kinds: of each scan, such as its status: as much of each kind is left out every time, since without one whole
+            kind its scans would all lie far away.
     """
     features = Novelty.features(averages).double().numpy()
     scans = np.arange(len(features)).reshape(-1, rows_a_scan)
     names = patients or [str(n) for n in range(len(scans))]
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
-    of_scan = np.array([numbers[name] for name in names])
     distances = []
-    for left_out in np.array_split(np.arange(len(numbers)), BLOCKS):
-        block = scans[np.isin(of_scan, left_out)].ravel()
+    for left_out in _blocks(names, kinds or [0] * len(names)):
+        block = scans[np.isin(names, left_out)].ravel()
         rest = np.delete(features, block, axis=0)
         mean, whiten = _whitening(rest)
         distances.append(np.linalg.norm((features[block] - mean) @ whiten, axis=1))
@@ -91,6 +92,13 @@ def fit_novelty(
     network.mean.copy_(torch.from_numpy(mean))
     network.whiten.copy_(torch.from_numpy(whiten / limit))
     return network.eval()
+
+
+def _blocks(names: Sequence[str], kinds: Sequence[int]) -> list[np.ndarray]:
+    """Names in their order, once each, in blocks that hold like shares of every kind."""
+    kind_of = dict(zip(reversed(names), reversed(kinds), strict=True))
+    of_kinds = [[name for name in dict.fromkeys(names) if kind_of[name] == kind] for kind in sorted(set(kinds))]
+    return [np.concatenate(parts) for parts in zip(*(np.array_split(one, BLOCKS) for one in of_kinds), strict=True)]
 
 
 def _whitening(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

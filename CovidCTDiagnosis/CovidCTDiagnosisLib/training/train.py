@@ -242,7 +242,13 @@ def _fit_to_answers(
     appearance = fit_appearance([example.appearance for example in shown], min(len(e.ct) for e in known))
     patients = [*job.patients("train"), *job.patients("validation")]
     averages, false_alarms = average_maps(classifier, shown), left_to_distance(len(known))
-    usual = fit_novelty(averages, false_alarms, len(USUAL_WINDOWS), patients if all(patients) else None)
+    usual = fit_novelty(
+        averages,
+        false_alarms,
+        len(USUAL_WINDOWS),
+        patients if all(patients) else None,
+        [example.covid for example in known],
+    )
     facts = {"sources": sources, "scans": len(known)}
     settings = {"diagnosis": calibrate(classifier, validation, sensitivity)}
     _tell_threshold(settings["diagnosis"], classifier, validation)
