@@ -170,5 +170,6 @@ def matched(subject: Subject, common: np.ndarray) -> Subject:
     ]
     ct = torch.from_numpy(change(subject.example.ct.numpy()).astype(np.float32)).clamp_min(1e-3)
     ct = ct * (subject.example.ct > 0)
-    example = Example(subject.example.name, ct, subject.example.lesions, subject.example.covid)
+    told = subject.example
+    example = Example(told.name, ct, told.lesions, told.covid, involvement_percent=told.involvement_percent)
     return Subject(Series(subject.series.name, slices, subject.series.covid), example)
