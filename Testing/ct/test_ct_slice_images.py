@@ -46,6 +46,13 @@ def test_of_images_of_one_name_the_first_is_used_and_the_other_named(tmp_path: P
     assert found.warnings == ["Left out: a.png has the same name as a.bmp."]
 
 
+def test_names_that_some_disks_take_for_one_are_one(tmp_path: Path) -> None:
+    for name in ("Scan.png", "scan.bmp", "caf\u00e9.png", "cafe\u0301.bmp"):
+        Image.fromarray(GREY).save(tmp_path / name)
+    found = read_slice_folder(tmp_path)
+    assert len(found.paths) == 2 and "the same name" in " ".join(found.warnings)
+
+
 def test_a_mask_may_have_the_name_of_its_image(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "0.jpg")
     Image.fromarray((GREY > 99).astype(np.uint8) * 255).save(tmp_path / "0.png")

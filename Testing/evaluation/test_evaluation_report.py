@@ -88,6 +88,15 @@ def test_scans_that_were_learned_from_are_not_judged(tmp_path: Path) -> None:
         _ = Predictions([*learned, *kept[::2]], []).tested
 
 
+def test_a_scan_is_called_as_the_table_says_where_rounding_hides_it() -> None:
+    """Of 0.54806, written as 0.5481, a threshold of 0.54808 had not been reached."""
+    scan = Prediction("s", 0.5481, 0, called=False)
+    assert not scan.is_called(0.54808) and Prediction("s", 0.5481, 0).is_called(0.54808)
+    others = [Prediction(f"s{n}", (0.8, 0.3)[n % 2], 1 - n % 2, called=n % 2 == 0) for n in range(20)]
+    page = report(Predictions([scan, *others], []), 0.54808, replicates=20)
+    assert "1.000" in page.split("Specificity")[1][:200]
+
+
 def test_a_table_is_read_as_it_stands(tmp_path: Path) -> None:
     table = rows(**ALL)
     table[4]["probability"] = ""

@@ -94,6 +94,8 @@ def test_lesions_are_shares_between_0_and_1_of_the_lungs_own_lesions(
     voxel = math.prod(inputs.grid.step)
     inside = ((lesions > 0) & (lungs > 0)).sum() * ct.voxel_ml * 1000
     assert inputs.lesions.sum().item() * voxel == pytest.approx(inside, rel=0.02)
+    share = ((lesions > 0) & (lungs > 0)).sum() / (lungs > 0).sum()
+    assert 0 < share < 1 and inputs.involvement_percent == pytest.approx(100 * share)
 
 
 def test_heatmaps_do_not_hang_on_the_last_bit(chest: tuple[Volume, np.ndarray, np.ndarray], tiny_bundle: Path) -> None:

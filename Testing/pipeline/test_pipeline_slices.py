@@ -222,6 +222,26 @@ def test_a_window_that_hides_the_lungs_is_told(
     assert [w[: len(t)] for w, t in zip(monitor.warnings, told, strict=True)] == told
 
 
+@pytest.mark.parametrize("odd", ["black", "scout", "smaller"])
+def test_one_picture_that_keeps_a_ct_from_being_a_stack_is_told(
+    images: list[np.ndarray], models: Models, odd: str
+) -> None:
+    first = images[0]
+    more = {
+        "black": np.zeros_like(first),
+        "scout": np.indices(first.shape).sum(0).astype(np.uint8),
+        "smaller": first[4:],
+    }[odd]
+    monitor = Monitor()
+    options = SliceOptions(pixel_mm=4.0, orientation="upright")
+    found = segment_images([*images[15:30], more], models, options, monitor)
+    assert found.order == ""
+    assert sum("number 16 of 16 is unlike the others" in warning for warning in monitor.warnings) == 1
+    monitor = Monitor()
+    assert segment_images(images[15:30], models, options, monitor).order
+    assert not any("unlike the others" in warning for warning in monitor.warnings)
+
+
 @pytest.mark.parametrize("count", [2, 40], ids=["lone slices", "stack"])
 def test_slices_of_another_window_have_the_same_masks(count: int, phantom: Volume, models: Models) -> None:
     usual, wide = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,9 +144,14 @@ def _check_use(path: Path, shape: tuple[int, ...], smallest_side: int, others: l
             f"{path.name} has only {shape[1]} x {shape[0]} pixels.",
             f"Give whole axial slices, at least {smallest_side} pixels a side.",
         )
-    same = next((other for other in others if other.stem == path.stem), None)
+    # As disks tell names apart that do not heed case.
+    same = next((other for other in others if _plain(other.stem) == _plain(path.stem)), None)
     if same is not None:
         raise InputError(f"{path.name} has the same name as {same.name}.", "Rename or remove one of them.")
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _masks(images: list[tuple[Path, np.ndarray]]) -> list[str]:

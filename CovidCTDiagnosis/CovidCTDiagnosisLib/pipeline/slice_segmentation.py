@@ -131,7 +131,8 @@ def _segment_images(
 ) -> SliceMasks:
     slices = [grey_to_hu(image, options.window) for image in images]
     stacked = is_stack(slices)
-    _warn_of_sizes(slices, monitor.warn)
+    if not stacked:
+        _warn_of_odd_ones(slices, monitor.warn)
     turns = find_turns(slices, stacked, options.orientation, monitor.warn)
     upright = [np.rot90(s, turn) for s, turn in zip(slices, turns, strict=True)]
     found = _segment_stack(upright, models, options, monitor) if stacked else None
@@ -147,15 +148,27 @@ def _segment_images(
     )
 
 
-def _warn_of_sizes(slices: Sequence[np.ndarray], warn: Callable[[str], None]) -> None:
-    """Say so where a few pictures of another size, as a scout, keep the others from being taken for one CT."""
-    (usual, count), *others = Counter(s.shape for s in slices).most_common()
-    if others and count >= USUAL_SHARE * len(slices) and is_stack([s for s in slices if s.shape == usual]):
-        odd = [str(number) for number, s in enumerate(slices, start=1) if s.shape != usual]
+def _warn_of_odd_ones(slices: Sequence[np.ndarray], warn: Callable[[str], None]) -> None:
+    """Say so where a few pictures, as a scout or a black one, keep the others from being taken for one CT."""
+    odd = _odd_ones(slices)
+    others = [s for number, s in enumerate(slices) if number not in odd]
+    if odd and len(others) >= USUAL_SHARE * len(slices) and is_stack(others):
         warn(
-            f"Each picture is taken on its own, as number {', '.join(odd)} of {len(slices)} has another size than the "
-            "others, which look like one CT: leave it out."
+            f"Each picture is taken on its own, as number {', '.join(str(number + 1) for number in sorted(odd))} of "
+            f"{len(slices)} is unlike the others, which look like one CT: leave it out."
         )
+
+
+def _odd_ones(slices: Sequence[np.ndarray]) -> set[int]:
+    """Numbers, from 0, of pictures of another size than most, or that continue none beside them."""
+    ((usual, _),) = Counter(s.shape for s in slices).most_common(1)
+    alike = [number for number, s in enumerate(slices) if s.shape == usual]
+    if len(alike) >= SMALLEST_STACK:
+        neighbours, any_two = _distances([slices[number] for number in alike])
+        far = neighbours >= NEIGHBOURS_MOST * any_two
+        alone = np.append(True, far) & np.append(far, True)
+        alike = [number for number, lone in zip(alike, alone, strict=True) if not lone]
+    return set(range(len(slices))) - set(alike)
 
 
 def _warn_of_window(images: Sequence[np.ndarray], lungs: Sequence[np.ndarray], warn: Callable[[str], None]) -> None:
@@ -174,13 +187,18 @@ def is_stack(slices: Sequence[np.ndarray]) -> bool:
     """Whether slices, (rows, columns) each, are those of one CT in order."""
     if len(slices) < SMALLEST_STACK or len({s.shape for s in slices}) > 1:
         return False
+    neighbours, usual = _distances(slices)
+    return bool(np.median(neighbours) < NEIGHBOURS_MEDIAN * usual and neighbours.max() < NEIGHBOURS_MOST * usual)
+
+
+def _distances(slices: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """How far each slice is from the next one, and any two are from each other in the middle."""
     small = np.stack([shrink(s) for s in slices])
-    neighbours = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2))
+    neighbours: np.ndarray = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2))
     # Of all distances one shift at a time, so that memory stays small.
     shifts = range(1, len(small))
     any_two = np.concatenate([np.abs(small[n:] - small[:-n]).mean(axis=(1, 2)) for n in shifts])
-    usual = float(np.median(any_two))
-    return bool(np.median(neighbours) < NEIGHBOURS_MEDIAN * usual and neighbours.max() < NEIGHBOURS_MOST * usual)
+    return neighbours, float(np.median(any_two))
 
 
 def find_turns(
