@@ -93,14 +93,14 @@ def print_findings(document: dict[str, Any], study: Any, replaced: bool) -> None
     print("\nFor research, not for diagnosis.")
 
 
-def print_slices(document: dict[str, Any], folder: Any) -> None:
-    """How the slice images of slices.json were read, on standard output."""
+def print_slices(document: dict[str, Any], folder: Any, replaced: bool) -> None:
+    """How the slice images of slices.json were read, on standard output; ``replaced``: older masks were there."""
     images = document["images"]
     counts = Counter(image["orientation"] for image in images)
     found = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     way = f"one CT, {document['order']}" if document["order"] else "each on its own"
     print(f"{len(images)} slice{'s' if len(images) > 1 else ''}, {way}; orientation: {found}")
-    print(f"Masks: {folder}")
+    print(f"Masks: {folder}{' (replaces older ones)' if replaced else ''}")
 
 
 def print_series(rows: Any, table: Any) -> None:

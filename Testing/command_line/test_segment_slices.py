@@ -72,10 +72,13 @@ def test_masks_have_the_images_names_sizes_and_values(
     assert {i["name"]: i["orientation"] for i in document["images"]} == dict.fromkeys(
         ("a.png", "b 2.jpg", "c.bmp"), "back-left"
     )
-    assert "3 slices, each on its own; orientation: back-left 3" in capsys.readouterr().out
+    assert "3 slices, each on its own; orientation: back-left 3" in (told := capsys.readouterr().out)
+    assert "replaces" not in told
 
 
-def test_older_masks_are_replaced_and_other_folders_are_not(images: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_older_masks_are_replaced_and_other_folders_are_not(
+    images: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     masks = tmp_path / "masks"
     for kind in KINDS:
         (masks / kind).mkdir(parents=True)
@@ -89,6 +92,7 @@ def test_older_masks_are_replaced_and_other_folders_are_not(images: Path, tiny_b
     (masks / "lungs" / ".DS_Store").touch()
     assert main(arguments(images, masks, tiny_bundle)) == 0
     assert not (masks / "lungs" / "old.png").exists()
+    assert "(replaces older ones)" in capsys.readouterr().out
 
 
 def test_the_images_themselves_are_never_replaced(images: Path, tiny_bundle: Path) -> None:

@@ -34,14 +34,17 @@ def _segment_slices(options: argparse.Namespace) -> None:
     from ..console import emit_json, print_slices
 
     with event_sink(options) as emit:
-        document = _segment_slices_to_masks(options, emit)
+        document, replaced = _segment_slices_to_masks(options, emit)
     if options.events == "jsonl":
         emit_json({"event": "result", "masks": str(options.output), **document})
     else:
-        print_slices(document, options.output)
+        print_slices(document, options.output, replaced)
 
 
-def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _segment_slices_to_masks(
+    options: argparse.Namespace, emit: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], bool]:
+    """The content of slices.json, and whether older masks were replaced."""
     from ..bundle import open_bundle
     from ..ct.slice_images import read_slice_folder
     from ..pipeline import Monitor
@@ -51,7 +54,7 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     from ..study.slice_masks import check_masks_output, write_masks
 
     read_as = _slice_options(options)
-    check_masks_output(options.output, options.images)
+    replaced = check_masks_output(options.output, options.images)
     models = Models(open_bundle(options.bundle), choose_device(options.device))
     models.require("lungs", "lesions", "involvement")
     monitor = Monitor(emit=emit)
@@ -67,7 +70,7 @@ def _segment_slices_to_masks(options: argparse.Namespace, emit: Callable[[dict[s
     document["warnings"] = list(monitor.warnings)
     with monitor.stage("writing", "Writing the masks"):
         write_masks(options.output, [path.stem for path in paths], found.lungs, found.lesions, document)
-    return document
+    return document, replaced
 
 
 def add_diagnose_series(commands: Any) -> None:

@@ -29,7 +29,7 @@ _KIND = "folder of slice masks"
 _REMEDY = f"Choose another folder for the {_KIND}."
 
 
-def check_masks_output(folder: Path, images: Path) -> None:
+def check_masks_output(folder: Path, images: Path) -> bool:
     """Make sure that masks can be written to `folder`, before the long work starts.
 
     Older masks there are fine: they are replaced as a whole, at the end.
@@ -37,6 +37,9 @@ def check_masks_output(folder: Path, images: Path) -> None:
     Args:
         folder: where to.
         images: folder of the images, which must not lie in it.
+
+    Returns:
+        Whether there are older masks.
 
     Raises:
         UsageError: `folder` holds something other than slice masks, holds the images, or cannot be made.
@@ -48,6 +51,7 @@ def check_masks_output(folder: Path, images: Path) -> None:
     strange = [path for path in there if path.suffix != ".png"]
     if strange:
         raise UsageError(f"The folder {folder} also holds {strange[0].name}, which is no slice mask.", _REMEDY)
+    return bool(there)
 
 
 def write_masks(
