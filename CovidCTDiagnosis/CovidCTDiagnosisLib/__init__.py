@@ -4,4 +4,4 @@ The core turns a chest CT into lungs, lesions, a probability and relevance heatm
 panel, command line) only call it. Importing this package loads nothing heavy.
 """
 
-__version__ = "0.14.0"
+__version__ = "0.15.0"
