@@ -2,13 +2,14 @@
 
 A bundle is a folder in MONAI-bundle layout::
 
-    configs/metadata.json      follows metadata.schema.json; holds the SHA-256 of every other file
+    configs/metadata.json      follows metadata.schema.json; holds the SHA-256 of every other file that is used
     models/<network>.safetensors
     docs/README.md             the model card
     LICENSE
 
 Weights are stored in half precision and used in single precision. Pickled weights can run code when they are
-loaded, so no file of that kind is accepted, nor any that the metadata does not name.
+loaded, so no file named like that is accepted, and none that the metadata does not name is ever read. Beside ``models``
+a hospital may keep files of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 METADATA = "configs/metadata.json"
 MODEL_CARD = "docs/README.md"
 LICENSE = "LICENSE"
-PICKLED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl"})
+PICKLED_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib"})
 
 _PACKAGE = "CovidCTDiagnosisLib.bundle"
 _SCHEMA = "metadata.schema.json"
@@ -166,8 +167,8 @@ def open_bundle(folder: Path | None = None) -> Bundle:
             which is unpacked into the user's cache.
 
     Raises:
-        BundleError: the folder is no bundle; a file is missing, has another SHA-256, is not listed in the
-            metadata, or holds pickled weights.
+        BundleError: the folder is no bundle; a file is missing, has another SHA-256, is among the models and not
+            listed in the metadata, or is named like pickled weights.
     """
     folder = default_bundle_folder() if folder is None else folder
     if folder.is_file() and folder.match(METADATA):
@@ -367,11 +368,11 @@ def _has_safetensors_header(path: Path) -> bool:
 
 
 def _check_listed(bundle: Bundle) -> None:
-    """Raise BundleError when the metadata does not name every file of the bundle, or a network's is not named."""
-    known = {METADATA, *bundle.sha256}
-    for path in sorted(bundle.folder.rglob("*")):
+    """Raise BundleError when models/ and the metadata do not name the same files."""
+    models = bundle.folder / "models"
+    for path in sorted(models.rglob("*")):
         file = path.relative_to(bundle.folder).as_posix()
-        if not path.is_dir() and file not in known and not is_left_by_file_manager(path.name):
+        if not path.is_dir() and file not in bundle.sha256 and not is_left_by_file_manager(path.name):
             raise BundleError(
                 f"{file} in {bundle.folder} is not listed in {METADATA}.",
                 "Remove it or install the bundle again.",
