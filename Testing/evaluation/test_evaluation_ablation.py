@@ -64,7 +64,8 @@ def subject(number: int, covid: int, brightness: float = 0.0, spots: int = 0) ->
     name = f"{'pos' if covid else 'neg'}_{number:04}"
     slices = [np.rint(-1000 + 1400 * s).astype(np.int16)[None] for s in grey]
     ct, mask = (torch.from_numpy(x.astype(np.float32))[:, None] for x in (grey * lungs, lesions))
-    return Subject(Series(name, slices, covid), Example(name, ct, mask, covid))
+    involvement = 100 * float(lesions.sum() / lungs.sum())
+    return Subject(Series(name, slices, covid), Example(name, ct, mask, covid, involvement_percent=involvement))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,7 @@ def test_matching_keeps_lesions_apart_from_lung_and_all_else_in_place(subjects: 
     common = common_curve(subjects[:15])
     before = subjects[-1]
     after = matched(before, common)
+    assert after.example.involvement_percent == before.example.involvement_percent > 0
     ct, lesions = after.example.ct, after.example.lesions > 0.5
     assert torch.equal(ct > 0, before.example.ct > 0) and torch.equal(after.example.lesions, before.example.lesions)
     assert ct.min() >= 0 and ct.max() <= 1
